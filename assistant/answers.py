@@ -1,0 +1,77 @@
+"""What is asked and what comes back: Task, Question, Answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from egolive.streaming.frames import Box, Interval
+
+__all__ = ["Answer", "Question", "Status", "Task", "Timing", "Usage"]
+
+Task = Literal["intent", "next", "ground", "when", "ask"]
+Status = Literal["ok", "expired", "preempted", "unparsed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing to ask the model."""
+
+    task: Task
+    phrase: str = ""
+    """ground: what to find ("left hand", "object in the right hand", "the red mug"); when: the event;
+    ask: the question itself; intent and next: empty."""
+    think: bool = False
+    """Let the model reason in <think> before it answers, where its profile knows how."""
+
+    def __post_init__(self) -> None:
+        if self.task in ("ground", "when", "ask") and not self.phrase.strip():
+            raise ValueError(f"a question of the kind {self.task!r} needs words: what to find, or what to answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds spent on one answer."""
+
+    queued: float = 0.0
+    """From the capture of the newest frame that was seen to the start of the work."""
+    first_token: float = 0.0
+    """From the start of the work to the first token, encoding and prefill included."""
+    total: float = 0.0
+    """From the start of the work to the last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and slices of one answer."""
+
+    prompt_tokens: int = 0
+    vision_tokens: int = 0
+    completion_tokens: int = 0
+    slices_encoded: int = 0
+    slices_used: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said, in the units of the stream."""
+
+    question: Question
+    text: str
+    """The answer in words, markup removed."""
+    reasoning: str = ""
+    boxes: tuple[Box, ...] = ()
+    """Pixels of the source frame."""
+    intervals: tuple[Interval, ...] = ()
+    """Seconds of the stream."""
+    absent: bool = False
+    """The model said that what was asked for is not there: an answer, not a failure."""
+    status: Status = "ok"
+    time: float = 0.0
+    """Capture time of the newest frame that was seen, seconds."""
+    window: Interval | None = None
+    """The stretch that was seen; None where a single picture was."""
+    approx: tuple[str, ...] = ()
+    """Names of the approximations that were on; empty means exact."""
+    timing: Timing = field(default_factory=Timing)
+    usage: Usage = field(default_factory=Usage)

@@ -1,0 +1,1 @@
+"""Numbers that settle arguments. Nothing is built here yet."""

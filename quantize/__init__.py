@@ -1,0 +1,1 @@
+"""From a checkpoint to an engine folder. Nothing is built here yet."""

@@ -1,0 +1,1 @@
+"""From pixels to the windows that a model sees; knows nothing of models."""

@@ -1,0 +1,157 @@
+"""The values that flow through the house: Frame, Slice, Window, Box, Interval.
+
+All are frozen and cheap to hold; pixels are shared, never copied. Times are seconds from the start of the
+stream, pixels are those of the source frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Box", "Frame", "Image", "Interval", "Slice", "Window"]
+
+Image = NDArray[np.uint8]
+"""Pixels, shape (height, width, 3), RGB, uint8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of the stream."""
+
+    image: Image
+    """RGB pixels, (H, W, 3) uint8."""
+    time: float
+    """Capture time in seconds from the start of the stream."""
+    index: int
+    """Running number in the source, dropped frames counted."""
+    gap: bool = False
+    """True when something is missing between the frame before and this one: no window may span it."""
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.image.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.image.shape[0])
+
+    def __repr__(self) -> str:
+        gap = ", gap" if self.gap else ""
+        return f"Frame({self.width}x{self.height}, t={self.time:.3f} s, #{self.index}{gap})"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Two consecutive sampled frames: Qwen2-VL's temporal patch, the unit that the vision tower sees."""
+
+    first: Frame
+    second: Frame
+    index: int
+    """Running number of the slice in the stream; with `segment`, its name in every cache."""
+    segment: int = 0
+    """Number of gaps before it: slices of one window share it."""
+
+    @property
+    def time(self) -> float:
+        """Capture time of the newer frame, seconds."""
+        return self.second.time
+
+    @property
+    def frames(self) -> tuple[Frame, Frame]:
+        """Both frames, oldest first."""
+        return (self.first, self.second)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive slices with no gap inside: what one question is asked of."""
+
+    slices: tuple[Slice, ...]
+
+    def __post_init__(self) -> None:
+        if not self.slices:
+            raise ValueError("a window holds at least one slice")
+        if len({s.segment for s in self.slices}) != 1:
+            raise ValueError("a window may not cross a gap")
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """All frames, oldest first."""
+        return tuple(frame for s in self.slices for frame in s.frames)
+
+    @property
+    def newest(self) -> Frame:
+        """The newest frame."""
+        return self.slices[-1].second
+
+    @property
+    def interval(self) -> Interval:
+        """Capture times of the first and the last frame."""
+        return Interval(self.slices[0].first.time, self.slices[-1].second.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A stretch of stream time, in seconds."""
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not self.end >= self.start:
+            raise ValueError(f"an interval ends after it starts, got {self.start} to {self.end}")
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.end - self.start
+
+    def iou(self, other: Interval) -> float:
+        """Intersection over union on the time line, in [0, 1]; two equal instants count as 1."""
+        shared = min(self.end, other.end) - max(self.start, other.start)
+        union = max(self.end, other.end) - min(self.start, other.start)
+        if union <= 0:
+            return 1.0
+        return max(0.0, shared) / union
+
+    def shift(self, seconds: float) -> Interval:
+        """The same stretch, `seconds` later."""
+        return Interval(self.start + seconds, self.end + seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An axis-aligned box in pixels of the source frame, x to the right and y down."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str = ""
+    score: float | None = None
+    """Confidence in [0, 1], or None where the model tells none."""
+
+    @property
+    def area(self) -> float:
+        """Square pixels; 0 for an inverted box."""
+        return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union, in [0, 1]; 0 where either box is empty."""
+        width = min(self.x2, other.x2) - max(self.x1, other.x1)
+        height = min(self.y2, other.y2) - max(self.y1, other.y1)
+        shared = max(0.0, width) * max(0.0, height)
+        union = self.area + other.area - shared
+        return shared / union if shared > 0 else 0.0
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.x1, self.y1, self.x2, self.y2))

@@ -1,0 +1,1 @@
+"""Simulator, data, SFT, and evaluation: from nothing to a checkpoint with measured quality."""
