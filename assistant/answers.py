@@ -26,7 +26,9 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.task in ("ground", "when", "ask") and not self.phrase.strip():
-            raise ValueError(f"a question of the kind {self.task!r} needs words: what to find, or what to answer")
+            raise ValueError(
+                f"a question of the kind {self.task!r} needs words: what to find, or what to answer"
+            )
 
 
 @dataclass(frozen=True, slots=True)
