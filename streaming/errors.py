@@ -2,13 +2,15 @@
 
     EgoliveError
     ├── ConfigError      a setting is wrong (also a ValueError)
+    │   └── UsageError   the command was called the wrong way
     ├── SourceError      a camera, address or file cannot be opened or read
     │   └── SourceLost   a live source stopped answering
     ├── EngineError      a model cannot be loaded or failed while answering
     ├── SinkError        an output cannot be written
     └── DataError        a data set, recipe or recording cannot be used
 
-The command line prints these without a traceback and exits with 1; any other exception is a bug and traces.
+The command line prints these without a traceback and exits with 1, for UsageError with 2; any other exception is a
+bug and traces.
 """
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "SinkError",
     "SourceError",
     "SourceLost",
+    "UsageError",
 ]
 
 
@@ -28,6 +31,10 @@ class EgoliveError(Exception):
 
 class ConfigError(EgoliveError, ValueError):
     """A setting has a value that cannot work."""
+
+
+class UsageError(ConfigError):
+    """A command was called without something that it needs, or with something that it cannot take."""
 
 
 class SourceError(EgoliveError):

@@ -1,0 +1,127 @@
+"""The `egolive` command: subcommands, exit codes and logs. The work itself is imported when its command is called.
+
+Exit codes: 0 done, 1 something the user can mend, 2 wrong usage, 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+from rich.console import Console
+from rich.logging import RichHandler
+
+from egolive.streaming.errors import EgoliveError, UsageError
+
+__all__ = ["app", "call", "main"]
+
+Level = Literal["debug", "info", "warning", "error"]
+
+app = App(
+    name="egolive",
+    help="EgoThinker, live: intent and hand-object grounding from a first-person camera stream.",
+    version=lambda: metadata.version("egolive"),
+    help_format="plaintext",
+)
+app.command(
+    "egolive.assistant.run:run", name="run", help="Run the assistant on a camera, an address or a file."
+)
+app.command("egolive.assistant.ask:ask_command", name="ask", help="Ask one question of pictures or a video.")
+app.command(
+    "egolive.assistant.doctor:doctor", name="doctor", help="Tell what fits this machine and what is missing."
+)
+app.command("egolive.train.simulator.write:simulate", name="simulate", help="Write simulated first-person episodes.")
+app.command("egolive.train.evaluate:evaluate", name="evaluate", help="Measure a model on simulated or real data.")
+train = App(name="train", help="Train a model from a recipe.")
+train.command("egolive.train.sft:sft", name="sft", help="Train by supervised fine-tuning.")
+app.command(train)
+
+
+def main() -> None:
+    """Entry point of the `egolive` console script."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(tokens: Sequence[str]) -> int:
+    """Run one command line and return its exit code; what went wrong is told in one line on standard error."""
+    try:
+        result = app.meta(list(tokens), result_action="return_value", exit_on_error=False, print_error=False)
+    except UnknownCommandError as error:
+        # Its own message imports every command, to suggest a name.
+        _tell(f"there is no command {' '.join(error.unused_tokens or tokens)!r}; see egolive --help")
+        return 2
+    except CycloptsError as error:
+        _tell(f"{' '.join(str(error).split())} (see egolive --help)")
+        return 2
+    except UsageError as error:
+        _tell(str(error))
+        return 2
+    except EgoliveError as error:
+        _tell(str(error))
+        return 1
+    except ImportError as error:
+        missing = _missing_package(error)
+        if not missing:
+            raise
+        _tell(f"this command needs the package {missing}, which is not installed: pip install 'egolive[train]'")
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    log_level: Annotated[Level, Parameter(help="What is logged to standard error.")] = "warning",
+) -> object:
+    _configure_logs(log_level)
+    return app(tokens, result_action="return_value", exit_on_error=False, print_error=False)
+
+
+def _configure_logs(level: Level) -> None:
+    """Log to standard error: for people on a terminal, one JSON object a line otherwise."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False)
+        handler.setFormatter(logging.Formatter("%(message)s", datefmt="[%X]"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_JsonFormatter())
+    logger = logging.getLogger("egolive")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+
+
+def _missing_package(error: BaseException | None) -> str:
+    """The package of someone else that an import did not find; empty where the error is our own."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("egolive"):
+            return error.name.partition(".")[0]
+        error = error.__cause__
+    return ""
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"egolive: {' '.join(message.split())}\n")
