@@ -1,1 +1,32 @@
 """From pixels to the windows that a model sees; knows nothing of models."""
+
+from egolive.streaming.clock import Clock, MonotonicClock, VirtualClock
+from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
+from egolive.streaming.mailbox import Mailbox
+from egolive.streaming.opening import open_source
+from egolive.streaming.pipeline import Report, run
+from egolive.streaming.sampling import Sampler
+from egolive.streaming.source import Source
+from egolive.streaming.windows import Slicer, Windows
+from egolive.streaming.writer import VideoWriter
+
+__all__ = [
+    "Box",
+    "Clock",
+    "Frame",
+    "Image",
+    "Interval",
+    "Mailbox",
+    "MonotonicClock",
+    "Report",
+    "Sampler",
+    "Slice",
+    "Slicer",
+    "Source",
+    "VideoWriter",
+    "VirtualClock",
+    "Window",
+    "Windows",
+    "open_source",
+    "run",
+]

@@ -1,0 +1,114 @@
+"""The front door of the sources: one call takes whatever a user names as input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from egolive.streaming.clock import Clock, MonotonicClock
+from egolive.streaming.errors import ConfigError, SourceError
+from egolive.streaming.folder import Folder
+from egolive.streaming.gstreamer import open_gstreamer
+from egolive.streaming.playback import Looped, Paced
+from egolive.streaming.source import Source
+from egolive.streaming.video import Video, without_password
+from egolive.streaming.webcam import open_webcam
+
+__all__ = ["open_source"]
+
+_TEST_SIZE = (640, 360)
+_TEST_FPS = 30
+
+
+def open_source(
+    spec: str | int | Path,
+    *,
+    realtime: bool = False,
+    fps: float | None = None,
+    loop: bool = False,
+    size: tuple[int, int] | None = None,
+    timeout: float = 5.0,
+    clock: Clock | None = None,
+) -> Source:
+    """Open a camera, an address, a file, a folder of pictures or the test picture.
+
+    Args:
+        spec: `0` or "/dev/video0" (camera) · "rtsp://…", "http://…" (address) · "gst:…" (GStreamer pipeline
+            without its sink) · "test:" or "test:640x360@30" (moving test picture, live) · path of a video, a
+            picture, or a folder of pictures. Open live sources last: their time runs from here on.
+        realtime: play a recording at its own speed, as if it were live.
+        fps: frames a second, of a folder of pictures (2 without it), a camera or the test picture.
+        loop: start a recording again when it is over.
+        size: width and height, of a camera, a pipeline or the test picture.
+        timeout: seconds to wait for an answer before a source counts as unreachable or lost.
+        clock: what live time is read from; the machine's own without it.
+
+    Raises:
+        SourceError: it is not there, cannot be reached or cannot be decoded.
+        ConfigError: an option does not fit the kind of source.
+    """
+    clock = clock or MonotonicClock()
+    text = str(spec).strip()
+    if fps is not None and not 0 < fps <= 1000:
+        raise ConfigError(f"fps: {fps:g} frames a second cannot work; give more than 0 and at most 1000")
+    if size is not None and min(size) < 1:
+        raise ConfigError(f"size: {size[0]}x{size[1]} is not a picture; give width and height in pixels")
+    if text.isdecimal() or text.startswith("/dev/video"):
+        camera = int(text) if text.isdecimal() else text
+        return open_webcam(camera, size=size, fps=fps, timeout=timeout, clock=clock)
+    if text.startswith("test:"):
+        return Paced(_open_test(text, size=size, fps=fps, timeout=timeout), clock)
+    if text.startswith("gst:"):
+        _refuse(text, fps=fps)
+        return open_gstreamer(text.removeprefix("gst:").strip(), size=size, timeout=timeout, clock=clock)
+    reopen = _recording(text, fps=fps, size=size, timeout=timeout)
+    source = Looped(reopen) if loop else reopen()
+    return Paced(source, clock) if realtime and not source.live else source
+
+
+def _recording(
+    text: str, *, fps: float | None, size: tuple[int, int] | None, timeout: float
+) -> Callable[[], Source]:
+    """How to open a folder, a file or an address (which may turn out to be live)."""
+    _refuse(text, size=size)
+    if "://" in text:
+        _refuse(text, fps=fps)
+        return partial(Video, text, timeout=timeout)
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise SourceError(f"{text}: there is no such file or folder; check the path")
+    if path.is_dir():
+        return partial(Folder, path, fps=fps or 2.0)
+    if not path.is_file():
+        raise SourceError(
+            f"{text}: neither a file nor a folder; give a video, a folder of pictures or a camera"
+        )
+    _refuse(text, fps=fps)
+    # FFmpeg takes what stands before a colon for a protocol, unless the path begins at the root.
+    return partial(Video, path.absolute(), name=text, timeout=timeout)
+
+
+def _refuse(text: str, *, fps: float | None = None, size: tuple[int, int] | None = None) -> None:
+    """Tell the user which option does not fit this kind of source."""
+    if fps is not None:
+        raise ConfigError(
+            f"fps: {without_password(text)} brings its own times; fps is for cameras and folders"
+        )
+    if size is not None:
+        raise ConfigError(f"size: {without_password(text)} brings its own size; size is for cameras")
+
+
+def _open_test(text: str, *, size: tuple[int, int] | None, fps: float | None, timeout: float) -> Video:
+    """The moving test picture of FFmpeg, without end."""
+    match = re.fullmatch(r"test:(?:(\d+)x(\d+))?(?:@(\d+(?:\.\d+)?))?", text)
+    if match is None:
+        raise SourceError(
+            f"{text}: not a test picture; write test: or test:{_TEST_SIZE[0]}x{_TEST_SIZE[1]}@{_TEST_FPS}"
+        )
+    named_size = (int(match[1]), int(match[2])) if match[1] else None
+    width, height = size or named_size or _TEST_SIZE
+    rate = fps or float(match[3] or _TEST_FPS)
+    graph = f"testsrc2=size={width}x{height}:rate={rate:g}"
+    return Video(graph, name=f"test:{width}x{height}@{rate:g}", timeout=timeout, container_format="lavfi")

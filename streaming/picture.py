@@ -1,0 +1,54 @@
+"""One decoded PyAV frame to the RGB pixels that people see: colour, bit depth, orientation."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from egolive.streaming.frames import Image
+
+__all__ = ["RgbConverter", "upright"]
+
+
+class RgbConverter:
+    """Converts the frames of one stream; keeps the converter's tables between frames.
+
+    Matrix and range are those that the stream names (FFmpeg's default, BT.601 limited, where it names none);
+    more than 8 bits are rounded to 8, transparency is dropped. High dynamic range is not tone-mapped: its
+    code values are taken as they are, which is how the model's training data was read.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, picture: av.VideoFrame) -> Image:
+        """Pixels as they are meant to be shown, (H, W, 3) uint8, contiguous."""
+        rgb = self._reformatter.reformat(picture, format="rgb24", threads=1)
+        # A frame that is rgb24 already is returned as it is; the array holds on to its memory.
+        image: Image = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+        side_data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
+        if side_data is not None:
+            image = upright(image, np.frombuffer(bytes(side_data), dtype=np.int32).reshape(3, 3))
+        return np.ascontiguousarray(image)
+
+
+def upright(image: Image, matrix: NDArray[np.int32]) -> Image:
+    """Apply a display matrix, rounded to quarter turns and mirrorings.
+
+    Args:
+        image: (H, W, 3).
+        matrix: (3, 3) fixed point, as in ISO/IEC 14496-12: x' = a x + c y, y' = b x + d y.
+
+    Returns:
+        A view, (H, W, 3) or (W, H, 3).
+    """
+    a, b, c, d = (int(value) for value in matrix[:2, :2].reshape(4))
+    if abs(b) > abs(a):
+        image = image.swapaxes(0, 1)
+        mirror_x, mirror_y = c < 0, b < 0
+    else:
+        mirror_x, mirror_y = a < 0, d < 0
+    return image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
