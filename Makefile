@@ -1,0 +1,52 @@
+# Two commands do everything on a machine with git, Python 3.11 or newer, pip and make:
+#   make run     set up, then run the assistant on the bundled clip with the bundled model
+#   make test    set up, then run the tests
+PYTHON ?= python3
+UV := .uv/bin/uv
+BIN := .venv/bin
+OUT ?= out
+
+.PHONY: setup run test check format gpu lock nano clean
+
+setup: .venv/.ready
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
+
+.venv/.ready: $(UV) requirements.lock pyproject.toml $(wildcard */*.py) $(wildcard train/simulator/*.py)
+	test -d .venv || $(UV) venv --quiet --python $(PYTHON) .venv
+	test -f .venv/.locked && cmp -s requirements.lock .venv/.locked || $(UV) pip sync --quiet --python .venv requirements.lock
+	cp requirements.lock .venv/.locked
+	$(UV) pip install --quiet --python .venv --no-deps --reinstall-package egolive -e .
+	touch $@
+
+run: setup
+	$(BIN)/egolive run --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Everything that needs a GPU; benchmarks print JSON lines.
+gpu:
+	python3 -m pytest -m gpu -q
+
+# The bundled model from nothing, about an hour and a half on one core.
+nano: setup
+	$(BIN)/egolive train sft nano-sft
+
+lock: $(UV)
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --extra train --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .uv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,217 @@
+"""Phase two of nano's SFT: the text part learns to answer over the visual tokens of the finished tower.
+
+The tower stands still, so each picture and slice is encoded once, kept on disk, and read many times. A row is one
+picture or one window with all its questions packed behind it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import Qwen2TokenizerFast, Qwen2VLForConditionalGeneration
+
+from egolive.assistant.answers import Answer
+from egolive.assistant.engine import Vision
+from egolive.assistant.preprocess import Preprocessor
+from egolive.assistant.profiles import NANO
+from egolive.assistant.prompts import build_prompt, render_answer
+from egolive.streaming.frames import Interval
+from egolive.train.loop import Tensors
+from egolive.train.nano import HEIGHT, WIDTH
+from egolive.train.packing import IGNORED, Row, collate, pack
+from egolive.train.questions import Asked, absent_when, picture_questions, window_questions
+from egolive.train.simdata import Clip, SimulatedData
+from egolive.train.tower import STEPS, Tower
+
+__all__ = ["AnswerBatches", "answer_check", "answer_loss", "encode_clips", "target_text"]
+
+PICTURE = np.zeros((1, 1, 3), np.uint8)
+"""Stands for pixels in a prompt whose visual tokens are at hand already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Visual tokens of one episode, float16 on disk."""
+
+    pictures: Path
+    """(F, N, width): every frame as an image."""
+    slices: Path
+    """(F // 2, N, width): every pair of frames."""
+
+
+def encode_clips(tower: Tower, data: SimulatedData, folder: Path, *, every: int = 2) -> None:
+    """Write the visual tokens of all episodes to `folder`; what is there already is kept.
+
+    Args:
+        tower: the finished tower.
+        data: episodes.
+        folder: one file an episode and kind.
+        every: encode each `every`-th frame as a picture, to save time; all slices are encoded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocess = Preprocessor()
+    device = next(tower.parameters()).device
+    tower.eval()
+    for clip in track(data.clips, description="encoding episodes"):
+        files = encoded(folder, clip)
+        if files.slices.exists():
+            continue
+        frames = [np.array(frame) for frame in clip.frames()]
+        jobs = [([frame], files.pictures) for frame in frames[::every]]
+        jobs += [(frames[i : i + 2], files.slices) for i in range(0, len(frames) - 1, 2)]
+        patches = np.stack([preprocess.patches(job, HEIGHT, WIDTH)[0] for job, _ in jobs])
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):
+            parts = [tower.tokens(part.to(device)) for part in torch.from_numpy(patches).split(32)]
+        tokens = torch.cat(parts).to(device="cpu", dtype=torch.float16).numpy()
+        count = len(frames[::every])
+        for path, values in ((files.pictures, tokens[:count]), (files.slices, tokens[count:])):
+            partial = path.with_suffix(".part")
+            with partial.open("wb") as file:
+                np.save(file, values)
+            partial.replace(path)
+
+
+def encoded(folder: Path, clip: Clip) -> Encoded:
+    """Where the visual tokens of an episode are."""
+    name = clip.path.name.split(".")[0]
+    return Encoded(folder / f"{name}.pictures.npy", folder / f"{name}.slices.npy")
+
+
+def target_text(asked: Asked, clip_size: tuple[int, int], window: Interval | None) -> str:
+    """What the model should write."""
+    answer = Answer(
+        asked.question,
+        asked.text,
+        boxes=(asked.box,) if asked.box else (),
+        intervals=(asked.interval,) if asked.interval else (),
+        absent=asked.absent,
+        window=window,
+    )
+    return render_answer(NANO, answer, source_size=clip_size)
+
+
+class AnswerBatches:
+    """Batch `index`: all of pictures or all of windows; the same for the same seed and number."""
+
+    def __init__(
+        self,
+        data: SimulatedData,
+        folder: Path,
+        tokenizer: Qwen2TokenizerFast,
+        *,
+        batch: int,
+        slices: int,
+        window_share: float,
+        seed: int,
+        every: int = 2,
+    ) -> None:
+        self.data = data
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.batch = batch
+        self.slices = slices
+        self.window_share = window_share
+        self.seed = seed
+        self.every = every
+
+    def __getitem__(self, index: int) -> Tensors:
+        rng = random.Random(f"answers {self.seed} {index}")
+        make = self._window_row if rng.random() < self.window_share else self._picture_row
+        rows: list[tuple[Row, np.ndarray]] = []
+        length = self.slices if rng.random() < 0.6 else rng.randint(2, self.slices)
+        while len(rows) < self.batch:
+            row = make(rng, length)
+            if row is not None:
+                rows.append(row)
+        pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        batch = collate([row for row, _ in rows], pad)
+        visual = torch.from_numpy(np.stack([tokens for _, tokens in rows]).astype(np.float32))
+        return {
+            "tokens": batch.tokens,
+            "positions": batch.positions,
+            "labels": batch.labels,
+            "mask": batch.mask,
+            "visual": visual,
+        }
+
+    def _picture_row(self, rng: random.Random, _: int) -> tuple[Row, np.ndarray]:
+        clip = rng.choice(self.data.clips)
+        stored = np.load(encoded(self.folder, clip).pictures, mmap_mode="r")
+        place = rng.randrange(len(stored))
+        asked = picture_questions(clip.truths[place * self.every], rng)
+        vision = Vision((PICTURE,), HEIGHT, WIDTH, "image")
+        return self._row(asked, vision, clip, None), np.array(stored[place])
+
+    def _window_row(self, rng: random.Random, length: int) -> tuple[Row, np.ndarray] | None:
+        clip = rng.choice(self.data.clips)
+        stored = np.load(encoded(self.folder, clip).slices, mmap_mode="r")
+        if len(stored) < length:
+            return None
+        first = rng.randint(0, len(stored) - length)
+        start, end = clip.truths[2 * first].time, clip.truths[2 * (first + length) - 1].time
+        asked = window_questions(clip.episode, start, end, rng, whens=2)
+        if rng.random() < 0.3:
+            asked.append(absent_when(clip.episode, start, end, STEPS, rng))
+        if not asked:
+            return None
+        vision = Vision((PICTURE,) * (2 * length), HEIGHT, WIDTH, "video")
+        return self._row(asked, vision, clip, Interval(start, end)), np.array(
+            stored[first : first + length]
+        ).reshape(-1, stored.shape[-1])
+
+    def _row(self, asked: list[Asked], vision: Vision, clip: Clip, window: Interval | None) -> Row:
+        size = (clip.episode.width, clip.episode.height)
+        prompts = [build_prompt(NANO, one.question, [vision], window=window) for one in asked]
+        return pack(prompts, [target_text(one, size, window) for one in asked], self.tokenizer)
+
+
+def answer_logits(model: nn.Module, inputs: Tensors) -> tuple[Tensor, Tensor]:
+    """Logits (n, vocabulary) where a token counts, and those tokens (n,)."""
+    assert isinstance(model, Qwen2VLForConditionalGeneration)
+    language = model.model.language_model
+    embeddings = language.embed_tokens(inputs["tokens"])
+    ids = model.config.image_token_id, model.config.video_token_id
+    visual = (inputs["tokens"] == ids[0]) | (inputs["tokens"] == ids[1])
+    embeddings = embeddings.masked_scatter(visual[..., None], inputs["visual"].to(embeddings.dtype))
+    hidden = language(
+        inputs_embeds=embeddings,
+        position_ids=inputs["positions"],
+        attention_mask=inputs["mask"],
+        use_cache=False,
+    ).last_hidden_state
+    counted = inputs["labels"] != IGNORED
+    return model.lm_head(hidden[counted]).float(), inputs["labels"][counted]
+
+
+def answer_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
+    """Next-token cross-entropy over the answers' tokens."""
+    logits, labels = answer_logits(model, inputs)
+    return {"answers": F.cross_entropy(logits, labels)}
+
+
+def answer_check(
+    model: Qwen2VLForConditionalGeneration, batches: AnswerBatches
+) -> Callable[[], dict[str, float]]:
+    """A check on held-out episodes: loss and share of right tokens, on windows and on pictures."""
+
+    def check() -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        device = model.device
+        for number in range(16):
+            batch = {name: value.to(device) for name, value in batches[number].items()}
+            kind = "windows" if batch["visual"].shape[1] > (HEIGHT // 28) * (WIDTH // 28) else "pictures"
+            logits, labels = answer_logits(model, batch)
+            found.setdefault(f"{kind}_loss", []).append(float(F.cross_entropy(logits, labels)))
+            right = (logits.argmax(-1) == labels).float().mean()
+            found.setdefault(f"{kind}_token_acc", []).append(float(right))
+        return {name: sum(values) / len(values) for name, values in found.items()}
+
+    return check

@@ -1,0 +1,146 @@
+"""What both phases of training share: batches by number, one Trainer, its log and its plot.
+
+The loop itself is transformers' Trainer. A batch is a pure function of its number, so an interrupted run that is
+resumed sees exactly the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from egolive.train.recipe import Phase
+
+__all__ = ["Batches", "Loss", "fit"]
+
+Tensors = dict[str, Tensor]
+Loss = Callable[[nn.Module, Tensors], dict[str, Tensor]]
+"""From a model and a batch to the named parts of the loss, which are summed."""
+
+
+class Batches(Protocol):
+    """Batch number `index` of a phase; the same for the same number."""
+
+    def __getitem__(self, index: int) -> Tensors: ...
+
+
+class _Steps(Dataset[Tensors]):
+    def __init__(self, batches: Batches, count: int) -> None:
+        self.batches = batches
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensors:
+        return self.batches[index]
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """Takes batches in their order, logs the parts of the loss, and checks by a function of ours."""
+
+    def __init__(self, *, loss: Loss, check: Callable[[], dict[str, float]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._loss = loss
+        self._check = check
+        self._parts: dict[str, list[float]] = {}
+
+    def _get_train_sampler(self, train_dataset: Dataset[Tensors] | None = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Tensors,
+        return_outputs: bool = False,
+        num_items_in_batch: object = None,
+    ) -> Any:
+        with torch.autocast(inputs["device_of"].device.type, dtype=torch.bfloat16):
+            parts = self._loss(model, inputs)
+        for name, value in parts.items():
+            self._parts.setdefault(name, []).append(float(value.detach()))
+        total = torch.stack([value.float() for value in parts.values()]).sum()
+        return (total, None) if return_outputs else total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            means = {f"loss_{name}": sum(v) / len(v) for name, v in self._parts.items() if v}
+            logs = {**logs, **{name: round(value, 4) for name, value in means.items()}}
+            self._parts.clear()
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: object, **__: object) -> dict[str, float]:
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            found = {f"eval_{name}": round(value, 4) for name, value in self._check().items()}
+        self.model.train(training)
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+
+def _only(batch: list[Tensors]) -> Tensors:
+    """A row of the data set is a whole batch already; `device_of` tells the loss where it ended up."""
+    return {**batch[0], "device_of": torch.zeros(())}
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    phase: Phase,
+    *,
+    loss: Loss,
+    check: Callable[[], dict[str, float]],
+    out: Path,
+    seed: int,
+) -> list[dict[str, float]]:
+    """Train the parameters that require a gradient; go on from the last checkpoint in `out` if there is one.
+
+    Returns:
+        The log: one record each 25 steps and each check.
+    """
+    settings = TrainingArguments(
+        output_dir=str(out),
+        max_steps=phase.steps,
+        per_device_train_batch_size=1,
+        learning_rate=phase.lr,
+        weight_decay=phase.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.05},
+        warmup_steps=max(1, round(phase.steps * 0.03)),
+        logging_steps=25,
+        eval_strategy="steps",
+        eval_steps=phase.eval_every,
+        save_steps=phase.save_every,
+        save_total_limit=1,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        dataloader_num_workers=1,
+        seed=seed,
+        data_seed=seed,
+    )
+    steps = _Steps(batches, phase.steps)
+    trainer = _Trainer(
+        model=model,
+        args=settings,
+        train_dataset=steps,
+        eval_dataset=steps,
+        data_collator=_only,
+        loss=loss,
+        check=check,
+    )
+    checkpoint = get_last_checkpoint(str(out)) if out.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    history: list[dict[str, float]] = trainer.state.log_history
+    return history

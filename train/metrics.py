@@ -1,0 +1,95 @@
+"""Measures of answers against truth, with their confidence intervals and chance levels. Pure functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from egolive.streaming.frames import Box, Interval
+
+__all__ = [
+    "balanced_accuracy",
+    "bag_of_objects_accuracy",
+    "best_constant_box",
+    "best_constant_interval",
+    "bootstrap",
+    "majority_share",
+    "mean",
+    "same_text",
+]
+
+
+def mean(values: Sequence[float] | Sequence[bool]) -> float:
+    """The mean, or NaN of nothing."""
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def bootstrap(
+    values: Sequence[float] | Sequence[bool], *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean, by resampling the values."""
+    if not len(values):
+        return float("nan"), float("nan")
+    array = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def balanced_accuracy(truth: Sequence[bool], said: Sequence[bool]) -> float:
+    """Mean of the accuracies on either class; 0.5 is chance, whatever the shares."""
+    pairs = list(zip(truth, said, strict=True))
+    return (mean([s for t, s in pairs if t]) + mean([not s for t, s in pairs if not t])) / 2
+
+
+def same_text(said: str, truth: str) -> bool:
+    """Equal but for case, outer blanks and a full stop."""
+    return said.strip().rstrip(".").casefold() == truth.strip().rstrip(".").casefold()
+
+
+def majority_share(truths: Sequence[str]) -> float:
+    """What always giving the commonest answer would score."""
+    return Counter(truths).most_common(1)[0][1] / len(truths) if truths else float("nan")
+
+
+def best_constant_box(boxes: Sequence[Box]) -> float:
+    """Mean IoU of the median box with all of them: what a model that never looks can score."""
+    if not boxes:
+        return float("nan")
+    middle = Box(*np.median([tuple(box) for box in boxes], axis=0).tolist())
+    return mean([middle.iou(box) for box in boxes])
+
+
+def best_constant_interval(intervals: Sequence[Interval]) -> float:
+    """Mean IoU of the median interval with all of them."""
+    if not intervals:
+        return float("nan")
+    start, end = np.median([(i.start, i.end) for i in intervals], axis=0).tolist()
+    return mean([Interval(start, max(start, end)).iou(i) for i in intervals])
+
+
+def bag_of_objects_accuracy(
+    train: Sequence[tuple[frozenset[str], str]], test: Sequence[tuple[frozenset[str], str]]
+) -> float:
+    """Accuracy of naming the goal from the set of visible things alone: Bernoulli naive Bayes, add-one smoothing.
+
+    Args:
+        train: (visible kinds, goal) of windows to learn from.
+        test: the windows to name.
+    """
+    goals = sorted({goal for _, goal in train})
+    kinds = sorted({kind for bag, _ in train for kind in bag})
+    bags = np.array([[kind in bag for kind in kinds] for bag, _ in train], float)
+    of_goal = np.array([[goal == g for g in goals] for _, goal in train], float)
+    count = of_goal.sum(0)
+    share = (of_goal.T @ bags + 1) / (count[:, None] + 2)
+    prior = np.log(count / count.sum())
+    right = []
+    for bag, goal in test:
+        seen = np.array([kind in bag for kind in kinds], float)
+        score = prior + seen @ np.log(share.T) + (1 - seen) @ np.log(1 - share.T)
+        right.append(goals[int(score.argmax())] == goal)
+    return mean(right)

@@ -1,0 +1,178 @@
+"""`egolive train sft RECIPE`: supervised fine-tuning, for nano from nothing.
+
+    egolive train sft nano-sft
+
+Phase one teaches the vision tower by the dense loss, phase two the text part on packed questions. Both go on from
+their last checkpoint when they were interrupted. The finished model, its profile, the log and a plot end up in the
+recipe's output folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from transformers import Qwen2TokenizerFast, Qwen2VLForConditionalGeneration
+
+from egolive.assistant.answers import Question
+from egolive.assistant.positions import install_rope_override
+from egolive.assistant.profiles import NANO, save_profile
+from egolive.assistant.prompts import build_prompt
+from egolive.streaming.errors import ConfigError
+from egolive.streaming.frames import Interval
+from egolive.train.answering import AnswerBatches, answer_check, answer_loss, encode_clips
+from egolive.train.loop import fit
+from egolive.train.nano import HEIGHT, WIDTH, new_nano
+from egolive.train.plots import plot_history
+from egolive.train.recipe import Recipe, load_recipe
+from egolive.train.simdata import SimulatedData, load_simulated
+from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
+from egolive.train.simulator.write import simulate
+from egolive.train.tokenizer import build_tokenizer
+from egolive.train.tower import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
+
+__all__ = ["run_recipe", "sft"]
+
+log = logging.getLogger(__name__)
+
+
+def sft(recipe: str = "nano-sft", *, threads: int | None = None, out: Path | None = None) -> None:
+    """Train a model by a recipe; an interrupted run goes on where it stopped.
+
+    Args:
+        recipe: a YAML file, or the name of a recipe that comes with the package.
+        threads: CPU threads; small models are fastest with 1.
+        out: where to write, in place of the recipe's folder.
+    """
+    settings = load_recipe(recipe)
+    torch.set_num_threads(threads or min(2, os.cpu_count() or 1))
+    run_recipe(settings, out or settings.out)
+
+
+def run_recipe(recipe: Recipe, out: Path) -> Path:
+    """Run all of a recipe; returns the folder of the finished model."""
+    if recipe.base != "new-nano":
+        raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
+    install_rope_override()
+    simulate(recipe.data, episodes=recipe.episodes, split="train", seed=recipe.seed, fps=2.0)
+    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    train, held_out = data.split(recipe.held_out)
+    tokenizer = nano_tokenizer()
+    model = new_nano(tokenizer, recipe.seed)
+    tower = train_tower(model, recipe, train, held_out, out / "tower")
+    encode_clips(tower, data, out / "tokens")
+    train_answers(model, tokenizer, recipe, train, held_out, out)
+    finished = out / "model"
+    model.to("cpu").save_pretrained(finished)
+    tokenizer.save_pretrained(finished)
+    save_profile(NANO, finished)
+    write_preprocessor(finished)
+    return finished
+
+
+def train_tower(
+    model: Qwen2VLForConditionalGeneration,
+    recipe: Recipe,
+    train: SimulatedData,
+    held_out: SimulatedData,
+    out: Path,
+) -> Tower:
+    """Phase one; a finished tower in `out` is loaded instead."""
+    tower = Tower(model)
+    done = out / "finished.safetensors"
+    if done.exists():
+        load_model(tower, done)
+        return tower.to(best_device())
+    history = fit(
+        tower,
+        TowerBatches(train, batch=recipe.tower.batch, seed=recipe.seed),
+        recipe.tower,
+        loss=tower_loss,
+        check=tower_check(tower, held_out),
+        out=out,
+        seed=recipe.seed,
+    )
+    (out / "history.json").write_text(json.dumps(history))
+    plot_history(history, out / "tower.png", "Vision tower, dense loss")
+    save_model(tower, str(done))
+    return tower
+
+
+def train_answers(
+    model: Qwen2VLForConditionalGeneration,
+    tokenizer: Qwen2TokenizerFast,
+    recipe: Recipe,
+    train: SimulatedData,
+    held_out: SimulatedData,
+    out: Path,
+) -> None:
+    """Phase two, with the tower standing still."""
+    model.model.visual.requires_grad_(False)
+
+    def batches(data: SimulatedData, size: int, seed: int) -> AnswerBatches:
+        return AnswerBatches(
+            data,
+            out / "tokens",
+            tokenizer,
+            batch=size,
+            slices=recipe.slices,
+            window_share=recipe.window_share,
+            seed=seed,
+        )
+
+    history = fit(
+        model,
+        batches(train, recipe.answers.batch, recipe.seed),
+        recipe.answers,
+        loss=answer_loss,
+        check=answer_check(model, batches(held_out, 16, recipe.seed + 1)),
+        out=out / "answers",
+        seed=recipe.seed,
+    )
+    (out / "answers" / "history.json").write_text(json.dumps(history))
+    plot_history(history, out / "answers.png", "Answers, next-token loss")
+
+
+def nano_tokenizer() -> Qwen2TokenizerFast:
+    """The tokenizer of nano: trained on every prompt and answer text that the simulator can give rise to."""
+    texts = [*GOALS, *STEPS, *CLASSES, "none", "<|box_start|>(123,456),(789,1000)<|box_end|>", "(0.5,7.5)"]
+    questions = [Question("intent"), Question("next")]
+    questions += [Question("ground", name) for name in (*CLASSES, *OBJECT_KINDS)]
+    questions += [Question("when", step) for step in STEPS]
+    for question in questions:
+        prompt = build_prompt(NANO, question, [], window=Interval(0, 1))
+        texts += [str(part) for part in prompt.parts]
+    # Common English keeps free questions from falling apart into bytes.
+    texts.append(
+        "Is there a hand in the picture? Where, how many, which, who, why? Yes, no. You are a helpful assistant."
+    )
+    return build_tokenizer(texts, size=1024)
+
+
+def write_preprocessor(folder: Path) -> None:
+    """Qwen2-VL's preprocessing numbers, so that transformers' own processor reads the folder too."""
+    config = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2VLProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "min_pixels": HEIGHT * WIDTH,
+        "max_pixels": HEIGHT * WIDTH,
+        "size": {"shortest_edge": HEIGHT * WIDTH, "longest_edge": HEIGHT * WIDTH},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
