@@ -4,13 +4,12 @@ The steps and their numbers are those of Qwen2-VL's processors (transformers 5.2
 picture is resized as its image processor does it (Pillow, bicubic), the frames of a video as its video
 processor does it (torch, bicubic with antialiasing on uint8); the two differ by one or two grey levels in
 under 1 % of the pixels, and training saw each in its place. Which size to use for whole videos or streams
-is the caller's choice.
+is decided in `egolive.assistant.prompts`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,54 +22,10 @@ from numpy.typing import NDArray
 from egolive.streaming.errors import EngineError
 from egolive.streaming.frames import Image
 
-__all__ = ["MAX_PIXELS", "MIN_PIXELS", "SIZE_FACTOR", "Preprocessor", "fit_size"]
-
-SIZE_FACTOR = 28
-"""Heights and widths are multiples of this: 14 pixels a patch, 2 x 2 patches a visual token."""
-MIN_PIXELS = 56 * 56
-"""4 visual tokens: the least that Qwen2-VL's image processor makes."""
-MAX_PIXELS = 16384 * 28 * 28
-"""16,384 visual tokens: the most that Qwen2-VL's model card allows."""
+__all__ = ["Preprocessor"]
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def fit_size(
-    height: int, width: int, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
-) -> tuple[int, int]:
-    """The size at which Qwen2-VL would see a picture.
-
-    Both sides become multiples of 28 whose product lies within the limits, the aspect ratio kept as nearly
-    as that allows.
-
-    Args:
-        height: Of the source picture, pixels.
-        width: Of the source picture, pixels.
-        min_pixels: Smallest area, square pixels.
-        max_pixels: Largest area, square pixels.
-
-    Returns:
-        (height, width) in pixels.
-
-    Raises:
-        ValueError: A side is not positive, or one is over 200 times the other (Qwen2-VL refuses those).
-    """
-    if height < 1 or width < 1:
-        raise ValueError(f"a picture has at least one pixel, got {width}x{height}")
-    if max(height, width) > 200 * min(height, width):
-        raise ValueError(f"a picture may be at most 200 times as long as wide, got {width}x{height}")
-    rows, columns = round(height / SIZE_FACTOR), round(width / SIZE_FACTOR)
-    area = rows * columns * SIZE_FACTOR**2
-    if area > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
-        rows = max(1, math.floor(height / shrink / SIZE_FACTOR))
-        columns = max(1, math.floor(width / shrink / SIZE_FACTOR))
-    elif area < min_pixels:
-        grow = math.sqrt(min_pixels / (height * width))
-        rows = math.ceil(height * grow / SIZE_FACTOR)
-        columns = math.ceil(width * grow / SIZE_FACTOR)
-    return rows * SIZE_FACTOR, columns * SIZE_FACTOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from egolive.assistant.preprocess import Preprocessor, fit_size
+from egolive.assistant.preprocess import Preprocessor
+from egolive.assistant.prompts import fit_size
 from egolive.streaming.errors import EngineError
 from egolive.streaming.frames import Image
 
@@ -34,7 +33,7 @@ def test_a_picture_becomes_the_patches_of_the_image_processor(size: tuple[int, i
     image = picture(*size)
     limits = {"shortest_edge": 56 * 56, "longest_edge": 448 * 252}
     theirs = Qwen2VLImageProcessorPil(size=limits)(images=[image], return_tensors="np")
-    height, width = fit_size(*size, max_pixels=448 * 252)
+    height, width = fit_size(*size, 56 * 56, 448 * 252)
     ours, grid = Preprocessor().patches([image], height, width)
     assert [list(grid)] == theirs["image_grid_thw"].tolist()
     assert ours.shape == theirs["pixel_values"].shape
@@ -47,7 +46,7 @@ def test_two_frames_become_the_patches_of_the_video_processor(size: tuple[int, i
     limits = {"shortest_edge": 56 * 56, "longest_edge": 448 * 252}
     processor = Qwen2VLVideoProcessor(size=limits, cap_pixels_per_frame=False)
     theirs = processor(videos=[torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)], return_tensors="np")
-    height, width = fit_size(*size, max_pixels=448 * 252)
+    height, width = fit_size(*size, 56 * 56, 448 * 252)
     ours, grid = Preprocessor().patches(frames, height, width)
     assert [list(grid)] == theirs["video_grid_thw"].tolist()
     assert np.abs(ours - theirs["pixel_values_videos"]).max() <= 1e-5
@@ -80,24 +79,9 @@ def test_a_real_picture_becomes_the_patches_of_the_image_processor() -> None:
     path = sorted((REAL / "images").glob("ego10k_r*.png"))[0]
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     theirs = Qwen2VLImageProcessorPil()(images=[image], return_tensors="np")["pixel_values"]
-    height, width = fit_size(*image.shape[:2], max_pixels=1280 * 28 * 28)
+    height, width = fit_size(image.shape[0], image.shape[1], 56 * 56, 1280 * 28 * 28)
     ours, _ = Preprocessor().patches([image], height, width)
     assert np.abs(ours - theirs).max() <= 1e-5
-
-
-sides = st.integers(1, 5000)
-
-
-@given(height=sides, width=sides, least=st.integers(1, 400), more=st.integers(1, 4000))
-def test_sizes_are_chosen_as_transformers_does(height: int, width: int, least: int, more: int) -> None:
-    limits = {"min_pixels": least * 784, "max_pixels": (least + more) * 784}
-    try:
-        theirs = smart_resize(height, width, 28, **limits)
-    except ValueError:
-        with pytest.raises(ValueError, match="200 times"):
-            fit_size(height, width, **limits)
-    else:
-        assert fit_size(height, width, **limits) == theirs
 
 
 def test_read_only_and_mirrored_pictures_are_taken() -> None:

@@ -1,0 +1,178 @@
+"""Where a checkpoint is and whether it can be used: what can be told before its weights are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+
+from egolive.streaming.errors import EngineError
+
+__all__ = ["BUNDLED", "Checkpoint", "inspect_checkpoint", "resolve_model"]
+
+BUNDLED = "nano"
+"""Name of the model that comes with the package."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = ["*.json", "*.safetensors", "merges.txt"]
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder that holds a whole Qwen2-VL checkpoint."""
+
+    folder: Path
+    weights: tuple[Path, ...]
+    """Its safetensors files."""
+    elements: int
+    """Numbers in its weights."""
+    head_elements: int
+    """Numbers in its last layer, whether stored or shared with the embeddings."""
+
+
+def resolve_model(model: str) -> Path:
+    """The folder of a model; one from the hub is taken from the local cache, or downloaded into it.
+
+    Args:
+        model: A checkpoint folder, a hub id ("owner/name") or "nano", the bundled model.
+
+    Raises:
+        EngineError: There is no such folder, or the hub has no such model or cannot be reached.
+    """
+    if model == BUNDLED:
+        bundled = Path(str(resources.files("egolive.assistant"))) / "nano"
+        if not (bundled / "config.json").is_file():
+            raise EngineError(
+                "this installation came without the bundled model nano; give a checkpoint folder or a hub id"
+            )
+        return bundled
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise EngineError(f"{model} is a file; give the folder that holds config.json and the weights")
+    if not _HUB_ID.fullmatch(model):
+        raise EngineError(
+            f"there is no folder {model!r}; give a checkpoint folder, a hub id (owner/name), or {BUNDLED}"
+        )
+    return _from_hub(model)
+
+
+def inspect_checkpoint(folder: Path) -> Checkpoint:
+    """Check a folder as far as that goes without reading its weights.
+
+    Raises:
+        EngineError: No or another model's configuration, or no, damaged or missing safetensors files.
+    """
+    config = _configuration(folder)
+    weights = _weights(folder)
+    elements = sum(_elements(path) for path in weights)
+    text = config.get("text_config")
+    text = text if isinstance(text, dict) else config
+    vocabulary, width = text.get("vocab_size"), text.get("hidden_size")
+    if not isinstance(vocabulary, int) or not isinstance(width, int):
+        raise EngineError(f"{folder / 'config.json'} tells no vocab_size or hidden_size; download it again")
+    return Checkpoint(folder, weights, elements, vocabulary * width)
+
+
+def _configuration(folder: Path) -> dict[str, object]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise EngineError(f"{folder} has no config.json, so it is no checkpoint; give a folder with one")
+    config = _read_object(path)
+    kind = config.get("model_type")
+    if kind != "qwen2_vl":
+        raise EngineError(
+            f"{folder} holds a model of type {kind!r}; only Qwen2-VL (qwen2_vl) works, such as EgoThinker-v1"
+        )
+    return config
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return (single,)
+    if not index.is_file():
+        others = [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf")]
+        found = f", only {min(others)}, which is not read; save the model as safetensors" if others else ""
+        raise EngineError(f"{folder} has no model.safetensors{found or '; is the download complete?'}")
+    names = _read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise EngineError(f"{index} lists no weights; download it again")
+    shards = tuple(folder / name for name in sorted(set(map(str, names.values()))))
+    missing = [path.name for path in shards if not path.is_file()]
+    if missing:
+        raise EngineError(
+            f"{len(missing)} of {len(shards)} weight files are missing in {folder}, first {missing[0]}; "
+            "download them again"
+        )
+    return shards
+
+
+def _elements(path: Path) -> int:
+    """Numbers in a safetensors file, by its header; opening it also tells a file that was cut off."""
+    count = 0
+    try:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+                size = 1
+                for side in file.get_slice(name).get_shape():
+                    size *= side
+                count += size
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{path} is damaged or cut off ({_one_line(error)}); download it again") from error
+    return count
+
+
+def _from_hub(model: str) -> Path:
+    """A hub model's folder: what is complete in the cache needs no network."""
+    try:
+        cached = Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+        inspect_checkpoint(cached)
+    except (LocalEntryNotFoundError, EngineError):
+        pass
+    else:
+        return cached
+    try:
+        found = huggingface_hub.snapshot_download(model, allow_patterns=_FILES, etag_timeout=_CONNECT_SECONDS)
+        return Path(found)
+    except GatedRepoError as error:
+        raise EngineError(
+            f"{model} is gated: accept its terms on its hub page and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise EngineError(
+            f"there is no folder {model}, and the hub has no such model or it is private (`hf auth login`)"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise EngineError(
+            f"{model} is not in the local cache and the hub cannot be reached: connect, or download it "
+            f"elsewhere and give its folder, or use --model {BUNDLED} ({_one_line(error)[:100]})"
+        ) from error
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{path} cannot be read as JSON ({_one_line(error)}); download it again") from error
+    if not isinstance(values, dict):
+        raise EngineError(f"{path} is no JSON object; download it again")
+    return values
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

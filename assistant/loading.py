@@ -1,0 +1,176 @@
+"""From the name of a model to an engine that answers. Every way in which that can fail ends in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from egolive.assistant import machine
+from egolive.assistant.checkpoint import BUNDLED, Checkpoint, inspect_checkpoint, resolve_model
+from egolive.assistant.engine import EngineInfo
+from egolive.assistant.positions import install_rope_override
+from egolive.assistant.preprocess import Preprocessor
+from egolive.assistant.profiles import load_profile
+from egolive.assistant.tokenizer import load_tokenizer
+from egolive.assistant.torch_engine import TorchEngine
+from egolive.streaming.errors import ConfigError, EngineError
+
+__all__ = ["load_engine"]
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+}
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_SPARE = 1.1
+"""Memory beside the weights that loading and a first answer need, as a factor."""
+
+
+def load_engine(
+    model: str = BUNDLED, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+) -> TorchEngine:
+    """Load a Qwen2-VL checkpoint into the torch engine.
+
+    From here on transformers' Qwen2-VL computes positions by the rule of transformers 4.x, in this whole
+    process (see `egolive.assistant.positions`).
+
+    Args:
+        model: A checkpoint folder, a hub id ("owner/name"), or "nano", the bundled model.
+        device: "cpu", "cuda", "cuda:1"; "auto" takes a GPU where there is one.
+        dtype: "fp32" or "bf16"; "auto" is bf16 on a GPU, and fp32 on the CPU unless only bf16 fits its
+            memory.
+        threads: CPU threads for torch in this process; None leaves them as they are.
+
+    Raises:
+        EngineError: The checkpoint is not there, damaged, of another kind, or too large for the device.
+        ConfigError: A setting that cannot work, or a mistake in the checkpoint's profile.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads is at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    place = _device(device)
+    folder = resolve_model(model)
+    checkpoint = inspect_checkpoint(folder)
+    precision = _precision(dtype, place, checkpoint)
+    profile = load_profile(folder)
+    preprocessor = Preprocessor.from_folder(folder)
+    install_rope_override()
+    loaded = _load(folder, place, precision)
+    tokenizer = load_tokenizer(
+        folder, image_token=loaded.config.image_token_id, video_token=loaded.config.video_token_id
+    )
+    info = EngineInfo(
+        name=folder.resolve().name if Path(model).expanduser().is_dir() else model,
+        backend="torch",
+        precision=_NAMES[precision],
+        device=str(place),
+        profile=profile.name,
+        weight_bytes=sum(parameter.nbytes for parameter in loaded.parameters()),
+    )
+    return TorchEngine(loaded, tokenizer=tokenizer, preprocessor=preprocessor, profile=profile, info=info)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise ConfigError(f"device is auto, cpu, cuda or cuda:N, got {name!r}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = device.index or 0
+    if index >= count:
+        raise EngineError(
+            f"torch sees {count} GPUs, so there is no cuda:{index}; use --device cpu or see `egolive doctor`"
+        )
+    return torch.device("cuda", index)
+
+
+def _precision(name: str, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype to load with, if the weights fit the device's free memory in it."""
+    if name in ("fp16", "float16", "half"):
+        raise ConfigError("fp16 gives Qwen2-VL numbers that overflow; use bf16 or fp32")
+    if name != "auto" and name not in _DTYPES:
+        raise ConfigError(f"dtype is auto, fp32 or bf16, got {name!r}")
+    free = _free_bytes(device)
+    if name != "auto":
+        choices = [_DTYPES[name]]
+    elif device.type == "cuda":
+        choices = [torch.bfloat16]
+    else:
+        choices = [torch.float32, torch.bfloat16]
+    for dtype in choices:
+        if not free or _needed_bytes(checkpoint, dtype) <= free:
+            return dtype
+    least = min(_needed_bytes(checkpoint, dtype) for dtype in choices)
+    raise EngineError(
+        f"{checkpoint.folder} needs about {least / 1e9:.1f} GB on {device} in {_NAMES[choices[-1]]}, "
+        f"{free / 1e9:.1f} GB are free: close other programs, or use a smaller or quantised model"
+    )
+
+
+def _needed_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    # The decoder's last layer is computed in fp32, from a copy where the weights are not.
+    head = 0 if dtype == torch.float32 else checkpoint.head_elements * 4
+    return int((checkpoint.elements * dtype.itemsize + head) * _SPARE)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Free memory of the device; 0 where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return machine.memory()["available"]
+
+
+def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> Qwen2VLForConditionalGeneration:
+    try:
+        with _quiet_transformers():
+            model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": device},
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (
+        Exception
+    ) as error:  # transformers, accelerate and safetensors raise many kinds for a broken checkpoint
+        raise EngineError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise EngineError(
+            f"{folder} lacks {len(missing)} of the model's weights, first {missing[0]}; "
+            "download it again or save the whole model"
+        )
+    model.requires_grad_(requires_grad=False)
+    return model.eval()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars and reports: what matters in them is raised as one line."""
+    verbosity = transformers_logging.get_verbosity()
+    progress = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress:
+            transformers_logging.enable_progress_bar()
