@@ -4,7 +4,8 @@ from egolive.streaming.clock import Clock, MonotonicClock, VirtualClock
 from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
 from egolive.streaming.mailbox import Mailbox
 from egolive.streaming.opening import open_source
-from egolive.streaming.pipeline import Report, run
+from egolive.streaming.pipeline import run
+from egolive.streaming.report import Report
 from egolive.streaming.sampling import Sampler
 from egolive.streaming.source import Source
 from egolive.streaming.windows import Slicer, Windows

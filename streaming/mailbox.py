@@ -18,8 +18,8 @@ class Mailbox(Generic[T]):
     Live: writing never waits; when it is full the oldest item makes room and is counted as dropped.
     Recorded: writing waits for room, so that nothing is lost.
 
-    The writer ends it with `finish` or `fail`, after which what is still inside can be read; either side ends it
-    at once with `close`, which wakes the other.
+    The writer ends it with `finish` or `fail`, after which what is still inside can be read; either side ends
+    it at once with `close`, which wakes the other.
 
     Args:
         live: drop rather than wait.

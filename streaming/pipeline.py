@@ -1,8 +1,8 @@
 """The three threads of a run: capture | think | show. Generic over what thinking yields.
 
-A live source is never made to wait: pictures are shown as they come and thinking takes the newest. A recording
-loses nothing: every frame is shown, every sampled frame is thought about, and what is shown with a frame depends
-on the recording alone.
+A live source is never made to wait: pictures are shown as they come and thinking takes the newest. A
+recording loses nothing: every frame is shown, every sampled frame is thought about, and what is shown with a
+frame depends on the recording alone.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame, Interval, Window
 from egolive.streaming.mailbox import Mailbox
+from egolive.streaming.report import Report
 from egolive.streaming.results import Results
 from egolive.streaming.sampling import Sampler
 from egolive.streaming.source import Source
 from egolive.streaming.windows import Slicer, Windows
 
-__all__ = ["End", "Report", "run"]
+__all__ = ["run"]
 
 T = TypeVar("T")
-End = Literal["source", "seconds", "stop", "interrupt"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,50 +33,6 @@ _AHEAD = 16
 """Frames that a recording is read ahead of the show: at 30 frames a second, until the next sampled one."""
 _POLL = 0.1
 """Seconds in which the calling thread notices a stop."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What happened in a run. Rates are a second of the clock, over the whole run."""
-
-    captured: int = 0
-    """Frames that the source gave."""
-    shown: int = 0
-    """Frames that were shown."""
-    steps: int = 0
-    """Times that thinking came to an end."""
-    windows: int = 0
-    """Windows among them."""
-    results: int = 0
-    """Results that were shown."""
-    gaps: int = 0
-    """Gaps in the stream."""
-    seconds: float = 0.0
-    """Length of the run by the clock."""
-    stream_seconds: float = 0.0
-    """Time of the last frame of the source."""
-    drops: dict[str, int] = field(default_factory=dict)
-    """What was passed over, by reason: "show_busy" (frames), "think_busy" (windows), "broken" (undecodable)."""
-    ended: End = "source"
-    """Why it ended: the source was over, the time was up, it was asked to stop, or Ctrl-C."""
-
-    @property
-    def source_rate(self) -> float:
-        """Frames a second that the source gave."""
-        return self._rate(self.captured)
-
-    @property
-    def shown_rate(self) -> float:
-        """Frames a second that were shown."""
-        return self._rate(self.shown)
-
-    @property
-    def think_rate(self) -> float:
-        """Thinking steps a second."""
-        return self._rate(self.steps)
-
-    def _rate(self, count: int) -> float:
-        return count / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +69,8 @@ def run(
         source: what is seen. Read and closed on a thread of its own.
         think: called on a thread of its own with the newest window and the newest picture; what it yields is
             shown as it comes. The window is None where it is the same as in the call before, or there is none
-            yet. Live, it is called as soon as it is done and a newer picture has come; for a recording, once for
-            each sampled frame. A generator is closed early when the run ends.
+            yet. Live, it is called as soon as it is done and a newer picture has come; for a recording, once
+            for each sampled frame. A generator is closed early when the run ends.
         show: called on the calling thread with each frame and what was found since the frame before. A result
             never comes with a frame older than the picture it was found in; for a recording it comes with
             exactly that one.

@@ -12,8 +12,8 @@ __all__ = ["Slicer", "Windows"]
 class Slicer:
     """Pairs sampled frames 0 and 1, 2 and 3, … counted from the start or the last gap.
 
-    A frame is in one slice at most and a slice never spans a gap, so a slice that was encoded once stays valid
-    in every window that holds it.
+    A frame is in one slice at most and a slice never spans a gap, so a slice that was encoded once stays
+    valid in every window that holds it.
     """
 
     def __init__(self) -> None:
