@@ -1,4 +1,4 @@
-"""The `egolive` command: subcommands, exit codes and logs. The work itself is imported when its command is called.
+"""The `egolive` command: subcommands, exit codes, logs. The work is imported when its command is called.
 
 Exit codes: 0 done, 1 something the user can mend, 2 wrong usage, 130 interrupted, 143 terminated.
 """
@@ -35,8 +35,12 @@ app.command("egolive.assistant.ask:ask_command", name="ask", help="Ask one quest
 app.command(
     "egolive.assistant.doctor:doctor", name="doctor", help="Tell what fits this machine and what is missing."
 )
-app.command("egolive.train.simulator.write:simulate", name="simulate", help="Write simulated first-person episodes.")
-app.command("egolive.train.evaluate:evaluate", name="evaluate", help="Measure a model on simulated or real data.")
+app.command(
+    "egolive.train.simulator.write:simulate", name="simulate", help="Write simulated first-person episodes."
+)
+app.command(
+    "egolive.train.evaluate:evaluate", name="evaluate", help="Measure a model on simulated or real data."
+)
 train = App(name="train", help="Train a model from a recipe.")
 train.command("egolive.train.sft:sft", name="sft", help="Train by supervised fine-tuning.")
 app.command(train)
@@ -48,7 +52,7 @@ def main() -> None:
 
 
 def call(tokens: Sequence[str]) -> int:
-    """Run one command line and return its exit code; what went wrong is told in one line on standard error."""
+    """Run one command line and return its exit code; an error is told in one line on standard error."""
     try:
         result = app.meta(list(tokens), result_action="return_value", exit_on_error=False, print_error=False)
     except UnknownCommandError as error:
@@ -68,7 +72,9 @@ def call(tokens: Sequence[str]) -> int:
         missing = _missing_package(error)
         if not missing:
             raise
-        _tell(f"this command needs the package {missing}, which is not installed: pip install 'egolive[train]'")
+        _tell(
+            f"this command needs the package {missing}, which is not installed: pip install 'egolive[train]'"
+        )
         return 1
     except BrokenPipeError:
         return 1

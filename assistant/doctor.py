@@ -22,7 +22,7 @@ GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What the memory of a Qwen2-VL model is made of: numbers of weights, and bytes a token of KV cache in bf16."""
+    """What the memory of a Qwen2-VL model is made of: weights, and bytes a token of KV cache in bf16."""
 
     name: str
     linear: float
@@ -92,12 +92,16 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
         found.append(Finding("no accelerator that torch can use", mend))
     if not cameras:
         found.append(
-            Finding("no camera found", "plug one in, or use a file, an rtsp:// address or the pattern `test:`")
+            Finding(
+                "no camera found", "plug one in, or use a file, an rtsp:// address or the pattern `test:`"
+            )
         )
     blocked = [str(camera["path"]) for camera in cameras if not camera["readable"]]
     if blocked:
         found.append(
-            Finding(f"{', '.join(blocked)} may not be opened", "sudo usermod -aG video $USER, then log in again")
+            Finding(
+                f"{', '.join(blocked)} may not be opened", "sudo usermod -aG video $USER, then log in again"
+            )
         )
     if 0 < memory["available"] < 2 * GB:
         found.append(
@@ -133,7 +137,9 @@ def doctor(
         try:
             json_file.write_text(line + "\n", encoding="utf-8")
         except OSError as error:
-            raise SinkError(f"cannot write {json_file}: {error.strerror or error}; choose another place") from error
+            raise SinkError(
+                f"cannot write {json_file}: {error.strerror or error}; choose another place"
+            ) from error
         console.out(line, highlight=False)
     return 0
 
@@ -154,7 +160,10 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
     for need in needs:
         marks = ["[green]yes[/]" if size >= need.bytes else "[dim]no[/]" for _, size in devices]
         fit_table.add_row(f"{need.engine} {need.precision}", f"{need.bytes / GB:.1f} GB", *marks)
-    fit_table.caption = "weights + cache of 4,096 tokens + working memory\nthis version runs bf16 and fp32, the others are for planning"
+    fit_table.caption = (
+        "weights + cache of 4,096 tokens + working memory\n"
+        "this version runs bf16 and fp32, the others are for planning"
+    )
 
     findings_table = _table("Missing", "what", "how to mend it")
     for finding in findings:
@@ -200,4 +209,9 @@ def _devices(here: machine.Facts) -> list[tuple[str, int]]:
     mine = [("this CPU", memory["total"])]
     mine += [(f"this {gpu['device']}", cast(int, gpu["total"])) for gpu in gpus]
     # A Jetson Orin Nano shares its memory with the system, so about 1.5 GB less is left for the engine.
-    return [*mine, ("Orin 8 GB", round(6.5 * GB)), ("GPU 12 GB", round(12 * GB)), ("GPU 24 GB", round(24 * GB))]
+    return [
+        *mine,
+        ("Orin 8 GB", round(6.5 * GB)),
+        ("GPU 12 GB", round(12 * GB)),
+        ("GPU 24 GB", round(24 * GB)),
+    ]

@@ -1,9 +1,8 @@
 """What an engine is: weights that are ready, and a session that holds one stream's state.
 
-An engine knows pixels, prompts and tokens; it knows nothing of tasks, boxes or time. `egolive.assistant.prompts`
-turns a task into a `Prompt`, `egolive.assistant.parsing` turns the tokens into an `Answer`.
-
-Every backend supplies two halves (a vision tower and a decoder); what makes it fast is written once, above them.
+An engine knows pixels, prompts and tokens; it knows nothing of tasks, boxes or time.
+`egolive.assistant.prompts` makes a `Prompt` of a task, `egolive.assistant.parsing` an `Answer` of tokens.
+Every backend supplies two halves (a vision tower and a decoder); what makes it fast is written once, above.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol
 
+from egolive.assistant.profiles import Profile
 from egolive.streaming.frames import Image
 
 __all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "Prompt", "Request", "Vision"]
@@ -30,7 +30,7 @@ class Vision:
     """Width in pixels at which the model sees it, a multiple of 28."""
     kind: Literal["image", "video"] = "image"
     keys: tuple[object, ...] = ()
-    """One hashable name for each slice, under which its encoding may be kept and found again; empty: never kept."""
+    """A hashable name for each slice, under which its encoding is kept and found again; empty: never kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Delta:
     """Place of its request in the list given to `ask`."""
     token: int
     text: str
-    """The text that this token completes; may be empty inside a multi-byte character. Special tokens are kept as text."""
+    """The text that this token completes; may be empty inside a character. Special tokens are text too."""
     logprob: float
     """Natural logarithm of its probability."""
     finished: Literal["", "stop", "length"] = ""
@@ -98,7 +98,10 @@ class EngineSession(Protocol):
         ...
 
     def usage(self) -> dict[str, int]:
-        """Counts of the last `ask`: prompt_tokens, vision_tokens, completion_tokens, slices_encoded, slices_used."""
+        """Counts of the last `ask`, its requests added up.
+
+        prompt_tokens, vision_tokens, completion_tokens, slices_encoded, slices_used.
+        """
         ...
 
     def forget(self) -> None:
@@ -122,6 +125,11 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo:
         """What is loaded."""
+        ...
+
+    @property
+    def profile(self) -> Profile:
+        """How the checkpoint is asked and read."""
         ...
 
     def session(self) -> EngineSession:

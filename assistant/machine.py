@@ -33,7 +33,18 @@ PACKAGES = (
 )
 """Distributions whose version matters for an answer or for its speed."""
 
-_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
+_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
 
 
 def gather() -> Facts:
@@ -66,7 +77,7 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> str:
-    """Commit of the source tree that runs, with "+" where files differ from it; empty for an installed package."""
+    """Commit of the source tree that runs, with "+" where files differ; empty for an installed package."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return ""
@@ -99,7 +110,7 @@ def processor() -> Facts:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of main memory: total (a container's limit counts) and available; 0 where the system tells none."""
+    """Bytes of main memory: total (a container's limit counts) and available; 0 where not known."""
     pairs = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
 
     def size(key: str) -> int:
@@ -145,8 +156,6 @@ def cameras(devices: Path = Path("/dev"), classes: Path = Path("/sys/class/video
         name = _read(classes / node.name / "name").strip()
         found.append({"path": str(node), "name": name, "readable": os.access(node, os.R_OK | os.W_OK)})
     return found
-
-
 
 
 def _read(path: str | Path) -> str:

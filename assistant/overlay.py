@@ -1,6 +1,6 @@
-"""Draws answers on the picture: boxes in the colour of their role, what the wearer is about, and how old it all is.
+"""Draws answers on the picture: boxes in the colour of their role, the words above, and how old it all is.
 
-supervision draws the boxes; text is set by Pillow once and blended in afterwards, since the same words stay for many
+supervision draws the boxes; text is set by Pillow once and blended in, since the same words stay for many
 pictures. Which answers are current is the caller's business: everything that is handed in is drawn.
 """
 
@@ -19,13 +19,23 @@ from PIL import ImageDraw, ImageFont
 from egolive.assistant.answers import Answer
 from egolive.streaming.frames import Box, Frame, Image
 
-__all__ = ["Rectangle", "colour_of", "draw", "place_labels", "short_phrase"]
+__all__ = [
+    "Colour",
+    "Rectangle",
+    "colour_of",
+    "coloured_boxes",
+    "draw",
+    "draw_boxes",
+    "place_labels",
+    "short_phrase",
+]
 
 Colour = tuple[int, int, int]
+"""Red, green, blue in 0 to 255."""
 Rectangle = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
 
-# Left is cold and right is warm, the object is the lighter one: told apart by people who do not see red from green too.
+# Left is cold, right is warm, the object is the lighter one: told apart without telling red from green.
 _COLOURS: dict[str, Colour] = {
     "left hand": (76, 201, 240),
     "right hand": (255, 159, 28),
@@ -39,7 +49,7 @@ _KEY: Colour = (190, 190, 190)
 _BLACK: Colour = (0, 0, 0)
 
 _FINER = 4
-"""Text is set this much larger and reduced: at 10 pixels, whole-pixel advances close the gaps between words."""
+"""Text is set this much larger and reduced: at 10 pixels, whole-pixel steps close the gaps between words."""
 _FRESH = 1.0
 """Seconds up to which a box has its full colour."""
 _OLD = 5.0
@@ -59,16 +69,33 @@ def draw(frame: Frame, answers: Sequence[Answer], now: float) -> Image:
     """
     canvas = np.array(frame.image)
     style = _Style(max(11, round(frame.height * 0.036)), max(1, round(frame.height / 240)))
-    boxes: list[tuple[Box, Colour]] = []
-    for answer in answers:
-        if answer.question.task == "ground":
-            colour = _faded(colour_of(answer.question.phrase), now - answer.time)
-            boxes += [(box, colour) for box in answer.boxes]
-    for box, colour in boxes:
-        _draw_box(canvas, box, colour, style.line)
+    boxes = coloured_boxes(answers, now)
+    draw_boxes(canvas, boxes, style.line)
     bar = _draw_bar(canvas, answers, now, style)
     _draw_labels(canvas, boxes, bar, style)
     return canvas
+
+
+def coloured_boxes(answers: Iterable[Answer], now: float) -> list[tuple[Box, Colour]]:
+    """All boxes with the RGB colour of their role, greyer with age."""
+    return [
+        (box, _faded(colour_of(answer.question.phrase), now - answer.time))
+        for answer in answers
+        if answer.question.task == "ground"
+        for box in answer.boxes
+    ]
+
+
+def draw_boxes(canvas: Image, boxes: Iterable[tuple[Box, Colour]], thickness: int) -> None:
+    """Draw the outlines on the canvas itself, cut at its edges."""
+    height, width = canvas.shape[:2]
+    limits = np.array([width - 1, height - 1, width - 1, height - 1], dtype=np.float32)
+    for box, colour in boxes:
+        corners = np.clip(np.array([[*box]], dtype=np.float32), 0, limits)
+        detections = sv.Detections(xyxy=corners, class_id=np.zeros(1, dtype=int))
+        # supervision writes BGR; the canvas is RGB.
+        swapped = sv.Color(r=colour[2], g=colour[1], b=colour[0])
+        sv.BoxAnnotator(color=swapped, thickness=thickness).annotate(canvas, detections)
 
 
 def colour_of(phrase: str) -> Colour:
@@ -86,8 +113,8 @@ def place_labels(
 ) -> list[Rectangle | None]:
     """Find a free place for each label, near its box and inside the area.
 
-    Above the box is tried first, then inside its top edge, below it, inside its bottom edge, and then ever further
-    down and up; a label that finds no room is left out.
+    Above the box is tried first, then inside its top edge, below it, inside its bottom edge, and then ever
+    further down and up; a label that finds no room is left out.
 
     Args:
         anchors: The boxes that the labels belong to, the most important first.
@@ -107,7 +134,7 @@ def place_labels(
             near = [box.y1 - label_height, box.y1, box.y2, box.y2 - label_height]
             steps = range(1, height // max(label_height, 1) + 1)
             far = [box.y1 + sign * step * label_height for step in steps for sign in (1, -1)]
-            for y in (int(round(y)) for y in near + far):
+            for y in (round(y) for y in near + far):
                 candidate = (x, y, label_width, label_height)
                 inside = top <= y and y + label_height <= top + height
                 if inside and not any(_overlap(candidate, other) for other in taken):
@@ -124,16 +151,6 @@ class _Style:
 
     font: int
     line: int
-
-
-def _draw_box(canvas: Image, box: Box, colour: Colour, thickness: int) -> None:
-    height, width = canvas.shape[:2]
-    corners = np.array([[box.x1, box.y1, box.x2, box.y2]], dtype=np.float32)
-    limits = np.array([width - 1, height - 1, width - 1, height - 1], dtype=np.float32)
-    detections = sv.Detections(xyxy=np.clip(corners, 0, limits), class_id=np.zeros(1, dtype=int))
-    # supervision writes BGR; the canvas is RGB.
-    swapped = sv.Color(r=colour[2], g=colour[1], b=colour[0])
-    sv.BoxAnnotator(color=swapped, thickness=thickness).annotate(canvas, detections)
 
 
 def _draw_labels(canvas: Image, boxes: Sequence[tuple[Box, Colour]], bar: int, style: _Style) -> None:

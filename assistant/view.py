@@ -1,0 +1,248 @@
+"""What the person at the terminal sees: a live view, or one line an answer where there is no terminal.
+
+The live view shows the picture as half-block cells where the terminal has the colours and the room for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from egolive.assistant.answers import Answer
+from egolive.assistant.overlay import colour_of, coloured_boxes, draw_boxes, short_phrase
+from egolive.assistant.sinks import Shown
+from egolive.streaming.frames import Box, Image
+
+__all__ = ["LineView", "Picture", "Rates", "TerminalView"]
+
+_REFRESH = 0.15
+"""Seconds between two drawings of the terminal: more often only costs time that the engine needs."""
+_PANEL = 42
+"""Columns beside the picture."""
+_SPAN = 5.0
+"""Seconds over which rates are taken."""
+
+
+class Rates:
+    """Pictures a second from the source and on the screen, and answers a second, over the last seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._marks: deque[tuple[float, float, int, int]] = deque()
+        self._answers = 0
+
+    def count(self, shown: Shown) -> None:
+        """Take one picture that is shown."""
+        self._answers += len(shown.new)
+        now = self._clock()
+        self._marks.append((now, shown.now, shown.frame.index, self._answers))
+        while now - self._marks[0][0] > _SPAN:
+            self._marks.popleft()
+
+    @property
+    def source(self) -> float:
+        """Pictures a second that the source made, dropped ones too, in stream time."""
+        first, last = self._marks[0], self._marks[-1]
+        return (last[2] - first[2]) / (last[1] - first[1]) if last[1] > first[1] else 0.0
+
+    @property
+    def shown(self) -> float:
+        """Pictures a second that were shown."""
+        first, last = self._marks[0], self._marks[-1]
+        return (len(self._marks) - 1) / (last[0] - first[0]) if last[0] > first[0] else 0.0
+
+    @property
+    def answers(self) -> float:
+        """Answers a second."""
+        first, last = self._marks[0], self._marks[-1]
+        return (last[3] - first[3]) / (last[0] - first[0]) if last[0] > first[0] else 0.0
+
+
+class TerminalView:
+    """A live view in a terminal: picture, intent, next step, boxes, rates, drops and ages."""
+
+    def __init__(self, console: Console, *, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take over the terminal until `close`.
+
+        Args:
+            console: An interactive one.
+            title: First line: what is watched, and by which model.
+            clock: Seconds, for the rates.
+        """
+        self._console = console
+        self._title = title
+        self._clock = clock
+        self._rates = Rates(clock)
+        self._drawn = -_REFRESH
+        self._dropped = 0
+        self._gaps = 0
+        self._last_index: int | None = None
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._live.start()
+
+    def emit(self, shown: Shown) -> None:
+        """Count the picture, and draw it unless one was drawn a moment ago."""
+        self._rates.count(shown)
+        if self._last_index is not None:
+            self._dropped += max(0, shown.frame.index - self._last_index - 1)
+        self._last_index = shown.frame.index
+        if self._clock() - self._drawn >= _REFRESH:
+            self._drawn = self._clock()
+            self._live.update(self.render(shown), refresh=True)
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Count gaps."""
+        if event.get("type") == "gap":
+            self._gaps += 1
+
+    def close(self) -> None:
+        """Give the terminal back; the last view stays."""
+        self._live.stop()
+
+    def render(self, shown: Shown) -> RenderableType:
+        """The whole view of one picture."""
+        panel = Group(
+            Text(self._title, style="bold", overflow="ellipsis", no_wrap=True),
+            Text(""),
+            _words(shown.answers, shown.now),
+            Text(""),
+            _boxes(shown.answers, shown.now),
+            Text(""),
+            self._figures(),
+        )
+        columns, rows = self._console.width - _PANEL - 2, self._console.height - 2
+        colourful = self._console.color_system in ("truecolor", "256")
+        if not colourful or columns < 40 or rows < 10:
+            return panel
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column()
+        grid.add_column(width=_PANEL)
+        grid.add_row(Picture(shown, columns, rows), panel)
+        return grid
+
+    def _figures(self) -> RenderableType:
+        rates = self._rates
+        line = f"source {rates.source:.1f}/s · shown {rates.shown:.1f}/s · answers {rates.answers:.1f}/s"
+        return Text(f"{line}\nnot shown {self._dropped} · gaps {self._gaps}", style="dim")
+
+
+class LineView:
+    """One line an answer, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def emit(self, shown: Shown) -> None:
+        """Write a line for each new answer."""
+        for answer in shown.new:
+            question = answer.question
+            key = f"{question.task} {question.phrase}".strip()
+            line = f"{answer.time:7.2f} s  {key}: {_said(answer)}  (age {shown.now - answer.time:.1f} s)"
+            self._console.out(line, highlight=False)
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Write a line for a gap."""
+        if event.get("type") == "gap":
+            self._console.out("the source was interrupted: a new window begins", highlight=False)
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+
+class Picture:
+    """A picture with its boxes as terminal cells: the upper half block carries two pixels."""
+
+    def __init__(self, shown: Shown, columns: int, rows: int) -> None:
+        """Fit the picture into so many cells, its proportions kept."""
+        frame = shown.frame
+        scale = min(columns / frame.width, 2 * rows / frame.height)
+        self.columns = max(1, int(frame.width * scale))
+        self.rows = max(1, int(frame.height * scale / 2))
+        pixels: Image = cv2.resize(
+            frame.image, (self.columns, 2 * self.rows), interpolation=cv2.INTER_AREA
+        ).astype(np.uint8)
+        boxes = [(_scaled(box, scale), colour) for box, colour in coloured_boxes(shown.answers, shown.now)]
+        draw_boxes(pixels, boxes, 1)
+        # 32 steps a colour: few enough distinct cells for their styles to be kept.
+        self._pixels = pixels & 0xF8
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for row in range(self.rows):
+            pairs = zip(self._pixels[2 * row].tolist(), self._pixels[2 * row + 1].tolist(), strict=True)
+            for upper, lower in pairs:
+                yield Segment("▀", _cell(*upper, *lower))
+            yield Segment.line()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(self.columns, self.columns)
+
+
+@lru_cache(maxsize=65_536)
+def _cell(red: int, green: int, blue: int, low_red: int, low_green: int, low_blue: int) -> Style:
+    return Style(
+        color=Color.from_rgb(red, green, blue),
+        bgcolor=Color.from_rgb(low_red, low_green, low_blue),
+    )
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return replace(box, x1=box.x1 * scale, y1=box.y1 * scale, x2=box.x2 * scale, y2=box.y2 * scale)
+
+
+def _said(answer: Answer) -> str:
+    """The answer in a few words."""
+    if answer.status == "unparsed":
+        return "not understood"
+    if answer.absent:
+        return "none"
+    if answer.question.task == "ground":
+        boxes = (f"[{', '.join(f'{value:.0f}' for value in box)}]" for box in answer.boxes)
+        return ", ".join(boxes) or "none"
+    if answer.question.task == "when":
+        return ", ".join(f"{span.start:.1f} to {span.end:.1f} s" for span in answer.intervals) or "none"
+    return " ".join(answer.text.split())
+
+
+def _words(answers: Sequence[Answer], now: float) -> RenderableType:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold", ratio=1)
+    for answer in answers:
+        question = answer.question
+        if question.task != "ground":
+            key = question.task if question.task in ("intent", "next") else question.phrase
+            table.add_row(key, Text(_said(answer), style="bold"))
+            table.add_row("", Text(f"{now - answer.time:.1f} s old{_length(answer)}", style="dim"))
+    return table if table.row_count else Text("waiting for the first answer", style="dim")
+
+
+def _length(answer: Answer) -> str:
+    return f", of {answer.window.duration:.1f} s seen" if answer.window else ""
+
+
+def _boxes(answers: Sequence[Answer], now: float) -> RenderableType:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for column in ("find", "where", "age"):
+        table.add_column(no_wrap=True, justify="right" if column == "age" else "left")
+    for answer in answers:
+        if answer.question.task == "ground":
+            red, green, blue = colour_of(answer.question.phrase)
+            name = Text(short_phrase(answer.question.phrase), style=f"rgb({red},{green},{blue})")
+            score = answer.boxes[0].score if answer.boxes else None
+            where = _said(answer) if score is None else f"{_said(answer)} {score:.0%}"
+            table.add_row(name, where, Text(f"{now - answer.time:.1f} s", style="dim"))
+    return table
