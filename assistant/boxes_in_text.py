@@ -52,7 +52,11 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_BETWEEN_PAIRS = re.compile(r"\s{0,4}(?:,|;|-|and|to)\s{0,8}")
+_BETWEEN_PAIRS = re.compile(
+    r"\s{0,4}(?:,|;|-|and|to)\s{0,8}(?:(?:and\s)?(?:to\s)?(?:the\s)?(?:bottom|lower)[-\s]right"
+    r"(?:\scorner)?(?:\sis)?(?:\sat)?[:=]?\s{0,4})?",
+    re.IGNORECASE,
+)
 _BETWEEN_NUMBERS = re.compile(r"[\s,;]{1,8}")
 _NUMBER = re.compile(r"-?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")
 _NO_BOX_KEYS = ("point", "time", "frame", "span", "second", "size", "color", "colour")

@@ -51,7 +51,7 @@ _ABSENT = re.compile(
     """,
     re.VERBOSE,
 )
-_LONGEST = 40_000
+_LONGEST = 20_000
 """Characters of an answer that are searched for boxes and times; what runs on beyond is a loop."""
 _MOST_BOXES = 200
 """Boxes or intervals of one answer that are kept; more are a loop that drifts."""

@@ -26,18 +26,21 @@ _TIME = re.compile(
 _TO = re.compile(
     r"""
     [\s"'*]{0,8}
-    (?:,|;|-|–|—|~|→|->|\.{2,3}|to|till|until|through|and)
-    [\s"'*]{0,16}
+    (?:(?:,|;|-|–|—|~|→|->|\.{2,3}|to|till|until|through|and)[\s"'*]{0,16}|(?=end))
     (?:
         (?:it\ )?(?:ends?|ending|stops?|finish(?:es)?|until|to)
         [\s_]{0,2}(?:at|time|seconds?|secs?|s)?["'\s]{0,4}[:=]?["'\s]{0,4}
     )?
-    (?:(?:at|around|about)\ )?
+    (?:(?:at|around|about)\ |t\ ?=\ ?)?
     """,  # noqa: RUF001 - dashes as models write them
     re.VERBOSE | re.IGNORECASE,
 )
 _TIME_KEY = re.compile(
-    r"""(?<![A-Za-z_])["']?(?:times?|timestamps?|spans?|intervals?|segments?|time_range)["']?\s{0,4}[:=]"""
+    r"""
+    (?<![a-z_])(?<!start\ )(?<!end\ )
+    ["']?(?:times?|timestamps?|spans?|intervals?|segments?|time_range)["']?\s{0,4}[:=]
+    """,
+    re.VERBOSE | re.IGNORECASE,
 )
 _FRAME_BEFORE = re.compile(r"frames?\s{0,2}(?:number|no\.?|#)?\s{0,2}$", re.IGNORECASE)
 _AT_BEFORE = re.compile(r"\b(?:at|around|about|time|start|second)\W{0,4}$", re.IGNORECASE)
