@@ -32,6 +32,7 @@ _IN_FRONT = {
     "fist": ("thumb", "index", "fingers", "palm"),
     "top": ("thumb", "index", "fingers", "palm"),
     "flat": ("thumb", "index", "fingers", "palm"),
+    "edge": ("thumb", "index", "fingers", "palm"),
     "press": ("thumb", "index", "fingers", "palm"),
     "rest": ("thumb", "index", "fingers", "palm"),
 }
@@ -117,6 +118,8 @@ def _centre(name: str, fingers: list[list[Point3]], thumb: list[Point3]) -> Poin
             points = [middle[2], thumb[3], fingers[3][2], middle[3]]
         case "press":
             points = [index[3]]
+        case "edge":
+            points = [(0.0, 66.0, 0.0)]
         case "fist":
             points = [(0.0, 34.0, -8.0), index[2]]
         case _:

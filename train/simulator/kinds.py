@@ -25,7 +25,7 @@ class Kind:
     grip_at: Point
     tip: Point = (0.0, 0.0)
     mouth: Point = (0.0, 0.0)
-    hold: str = "flat"
+    hold: str = "edge"
     hold_at: Point = (0.0, 0.0)
     state: str = "whole"
     deep: bool = False
@@ -44,8 +44,8 @@ KINDS: dict[str, Kind] = {
         84, 66, "wrap", (36, 0), tip=(-30, -28), mouth=(0, -14), hold="wrap", hold_at=(-38, 4), state="closed",
         deep=True,
     ),
-    "bread": Kind(66, 50, "flat", (14, 6), mouth=(0, 0), hold="flat", hold_at=(-24, 4)),
-    "card": Kind(62, 46, "pinch", (26, 12), mouth=(0, 0), hold="flat", hold_at=(-24, 8), state="blank"),
+    "bread": Kind(66, 50, "flat", (14, 6), mouth=(0, 0), hold="edge", hold_at=(-24, 4)),
+    "card": Kind(62, 46, "pinch", (26, 12), mouth=(0, 0), hold="edge", hold_at=(-24, 8), state="blank"),
     "carton": Kind(38, 80, "wrap", (15, 6), tip=(-10, -38), hold="wrap", hold_at=(-15, 8)),
     "cloth": Kind(70, 52, "flat", (4, 2), state="dry", lies=True),
     "glass": Kind(
@@ -62,7 +62,7 @@ KINDS: dict[str, Kind] = {
     "mug": Kind(
         54, 52, "wrap", (20, 2), mouth=(-5, -17), hold="wrap", hold_at=(-24, 4), state="empty", deep=True
     ),
-    "notebook": Kind(80, 62, "flat", (28, 10), mouth=(0, 0), hold="flat", hold_at=(-32, 14), state="closed"),
+    "notebook": Kind(80, 62, "flat", (28, 10), mouth=(0, 0), hold="edge", hold_at=(-32, 14), state="closed"),
     "pen": Kind(8, 66, "pinch", (0, -10), tip=(0, -32), lies=True),
     "plate": Kind(88, 54, "wrap", (38, 2), mouth=(0, -2), hold="wrap", hold_at=(-40, 4), state="empty"),
     "radio": Kind(84, 58, "press", (24, 6), mouth=(0, -8), hold="wrap", hold_at=(-40, 4), state="off"),

@@ -174,24 +174,29 @@ def _choose_slots(rng: np.random.Generator, rule: GoalRule, split: str) -> tuple
 
 
 def _distractors(rng: np.random.Generator, rule: GoalRule, sequence: Sequence[StepRule]) -> list[str]:
-    """Choose 0 to 4 objects that speak for another goal, so that what lies there does not give the goal away."""
+    """Choose up to 5 objects that speak for other goals, so that what lies there does not give the goal away."""
     present = {kind for step in sequence for kind in (step.object, step.target, step.via) if kind}
-    decoys = []
-    for name in GOALS:
-        other = goal_rule(name)
-        if name == rule.name:
-            continue
-        for slots in other.fillings():
-            steps = [step.filled(slots) for step in other.steps]
-            needed = {kind for s in steps if not s.optional for kind in (s.object, s.target, s.via) if kind}
-            if 0 < len(needed - present) <= 4:
-                decoys.append(sorted(needed - present))
-    if decoys and rng.random() < 0.8:
-        chosen = decoys[int(rng.integers(len(decoys)))]
-    else:
+    chosen: list[str] = []
+    room = min(5, 11 - len(present))
+    for likely in (0.92, 0.7):
+        if rng.random() > likely:
+            break
+        decoys = []
+        for name in GOALS:
+            other = goal_rule(name)
+            for slots in other.fillings() if name != rule.name else ():
+                steps = next(iter(other.sequences(slots)))
+                kept = [step for step in steps if not step.optional or rng.random() < 0.5]
+                needed = {kind for s in kept for kind in (s.object, s.target, s.via) if kind}
+                missing = sorted(needed - present - set(chosen))
+                if len(missing) <= room - len(chosen):
+                    decoys.append(missing)
+        if decoys:
+            chosen += decoys[int(rng.integers(len(decoys)))]
+    if not chosen:
         others = sorted(set(KINDS) - present)
         chosen = [others[int(i)] for i in rng.permutation(len(others))[: int(rng.integers(0, 4))]]
-    return chosen[: max(0, 10 - len(present))]
+    return chosen
 
 
 def _homes(rng: np.random.Generator, hand: str, count: int) -> list[tuple[float, float]]:
@@ -258,7 +263,8 @@ class _Builder:
         else:
             self._touch(rule, hand, grasp, done)
         steadied = rule.target or (rule.object if not moved else "")
-        if steadied and self.rng.random() < _STEADY[rule.verb] and not (one_handed and hand == OTHER):
+        likely = _STEADY.get(rule.verb, 0.0) * (0.4 if rule.object == "notebook" else 1.0)
+        if steadied and self.rng.random() < likely and not (one_handed and hand == OTHER):
             kind = KINDS[steadied]
             begin = grasp + self._span(-0.25, 0.2)
             stop = done + self._span(-0.1, 0.3)
@@ -274,7 +280,7 @@ class _Builder:
         elif rule.object in ("jar", "bottle"):
             use = HandUse(grasp, done, rule.object, "top", (kind.mouth[0], kind.mouth[1] - 4), True, "twist")
         else:
-            use = HandUse(grasp, done, rule.object, "flat", (10.0, kind.mouth[1]), True, "fold")
+            use = HandUse(grasp, done, rule.object, "edge", (26.0, kind.mouth[1] + 6), True, "fold")
         self.uses[hand].append(use)
 
     def _move(self, rule: StepRule, hand: str, times: tuple[float, float, float, float], rest: Pose) -> None:
