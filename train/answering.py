@@ -1,7 +1,7 @@
 """Phase two of nano's SFT: the text part learns to answer over the visual tokens of the finished tower.
 
-The tower stands still, so each picture and slice is encoded once, kept on disk, and read many times. A row is one
-picture or one window with all its questions packed behind it.
+The tower stands still, so each picture and slice is encoded once, kept on disk, and read many times. A row
+is one picture or one window with all its questions packed behind it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def encode_clips(tower: Tower, data: SimulatedData, folder: Path, *, every: int 
         jobs += [(frames[i : i + 2], files.slices) for i in range(0, len(frames) - 1, 2)]
         patches = np.stack([preprocess.patches(job, HEIGHT, WIDTH)[0] for job, _ in jobs])
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):
-            parts = [tower.tokens(part.to(device)) for part in torch.from_numpy(patches).split(32)]
+            parts = [tower.tokens(part.to(device)) for part in torch.split(torch.from_numpy(patches), 32)]
         tokens = torch.cat(parts).to(device="cpu", dtype=torch.float16).numpy()
         count = len(frames[::every])
         for path, values in ((files.pictures, tokens[:count]), (files.slices, tokens[count:])):

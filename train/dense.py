@@ -1,8 +1,9 @@
 """The auxiliary dense loss: what each merged visual token must know, so that the text can say it later.
 
-Next-token loss alone hardly teaches a small tower, trained from scratch, where things are. Linear heads on the merged
-visual tokens therefore predict, for every class, whether the token's cell lies inside the class's box and where that
-box ends as seen from the cell, and from the mean token which step is being done. The heads are dropped afterwards.
+Next-token loss alone hardly teaches a small tower, trained from scratch, where things are. Linear heads on
+the merged visual tokens therefore predict, for every class, whether the token's cell lies inside the
+class's box and where that box ends as seen from the cell, and from the mean token which step is being
+done. The heads are dropped afterwards.
 
 It does not know questions or text: see `egolive.train.questions`.
 """
@@ -47,7 +48,7 @@ class DenseHeads(nn.Module):
         nn.init.constant_(self.inside.bias, -3.0)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read (B, N, width) tokens: inside logits (B, N, C), edge offsets (B, N, C, 4), step logits (B, steps)."""
+        """From (B, N, width) tokens: inside logits (B, N, C), edges (B, N, C, 4), step logits (B, steps)."""
         batch, cells, _ = tokens.shape
         edges = self.edges(tokens).view(batch, cells, -1, 4)
         return self.inside(tokens), edges, self.step(tokens.mean(1))
@@ -65,8 +66,8 @@ def dense_target(
     """Targets of one picture from boxes given as shares of it.
 
     Returns:
-        inside (rows * columns, C) and boxes (C, 4). A cell is inside when its centre is, or when it holds the
-        box's centre, so that a small thing has at least one cell.
+        inside (rows * columns, C) and boxes (C, 4). A cell is inside when its centre is, or when it holds
+        the box's centre, so that a small thing has at least one cell.
     """
     centres = cell_centres(rows, columns)
     inside = np.zeros((rows * columns, len(classes)), np.float32)
@@ -103,10 +104,11 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 def dense_loss(
     heads: tuple[Tensor, Tensor, Tensor], target: DenseTarget, rows: int, columns: int
 ) -> dict[str, Tensor]:
-    """Balanced inside loss, edge loss (L1 and 1 - IoU) over inside cells, and step cross-entropy, as parts."""
+    """Focal inside loss, edge loss (L1 and 1 - IoU) over inside cells and step cross-entropy, as parts."""
     inside, edges, step = (part.float() for part in heads)
     raw = F.binary_cross_entropy_with_logits(inside, target.inside, reduction="none")
-    # Focal weighting (arXiv 1708.02002) with gamma 2 keeps the many easy outside cells from drowning the few others.
+    # Focal weighting (arXiv 1708.02002) with gamma 2 keeps the many easy outside cells from drowning the
+    # few others.
     wrong = torch.where(target.inside > 0, 1 - inside.sigmoid(), inside.sigmoid())
     weight = torch.where(target.inside > 0, 0.75, 0.25) * wrong.detach().square() * 4
     positives = target.inside.sum().clamp(min=1)

@@ -1,7 +1,7 @@
 """What both phases of training share: batches by number, one Trainer, its log and its plot.
 
-The loop itself is transformers' Trainer. A batch is a pure function of its number, so an interrupted run that is
-resumed sees exactly the batches that it would have seen.
+The loop itself is transformers' Trainer. A batch is a pure function of its number, so an interrupted run
+that is resumed sees exactly the batches that it would have seen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from egolive.train.recipe import Phase
 
@@ -46,13 +47,15 @@ class _Steps(Dataset[Tensors]):
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Takes batches in their order, logs the parts of the loss, and checks by a function of ours."""
 
+    control: Any
+
     def __init__(self, *, loss: Loss, check: Callable[[], dict[str, float]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._loss = loss
         self._check = check
         self._parts: dict[str, list[float]] = {}
 
-    def _get_train_sampler(self, train_dataset: Dataset[Tensors] | None = None) -> SequentialSampler:
+    def _get_train_sampler(self, train_dataset: _Steps | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def compute_loss(
@@ -140,7 +143,13 @@ def fit(
         loss=loss,
         check=check,
     )
-    checkpoint = get_last_checkpoint(str(out)) if out.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(out))
     history: list[dict[str, float]] = trainer.state.log_history
     return history
+
+
+def last_checkpoint(out: Path) -> str | None:
+    """The newest checkpoint in `out` that is whole: one that a kill cut short lacks the Trainer's state."""
+    whole = [path.parent for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    return str(newest) if newest else None

@@ -10,8 +10,8 @@ import numpy as np
 from egolive.streaming.frames import Box, Interval
 
 __all__ = [
-    "balanced_accuracy",
     "bag_of_objects_accuracy",
+    "balanced_accuracy",
     "best_constant_box",
     "best_constant_interval",
     "bootstrap",
@@ -56,11 +56,16 @@ def majority_share(truths: Sequence[str]) -> float:
 
 
 def best_constant_box(boxes: Sequence[Box]) -> float:
-    """Mean IoU of the median box with all of them: what a model that never looks can score."""
-    if not boxes:
-        return float("nan")
-    middle = Box(*np.median([tuple(box) for box in boxes], axis=0).tolist())
-    return mean([middle.iou(box) for box in boxes])
+    """Mean IoU of each label's median box with that label's boxes.
+
+    It is what a model scores that reads the question and never looks.
+    """
+    overlaps: list[float] = []
+    for label in sorted({box.label for box in boxes}):
+        same = [box for box in boxes if box.label == label]
+        middle = Box(*np.median([tuple(box) for box in same], axis=0).tolist())
+        overlaps += [middle.iou(box) for box in same]
+    return mean(overlaps)
 
 
 def best_constant_interval(intervals: Sequence[Interval]) -> float:
@@ -74,7 +79,9 @@ def best_constant_interval(intervals: Sequence[Interval]) -> float:
 def bag_of_objects_accuracy(
     train: Sequence[tuple[frozenset[str], str]], test: Sequence[tuple[frozenset[str], str]]
 ) -> float:
-    """Accuracy of naming the goal from the set of visible things alone: Bernoulli naive Bayes, add-one smoothing.
+    """Accuracy of naming the goal from the set of visible things alone.
+
+    Bernoulli naive Bayes with add-one smoothing.
 
     Args:
         train: (visible kinds, goal) of windows to learn from.

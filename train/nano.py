@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from transformers import GenerationConfig, Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-__all__ = ["COLUMNS", "HEIGHT", "ROWS", "WIDTH", "new_nano", "nano_config"]
+__all__ = ["COLUMNS", "HEIGHT", "ROWS", "WIDTH", "nano_config", "new_nano"]
 
 HEIGHT, WIDTH = 140, 224
 """The picture as nano sees it, pixels."""

@@ -1,7 +1,8 @@
 """Many questions about one picture or window, packed in one row.
 
-The tails of all questions stand behind one shared prefix, each with the positions that it would have alone and a mask
-that hides the other tails: the loss is that of separate samples, for one pass over the pictures.
+The tails of all questions stand behind one shared prefix, each with the positions that it would have alone
+and a mask that hides the other tails: the loss is that of separate samples, for one pass over the
+pictures.
 """
 
 from __future__ import annotations

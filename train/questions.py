@@ -1,6 +1,7 @@
 """From a simulated episode to questions with true answers, for training and for evaluation alike.
 
-Truth is kept in the units of the stream (pixels of the picture, seconds); `egolive.assistant.prompts` renders it.
+Truth is kept in the units of the stream (pixels of the picture, seconds); `egolive.assistant.prompts`
+renders it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Asked:
 
 
 def picture_questions(truth: FrameTruth, rng: random.Random, *, phrases: int = 2) -> list[Asked]:
-    """Both hands, what each holds, up to `phrases` visible things and, half the time, one that is not there."""
+    """Both hands, what each holds, up to `phrases` visible things and, half the time, one that is absent."""
     asked = []
     for hand in HANDS:
         asked.append(_grounding(truth, hand, hand))
@@ -69,8 +70,8 @@ def window_questions(
 ) -> list[Asked]:
     """Intent, next step and `whens` intervals, each only where the window really decides the answer.
 
-    Intent is asked when the steps seen fit one goal alone; next when a step is under way and one step alone may
-    follow it. Intervals are seconds of the stream, cut to the window.
+    Intent is asked when the steps seen fit one goal alone; next when a step is under way and one step
+    alone may follow it. Intervals are seconds of the stream, cut to the window.
     """
     asked = []
     seen = steps_seen(episode, start, end)

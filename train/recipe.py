@@ -6,6 +6,7 @@ egolive train sft nano-sft.yaml
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -64,19 +65,20 @@ def load_recipe(name: str) -> Recipe:
     """Read a recipe from a file, or by the name of one that comes with the package.
 
     Raises:
-        ConfigError: no such recipe, not YAML, or a key that is unknown, missing or of the wrong kind.
+        ConfigError: no such recipe, not YAML, or a key that is unknown, missing, of the wrong kind or out of
+            range.
     """
     path = Path(name)
-    if not path.exists():
+    if not path.is_file():
         bundled = files("egolive.train") / "recipes"
         path = Path(str(bundled / (name if name.endswith(".yaml") else f"{name}.yaml")))
-        if not path.exists():
+        if not path.is_file():
             known = ", ".join(sorted(p.name for p in Path(str(bundled)).glob("*.yaml")))
             raise ConfigError(f"no recipe {name!r}: give a YAML file, or one of {known}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {str(error).splitlines()[0]}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no settings: a recipe is a mapping of keys to values")
     for key in ("tower", "answers"):
@@ -89,7 +91,15 @@ def load_recipe(name: str) -> Recipe:
     return recipe
 
 
-_KINDS = {"int": int, "float": (int, float), "str": str, "Path": Path, "Phase": Phase}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "Path": Path,
+    "Phase": Phase,
+}
+_LEAST = {"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "episodes": 2, "slices": 2}
+_MOST = {"window_share": 1, "held_out": 1}
 
 
 def _build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:
@@ -100,8 +110,11 @@ def _build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:
         expected = _KINDS[str(fields[key].type)]
         if not isinstance(value, expected) or isinstance(value, bool):
             raise ConfigError(f"{where}: {key} must be of the kind {fields[key].type}, got {value!r}")
-        if isinstance(value, int | float) and value < 0:
-            raise ConfigError(f"{where}: {key} must not be negative, got {value!r}")
+        if isinstance(value, int | float):
+            least, most = _LEAST.get(key, 0), _MOST.get(key, math.inf)
+            if not (math.isfinite(value) and least <= value <= most):
+                upper = f" and at most {most}" if key in _MOST else ""
+                raise ConfigError(f"{where}: {key} must be at least {least}{upper}, got {value!r}")
     missing = [
         name
         for name, f in fields.items()

@@ -1,7 +1,8 @@
 """A folder of simulated episodes as arrays that training can read at random.
 
-`egolive simulate OUT --fps 2` writes the folder. Beside each episode's video this puts its frames at the model's size
-as one array on disk, made once, by several processes; a second run makes only what is missing.
+`egolive simulate OUT --fps 2` writes the folder. Beside each episode's video this puts its frames at the
+model's size as one array on disk, made once, by several processes; a second run makes only what is
+missing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from egolive.streaming.errors import DataError
-from egolive.streaming.sources import open_source
+from egolive.streaming.opening import open_source
 from egolive.train.simulator.episode import Episode, FrameTruth
 from egolive.train.simulator.write import load_episode
 
@@ -57,8 +58,16 @@ class SimulatedData:
     clips: tuple[Clip, ...]
 
     def split(self, share: float) -> tuple[SimulatedData, SimulatedData]:
-        """The first episodes for training and the last `share` of them, at least one, for checking."""
+        """The first episodes for training and the last `share` of them, at least one, for checking.
+
+        Raises:
+            DataError: nothing would be left to train on.
+        """
         held = max(1, round(len(self.clips) * share))
+        if held >= len(self.clips):
+            raise DataError(
+                f"{len(self.clips)} episodes are too few to train on and to check with: simulate more"
+            )
         return SimulatedData(self.clips[:-held]), SimulatedData(self.clips[-held:])
 
 

@@ -1,7 +1,8 @@
 """A small byte-level BPE tokenizer with Qwen2-VL's special tokens and chat template.
 
-Trained on the simulator's text. Any text can be written with it (bytes are the fallback); digits stand alone, as
-Qwen2's do. Ids are its own: everything reads them from the config or the tokenizer, never as numbers.
+Trained on the simulator's text. Any text can be written with it (bytes are the fallback); digits stand
+alone, as Qwen2's do. Ids are its own: everything reads them from the config or the tokenizer, never as
+numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SPECIAL_TOKENS = (
 )
 """Qwen2-VL's names. Its two quad tokens are never used and left out."""
 
-# How Qwen2 cuts text before BPE: contractions, words with the blank before them, single digits, punctuation, blanks.
+# How Qwen2 cuts text before BPE: contractions, words with the blank before them, single digits,
+# punctuation, blanks.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -71,8 +73,8 @@ def build_tokenizer(texts: Iterable[str], *, size: int = 1024) -> Qwen2Tokenizer
     tokenizer.train_from_iterator(texts, trainer)
     return Qwen2TokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",  # noqa: S106
-        pad_token="<|endoftext|>",  # noqa: S106
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
         unk_token=None,
         bos_token=None,
         chat_template=CHAT_TEMPLATE,

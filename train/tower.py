@@ -1,7 +1,8 @@
 """Phase one of nano's SFT: the vision tower alone learns where and what things are, by the dense loss.
 
-Half of the rows are single pictures (a frame shown twice, as Qwen2-VL does with images), half are slices of two
-frames, whose truth is that of the newer frame. Pictures are mirrored at random, left and right hand changing names.
+Half of the rows are single pictures (a frame shown twice, as Qwen2-VL does with images), half are slices
+of two frames, whose truth is that of the newer frame. Pictures are mirrored at random, left and right hand
+changing names.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def tower_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def tower_check(tower: Tower, data: SimulatedData, *, batches: int = 8) -> Callable[[], dict[str, float]]:
-    """A check on held-out episodes: mean IoU where there is a box, balanced accuracy of there-or-not, step accuracy."""
+    """A check on held-out episodes: mean IoU of what is there, balanced there-or-not, step accuracy."""
     probe = TowerBatches(data, batch=32, seed=1, augment=False)
 
     def check() -> dict[str, float]:
