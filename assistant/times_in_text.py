@@ -25,8 +25,8 @@ _TIME = re.compile(
 )
 _TO = re.compile(
     r"""
-    [\s"'*]{0,8}
-    (?:(?:,|;|-|–|—|~|→|->|\.{2,3}|to|till|until|through|and)[\s"'*]{0,16}|(?=end))
+    [\s"'*<>]{0,8}
+    (?:(?:,|;|-|–|—|~|→|->|\.{2,3}|to|till|until|through|and)[\s"'*<>]{0,16}|(?=end))
     (?:
         (?:it\ )?(?:ends?|ending|stops?|finish(?:es)?|until|to)
         [\s_]{0,2}(?:at|time|seconds?|secs?|s)?["'\s]{0,4}[:=]?["'\s]{0,4}

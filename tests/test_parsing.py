@@ -177,6 +177,7 @@ TIME_FORMS = {
     "between and": ("between 2 and 5.5.", [(2, 5.5)]),
     "starts and ends": ("It starts at 2.0 s and ends at 5.5 s.", [(2.0, 5.5)]),
     "start and end on lines": ("Start time: 2.0 s\nEnd time: 5.5 s", [(2.0, 5.5)]),
+    "angle brackets": ("<5.0 seconds> to <12.0 seconds>", [(5, 12)]),
     "t equals": ("t=2.0s to t=5.5s", [(2.0, 5.5)]),
     "ranges without spaces": ("5s-12s, 14-16s, 0:18-0:19", [(5, 12), (14, 16), (18, 19)]),
     "clock": ("The event happens in 01:32.40 - 01:35.60.", [(92.4, 95.6)]),
