@@ -33,7 +33,10 @@ class Canvas:
     def sprite(self, sprite: Array, matrix: Array, number: int) -> None:
         """Warp a premultiplied BGRA sprite by a 2x3 matrix onto the picture."""
         rows, columns = sprite.shape[:2]
-        corners = matrix[:, :2] @ np.array([[0, columns, 0, columns], [0, 0, rows, rows]], np.float64) + matrix[:, 2:]
+        corners = (
+            matrix[:, :2] @ np.array([[0, columns, 0, columns], [0, 0, rows, rows]], np.float64)
+            + matrix[:, 2:]
+        )
         x0, y0 = max(0, int(corners[0].min())), max(0, int(corners[1].min()))
         x1 = min(self.picture.shape[1], int(corners[0].max()) + 2)
         y1 = min(self.picture.shape[0], int(corners[1].max()) + 2)

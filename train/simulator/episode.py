@@ -22,7 +22,15 @@ from egolive.train.simulator.goals import (
 from egolive.train.simulator.hands import ARM, FRONT, PALM, HandPatch, draw_hand
 from egolive.train.simulator.kinds import KINDS
 from egolive.train.simulator.looks import Look, fluid_colour
-from egolive.train.simulator.motion import camera_at, hand_at, is_hidden, look_at, object_at, shown_inside, use_at
+from egolive.train.simulator.motion import (
+    camera_at,
+    hand_at,
+    is_hidden,
+    look_at,
+    object_at,
+    shown_inside,
+    use_at,
+)
 from egolive.train.simulator.objects import Sprite, draw_sprite, thing_colour
 from egolive.train.simulator.paint import Colour
 from egolive.train.simulator.scene import BACKDROP, Scene, build_scene
@@ -88,7 +96,16 @@ class Episode:
 def episode_of(plan: Plan, *, fps: float, size: tuple[int, int] = (448, 252)) -> Episode:
     """Return the facts of a plan, as they are stored beside its video."""
     return Episode(
-        plan.seed, plan.split, plan.index, plan.goal, size[0], size[1], fps, plan.steps, plan.duration, plan.variant
+        plan.seed,
+        plan.split,
+        plan.index,
+        plan.goal,
+        size[0],
+        size[1],
+        fps,
+        plan.steps,
+        plan.duration,
+        plan.variant,
     )
 
 
@@ -126,7 +143,9 @@ def _sprite(stage: _Stage, kind: str, look: Look, scale: float) -> Sprite:
     if sprite is None:
         colour, accent, style = stage.colours[kind]
         scene = stage.scene
-        sprite = draw_sprite(kind, look, colour, accent, style, 1.25 * scale, scene.grain, scene.light, scene.dark)
+        sprite = draw_sprite(
+            kind, look, colour, accent, style, 1.25 * scale, scene.grain, scene.light, scene.dark
+        )
         stage.sprites[kind, look] = sprite
     return sprite
 
@@ -260,8 +279,12 @@ class _Drawing:
             else:
                 line = np.round(np.array(points) * 16).astype(np.int32)
                 dark = tuple(0.75 * v for v in colour)
-                cv2.polylines(self.canvas.picture, [line], False, dark, max(2, round(5.4 * self.zoom)), cv2.LINE_AA, 4)
-                cv2.polylines(self.canvas.picture, [line], False, colour, max(1, round(3.4 * self.zoom)), cv2.LINE_AA, 4)
+                cv2.polylines(
+                    self.canvas.picture, [line], False, dark, max(2, round(5.4 * self.zoom)), cv2.LINE_AA, 4
+                )
+                cv2.polylines(
+                    self.canvas.picture, [line], False, colour, max(1, round(3.4 * self.zoom)), cv2.LINE_AA, 4
+                )
 
     def compose(self) -> None:
         """Draw everything, from the back to the front."""
@@ -291,7 +314,9 @@ class _Drawing:
             if self.plan.tracks[child].parent is not None and self.plan.tracks[child].parent[2]:  # type: ignore[index]
                 self.thing(kind, "front")
 
-    def _hand_and_thing(self, hand: str, uses: dict[str, HandUse | None], nested: dict[str, list[str]]) -> None:
+    def _hand_and_thing(
+        self, hand: str, uses: dict[str, HandUse | None], nested: dict[str, list[str]]
+    ) -> None:
         use = uses[hand]
         self.hand(hand, front=False)
         if use is None:

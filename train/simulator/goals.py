@@ -299,7 +299,9 @@ def goal_rule(goal: str) -> GoalRule:
 def _sequences(goal: str) -> tuple[tuple[str, ...], ...]:
     rule = _BY_NAME[goal]
     return tuple(
-        tuple(step.text for step in sequence) for slots in rule.fillings() for sequence in rule.sequences(slots)
+        tuple(step.text for step in sequence)
+        for slots in rule.fillings()
+        for sequence in rule.sequences(slots)
     )
 
 
@@ -330,5 +332,9 @@ def goals_consistent_with(steps: Sequence[str]) -> set[str]:
 def next_steps_possible(goal: str, done: Sequence[str]) -> set[str]:
     """Return the step texts that may come right after all steps done so far; empty when the goal is reached."""
     prefix = tuple(done)
-    found = (seq[len(prefix)] for seq in _sequences(goal) if len(seq) > len(prefix) and seq[: len(prefix)] == prefix)
+    found = (
+        seq[len(prefix)]
+        for seq in _sequences(goal)
+        if len(seq) > len(prefix) and seq[: len(prefix)] == prefix
+    )
     return set(found)

@@ -78,7 +78,7 @@ class _Capsule:
 
 def _finger(grip: Grip, which: int) -> list[Point3]:
     """Return a finger's four joints in the hand's own axes: x across, y towards the fingertips, z off the back."""
-    first = grip.index if which == 0 else grip.others + 3 * (which - 1)
+    first = grip.pointer if which == 0 else grip.others + 3 * (which - 1)
     second = first + grip.bend + (0 if which == 0 else 4)
     angles = (first, second, second + 0.6 * grip.bend)
     splay = math.radians(_SPLAY[which] * (1 - min(first, 60) / 120) + grip.curl * 0.15 * (which - 1.5))
@@ -115,7 +115,7 @@ def _centre(name: str, fingers: list[list[Point3]], thumb: list[Point3]) -> Poin
         case "pinch":
             points = [index[3], thumb[3]]
         case "top":
-            points = [middle[2], thumb[3], fingers[3][2], middle[3]]
+            points = [index[3], thumb[3], middle[3], middle[3]]
         case "press":
             points = [index[3]]
         case "edge":
@@ -127,7 +127,9 @@ def _centre(name: str, fingers: list[list[Point3]], thumb: list[Point3]) -> Poin
     return tuple(sum(axis) / len(points) for axis in zip(*points, strict=True))  # type: ignore[return-value]
 
 
-def _skeleton(pose: HandPose, look: HandLook, to_picture: Array, flip: bool) -> tuple[list[_Capsule], list[Any]]:
+def _skeleton(
+    pose: HandPose, look: HandLook, to_picture: Array, flip: bool
+) -> tuple[list[_Capsule], list[Any]]:
     """Return the capsules in picture pixels, and the fingers' joints for creases and nails."""
     grip = pose.grip
     fingers = [_finger(grip, which) for which in range(4)]
@@ -188,7 +190,9 @@ def _skeleton(pose: HandPose, look: HandLook, to_picture: Array, flip: bool) -> 
             capsules.append(_Capsule(joints[which][bone], joints[which][bone + 1], ra, rb, part(name)))
     for bone, (ra, rb) in enumerate(((7.6, 6.4), (6.4, 5.6), (5.6, 4.4))):
         capsules.append(
-            _Capsule(thumbs[bone], thumbs[bone + 1], ra * fat, rb * fat, part("palm" if bone == 0 else "thumb"))
+            _Capsule(
+                thumbs[bone], thumbs[bone + 1], ra * fat, rb * fat, part("palm" if bone == 0 else "thumb")
+            )
         )
     return capsules, [*joints, thumbs]
 
@@ -220,7 +224,9 @@ def _stamp(capsule: _Capsule, x0: int, y0: int, height: Array, alpha: Array, par
     np.maximum(alpha[here], cover, out=alpha[here])
 
 
-def draw_hand(pose: HandPose, look: HandLook, to_picture: Array, size: tuple[int, int], flip: bool) -> HandPatch | None:
+def draw_hand(
+    pose: HandPose, look: HandLook, to_picture: Array, size: tuple[int, int], flip: bool
+) -> HandPatch | None:
     """Draw a hand into its own patch, or return None when nothing of it can be in the picture.
 
     Args:
@@ -263,7 +269,13 @@ def draw_hand(pose: HandPose, look: HandLook, to_picture: Array, size: tuple[int
 
 
 def _shade(
-    field: Array, part: Array, joints: list[Any], look: HandLook, scale: float, at: tuple[int, int], arm: _Capsule
+    field: Array,
+    part: Array,
+    joints: list[Any],
+    look: HandLook,
+    scale: float,
+    at: tuple[int, int],
+    arm: _Capsule,
 ) -> Array:
     x0, y0 = at
     groove = np.zeros(part.shape, np.uint8)
@@ -283,7 +295,9 @@ def _shade(
     gy = cv2.Scharr(relief, cv2.CV_32F, 0, 1, scale=1 / 32)
     lx, ly, lz = look.light
     lit = (lz - lx * gx - ly * gy) / np.sqrt(1 + gx * gx + gy * gy)
-    hollow = np.clip((field - cv2.boxFilter(field, -1, (int(9 * scale) | 1, int(9 * scale) | 1))) / (9 * scale), -0.6, 0.25)
+    hollow = np.clip(
+        (field - cv2.boxFilter(field, -1, (int(9 * scale) | 1, int(9 * scale) | 1))) / (9 * scale), -0.6, 0.25
+    )
     rows, columns = field.shape
     tone = (0.36 + 0.6 * np.maximum(lit, 0) + 0.3 * hollow) * look.grain[:rows, :columns]
     level = np.clip(tone * 255, 0, 255).astype(np.uint8)
@@ -310,5 +324,3 @@ def _shade(
         if look.watch:
             colour[(part == ARM) & (np.abs(along - 0.12) < 0.03)] = (40, 36, 34)
     return colour
-
-

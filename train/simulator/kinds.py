@@ -41,7 +41,15 @@ KINDS: dict[str, Kind] = {
         78, 50, "wrap", (34, -4), mouth=(0, -12), hold="wrap", hold_at=(-34, -2), state="empty", deep=True
     ),
     "box": Kind(
-        84, 66, "wrap", (36, 0), tip=(-30, -28), mouth=(0, -14), hold="wrap", hold_at=(-38, 4), state="closed",
+        84,
+        66,
+        "wrap",
+        (36, 0),
+        tip=(-30, -28),
+        mouth=(0, -14),
+        hold="wrap",
+        hold_at=(-38, 4),
+        state="closed",
         deep=True,
     ),
     "bread": Kind(66, 50, "flat", (14, 6), mouth=(0, 0), hold="edge", hold_at=(-24, 4)),

@@ -34,13 +34,17 @@ def bands(p: Painter, style: int, accent: Colour, colour: Colour) -> Array | Non
     else:
         on = (np.sin(x * 0.35) > 0.3) ^ (np.sin(y * 0.35) > 0.3)
     factor = np.ones((p.rows, p.columns, 3), np.float32)
-    factor[on] = np.clip(np.array(accent, np.float32) / np.maximum(np.array(colour, np.float32), 30), 0.3, 2.2)
+    factor[on] = np.clip(
+        np.array(accent, np.float32) / np.maximum(np.array(colour, np.float32), 30), 0.3, 2.2
+    )
     return factor
 
 
 def _cup_body(p: Painter, x: float, top: float, bottom: float, rx: float, narrow: float, ry: float) -> Array:
     points = [(x + rx * math.cos(a), top + ry * math.sin(a)) for a in np.linspace(math.pi, 0, 16)]
-    points += [(x + narrow * math.cos(a), bottom + 0.8 * ry * math.sin(a)) for a in np.linspace(0, math.pi, 16)]
+    points += [
+        (x + narrow * math.cos(a), bottom + 0.8 * ry * math.sin(a)) for a in np.linspace(0, math.pi, 16)
+    ]
     return p.blob(points)
 
 
@@ -75,7 +79,13 @@ def _glass(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -
     if look.fill:
         top = 18 - 13 * look.fill
         wide = 14 + 4 * (24 - top) / 47
-        p.fill(_cup_body(p, 0, top, 23, wide - 1, 13, 5), fluid_colour(look.content), "tube", alpha=0.85, gloss=0.3)
+        p.fill(
+            _cup_body(p, 0, top, 23, wide - 1, 13, 5),
+            fluid_colour(look.content),
+            "tube",
+            alpha=0.85,
+            gloss=0.3,
+        )
         p.fill(p.oval(0, top, wide - 1, 4.6), mixed(fluid_colour(look.content), _WHITE, 0.3), alpha=0.9)
     p.fill(p.ring(0, -23, 18, 5.5, 1.6), _WHITE, alpha=0.85, edge=0)
     p.fill(p.ring(0, 24, 14, 4.5, 2, (0, 180)), (225, 225, 225), alpha=0.8, edge=0)
@@ -101,8 +111,15 @@ def _bowl(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) ->
 def _dish_content(p: Painter, look: Look, x: float, y: float, rx: float, ry: float) -> None:
     if look.fill:
         share = 0.7 + 0.1 * look.fill
-        p.fill(p.oval(x, y - look.fill * 0.6, rx * share, ry * share), fluid_colour(look.content), gloss=0.15, edge=0.2)
-    spots = [(math.cos(2.4 * k) * (0.25 + 0.045 * k), math.sin(2.4 * k) * (0.25 + 0.045 * k)) for k in range(14)]
+        p.fill(
+            p.oval(x, y - look.fill * 0.6, rx * share, ry * share),
+            fluid_colour(look.content),
+            gloss=0.15,
+            edge=0.2,
+        )
+    spots = [
+        (math.cos(2.4 * k) * (0.25 + 0.045 * k), math.sin(2.4 * k) * (0.25 + 0.045 * k)) for k in range(14)
+    ]
     if "muesli" in look.content:
         for u, v in spots:
             p.fill(p.oval(x + u * rx, y + v * ry, 3.4, 2.2, 40 * u), (70, 130, 190), edge=0.3)
@@ -127,7 +144,9 @@ def _plate(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -
 
 def _kettle(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -> Array | None:
     p.fill(p.ring(24, -2, 14, 22, 6, (-80, 80)), _DARK, gloss=0.15)
-    p.fill(p.blob([(-18, 2), (-38, -19), (-31, -21), (-16, -10)]), mixed(colour, _DARK, 0.15), "tube", gloss=0.2)
+    p.fill(
+        p.blob([(-18, 2), (-38, -19), (-31, -21), (-16, -10)]), mixed(colour, _DARK, 0.15), "tube", gloss=0.2
+    )
     body = p.blob([(-22, 33), (-25, 20), (-17, -22), (17, -22), (25, 20), (22, 33), (10, 36), (-10, 36)])
     p.fill(body, colour, "tube", gloss=0.5)
     p.fill(p.oval(0, -22, 17, 6), mixed(colour, _WHITE, 0.25), gloss=0.2)
@@ -137,7 +156,18 @@ def _kettle(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) 
 
 
 def _bottle(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -> Array | None:
-    points = [(-14, 42), (-15, 36), (-15, -8), (-6, -24), (-6, -40), (6, -40), (6, -24), (15, -8), (15, 36), (14, 42)]
+    points = [
+        (-14, 42),
+        (-15, 36),
+        (-15, -8),
+        (-6, -24),
+        (-6, -40),
+        (6, -40),
+        (6, -24),
+        (15, -8),
+        (15, 36),
+        (14, 42),
+    ]
     p.fill(p.blob(points), colour, "tube", alpha=0.92, gloss=0.55)
     p.fill(p.round_box(-15, 2, 15, 26, 1), mixed(accent, _WHITE, 0.55), "tube", edge=0)
     p.fill(p.round_box(-9, 9, 9, 13, 1), accent, edge=0)
@@ -213,7 +243,11 @@ def _fruit(p: Painter, look: Look, colour: Colour, stem: bool) -> None:
             flesh = mixed(colour, (190, 230, 245), 0.85) if stem else mixed(colour, (90, 110, 250), 0.45)
             p.fill(p.oval(x + 1, 0, 10.5, 12.5, turn), flesh, edge=0.15)
             for k in (-1, 0, 1):
-                p.fill(p.oval(x + 3.5 * k, 1 + abs(k), 1.4, 2.2), (30, 60, 90) if stem else (110, 200, 240), edge=0)
+                p.fill(
+                    p.oval(x + 3.5 * k, 1 + abs(k), 1.4, 2.2),
+                    (30, 60, 90) if stem else (110, 200, 240),
+                    edge=0,
+                )
         return
     p.fill(p.oval(0, 0, 17.5, 16.5), colour, "dome", gloss=0.55)
     if stem:
@@ -251,9 +285,16 @@ def _cloth(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -
          25 * math.copysign(abs(math.sin(a)) ** 0.45, math.sin(a)) + 1.6 * math.cos(6 * a))
         for a in np.linspace(0, 2 * math.pi, 60)
     ]  # fmt: skip
-    p.fill(p.blob(edge), colour, grain=0.16, edge=0.25, pattern=bands(p, 3 if style % 2 else 1, _WHITE, colour))
+    p.fill(
+        p.blob(edge), colour, grain=0.16, edge=0.25, pattern=bands(p, 3 if style % 2 else 1, _WHITE, colour)
+    )
     for k, x in enumerate((-16, 4, 20)):
-        p.fill(p.line([(x, -22), (x + 6 - 4 * k, 0), (x - 2, 22)], 2.2), mixed(colour, _DARK, 0.4), alpha=0.4, edge=0)
+        p.fill(
+            p.line([(x, -22), (x + 6 - 4 * k, 0), (x - 2, 22)], 2.2),
+            mixed(colour, _DARK, 0.4),
+            alpha=0.4,
+            edge=0,
+        )
         p.fill(p.line([(x + 3, -22), (x + 9 - 4 * k, 0), (x + 1, 22)], 1.6), _WHITE, alpha=0.3, edge=0)
     return None
 

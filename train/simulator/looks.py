@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from egolive.train.simulator.kinds import KINDS
 from egolive.train.simulator.paint import Colour, mixed
 
-__all__ = ["Look", "fluid_colour", "first_look", "look_after"]
+__all__ = ["Look", "first_look", "fluid_colour", "look_after"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,9 @@ def look_after(kind: str, look: Look, verb: str, fluid: str, with_kind: str, sha
     level = max(1, round(3 * share))
     if verb == "pour":
         base = look.fill if share < 0.5 else look.fill - 1
-        return Look("filled", look.tags, look.content | {fluid}, min(3, max(base + 1, level - 1, 1)), look.level)
+        return Look(
+            "filled", look.tags, look.content | {fluid}, min(3, max(base + 1, level - 1, 1)), look.level
+        )
     if verb == "add":
         return Look("filled", look.tags, look.content | {"powder"}, max(look.fill, 1), look.level)
     if verb == "drink":
@@ -78,7 +80,10 @@ def fluid_colour(content: frozenset[str]) -> Colour:
     liquid = content & {"water", "tea bag", "powder", "soup", "oil", "muesli"}
     base = _FLUIDS.get(liquid)
     if base is None:
-        base = next((_FLUIDS[frozenset({f})] for f in ("soup", "muesli", "oil", "powder", "water") if f in liquid), None)
+        base = next(
+            (_FLUIDS[frozenset({f})] for f in ("soup", "muesli", "oil", "powder", "water") if f in liquid),
+            None,
+        )
     milk = _FLUIDS[frozenset({"milk"})]
     if base is None:
         return milk

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-
 from egolive.train.simulator.kinds import KINDS
 from egolive.train.simulator.looks import Look
 from egolive.train.simulator.script import MAIN, HandUse, Plan, Pose, Track, episode_rng
@@ -24,7 +23,7 @@ class Grip(NamedTuple):
 
     roll: float
     yaw: float
-    index: float
+    pointer: float
     others: float
     bend: float
     thumb_out: float
@@ -37,7 +36,7 @@ GRIPS: dict[str, Grip] = {
     "wrap": Grip(56, -16, 34, 40, 42, 30, 36, 8),
     "fist": Grip(24, 10, 52, 60, 72, 22, 30, 20),
     "pinch": Grip(34, 4, 42, 58, 44, 22, 44, 12),
-    "top": Grip(6, 0, 30, 32, 46, 52, 30, 0),
+    "top": Grip(10, -40, 30, 32, 46, 52, 30, 0),
     "flat": Grip(4, 0, 8, 8, 8, 46, 8, 0),
     "edge": Grip(10, 0, 14, 14, 12, 44, 12, 0),
     "press": Grip(16, 0, 10, 62, 26, 26, 34, 14),
@@ -80,7 +79,11 @@ def _wiggle(name: str, time: float, length: float) -> tuple[float, float, float]
     turn = 2 * math.pi * time
     match name:
         case "circle":
-            return 9 * ease * math.cos(1.6 * turn), 3.5 * ease * math.sin(1.6 * turn), 5 * math.sin(1.6 * turn)
+            return (
+                9 * ease * math.cos(1.6 * turn),
+                3.5 * ease * math.sin(1.6 * turn),
+                5 * math.sin(1.6 * turn),
+            )
         case "saw":
             stroke = 11 * ease * math.sin(2.0 * turn)
             return -0.75 * stroke, 0.66 * stroke, 0.0
@@ -214,9 +217,19 @@ def _head(plan: Plan, time: float) -> tuple[float, float, float, float]:
     calm = rng.uniform(0.5, 1.4)
     x = y = roll = 0.0
     for rate in (0.11, 0.23, 0.52):
-        x += calm * rng.uniform(2, 8) * math.sin(2 * math.pi * (rate * rng.uniform(0.8, 1.2) * time + rng.random()))
-        y += calm * rng.uniform(1, 5) * math.sin(2 * math.pi * (rate * rng.uniform(0.8, 1.2) * time + rng.random()))
-        roll += rng.uniform(0.2, 1.4) * math.sin(2 * math.pi * (rate * rng.uniform(0.8, 1.2) * time + rng.random()))
+        x += (
+            calm
+            * rng.uniform(2, 8)
+            * math.sin(2 * math.pi * (rate * rng.uniform(0.8, 1.2) * time + rng.random()))
+        )
+        y += (
+            calm
+            * rng.uniform(1, 5)
+            * math.sin(2 * math.pi * (rate * rng.uniform(0.8, 1.2) * time + rng.random()))
+        )
+        roll += rng.uniform(0.2, 1.4) * math.sin(
+            2 * math.pi * (rate * rng.uniform(0.8, 1.2) * time + rng.random())
+        )
     y += rng.uniform(0.2, 1.1) * math.sin(2 * math.pi * rng.uniform(1.2, 2.2) * time)
     x, y = x + rng.uniform(-12, 12), y + rng.uniform(-8, 14)
     roll += rng.uniform(-4, 4)
@@ -251,5 +264,3 @@ def is_hidden(plan: Plan, kind: str, time: float) -> bool:
     if parent is None or time < parent[0] or not parent[2]:
         return False
     return kind != "spoon" and not (kind == "tomato" and parent[1] == "bowl") and KINDS[parent[1]].deep
-
-

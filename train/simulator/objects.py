@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egolive.train.simulator.kinds import KINDS
-from egolive.train.simulator.looks import Look
 from egolive.train.simulator.kitchen import KITCHEN
+from egolive.train.simulator.looks import Look
 from egolive.train.simulator.paint import Colour, Painter
 from egolive.train.simulator.workbench import WORKBENCH
 
@@ -35,7 +35,10 @@ _COLOURS: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[tuple[fl
     "kettle": (((210, 0.06, 0.75), (0, 0.7, 0.6), (0, 0.0, 0.22)), ((190, 0.5, 0.5), (45, 0.35, 0.85))),
     "knife": (((0, 0.0, 0.13), (25, 0.6, 0.4)), ((0, 0.75, 0.6),)),
     "lamp": (((355, 0.7, 0.75), (210, 0.6, 0.65), (0, 0.0, 0.2)), ((125, 0.4, 0.6), (45, 0.7, 0.85))),
-    "mug": (((5, 0.72, 0.78), (45, 0.12, 0.95), (215, 0.6, 0.7), (45, 0.75, 0.9)), ((150, 0.5, 0.6), (290, 0.4, 0.65))),
+    "mug": (
+        ((5, 0.72, 0.78), (45, 0.12, 0.95), (215, 0.6, 0.7), (45, 0.75, 0.9)),
+        ((150, 0.5, 0.6), (290, 0.4, 0.65)),
+    ),
     "notebook": (((220, 0.65, 0.5), (0, 0.65, 0.6), (0, 0.0, 0.16)), ((160, 0.6, 0.42), (32, 0.65, 0.6))),
     "pen": (((225, 0.85, 0.65), (0, 0.8, 0.7)), ((280, 0.7, 0.6), (150, 0.8, 0.5))),
     "plate": (((40, 0.06, 0.96), (210, 0.22, 0.92)), ((140, 0.2, 0.88), (20, 0.3, 0.85))),
@@ -49,6 +52,7 @@ _COLOURS: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[tuple[fl
     "tomato": (((4, 0.85, 0.82), (10, 0.85, 0.85)), ((25, 0.85, 0.88),)),
     "toy car": (((0, 0.85, 0.85), (215, 0.8, 0.8), (52, 0.9, 0.92)), ((135, 0.7, 0.6), (290, 0.55, 0.7))),
 }
+
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
@@ -100,5 +104,3 @@ def draw_sprite(
         mask = cv2.resize(front, (bare.shape[1], bare.shape[0]), interpolation=cv2.INTER_AREA)
         rim = cv2.multiply(bare, cv2.merge([mask] * 4), scale=1 / 255)
     return Sprite(grounded, bare, rim, scale, int(np.count_nonzero(bare[..., 3] > 127)))
-
-

@@ -47,7 +47,9 @@ class Painter:
         cv2.fillPoly(mask, [np.array([self._at(*p) for p in points], np.int32)], 255, cv2.LINE_AA, 4)
         return mask
 
-    def oval(self, x: float, y: float, rx: float, ry: float, turn: float = 0.0, arc: tuple[float, float] = (0, 360)) -> Array:
+    def oval(
+        self, x: float, y: float, rx: float, ry: float, turn: float = 0.0, arc: tuple[float, float] = (0, 360)
+    ) -> Array:
         """Return the mask of an ellipse, or of the part of it between two angles."""
         mask = np.zeros((self.rows, self.columns), np.uint8)
         axes = (round(rx * self.scale * 16), round(ry * self.scale * 16))
@@ -62,7 +64,9 @@ class Painter:
         cv2.polylines(mask, [line], False, 255, thick, cv2.LINE_AA, 4)
         return mask
 
-    def ring(self, x: float, y: float, rx: float, ry: float, width: float, arc: tuple[float, float] = (0, 360)) -> Array:
+    def ring(
+        self, x: float, y: float, rx: float, ry: float, width: float, arc: tuple[float, float] = (0, 360)
+    ) -> Array:
         """Return the mask of an ellipse's outline."""
         mask = np.zeros((self.rows, self.columns), np.uint8)
         axes = (round(rx * self.scale * 16), round(ry * self.scale * 16))
@@ -117,7 +121,9 @@ class Painter:
             shine = np.exp(-(((u + 0.7 * v + 0.35) / 0.16) ** 2)) * 0.6
         light = light + grain * self.grain[y : y + h, x : x + w]
         if edge:
-            inner = cv2.boxFilter(mask[part], cv2.CV_32F, (int(3 * self.scale) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
+            inner = cv2.boxFilter(
+                mask[part], cv2.CV_32F, (int(3 * self.scale) | 1,) * 2, borderType=cv2.BORDER_CONSTANT
+            )
             light = light * (1 - edge * np.clip(2 - inner * np.float32(2 / 255), 0, 1))
         body = np.array(colour, np.float32) * light[..., None]
         if pattern is not None:

@@ -43,7 +43,9 @@ class Scene:
     blur: float
 
 
-def noise_field(rng: np.random.Generator, rows: int, columns: int, octaves: tuple[tuple[float, float, float], ...]) -> Array:
+def noise_field(
+    rng: np.random.Generator, rows: int, columns: int, octaves: tuple[tuple[float, float, float], ...]
+) -> Array:
     """Return smooth noise about 0: a sum of (cells down, cells across, strength)."""
     total = np.zeros((rows, columns), np.float32)
     for down, across, strength in octaves:
@@ -53,7 +55,9 @@ def noise_field(rng: np.random.Generator, rows: int, columns: int, octaves: tupl
 
 
 def _hsv(hue: float, saturation: float, value: float) -> Colour:
-    pixel = cv2.cvtColor(np.array([[[hue % 360, saturation, value]]], np.float32), cv2.COLOR_HSV2BGR)[0, 0] * 255
+    pixel = (
+        cv2.cvtColor(np.array([[[hue % 360, saturation, value]]], np.float32), cv2.COLOR_HSV2BGR)[0, 0] * 255
+    )
     return (float(pixel[0]), float(pixel[1]), float(pixel[2]))
 
 
@@ -63,7 +67,11 @@ def _surface(rng: np.random.Generator, split: str, rows: int, columns: int) -> A
     test = split == "test"
     fine = noise_field(rng, rows, columns, ((rows / 3, columns / 3, 0.03), (40, 60, 0.04), (5, 8, 0.08)))
     if kind == "wood":
-        hue, value = (rng.uniform(8, 32), rng.uniform(0.28, 0.85)) if not test else (rng.uniform(2, 38), rng.uniform(0.25, 0.7))
+        hue, value = (
+            (rng.uniform(8, 32), rng.uniform(0.28, 0.85))
+            if not test
+            else (rng.uniform(2, 38), rng.uniform(0.25, 0.7))
+        )
         base = np.array(_hsv(hue, rng.uniform(0.3, 0.62), value), np.float32)
         grain = noise_field(rng, rows, columns, ((rows / 2, 5, 0.06), (60, 6, 0.08), (14, 3, 0.06)))
         if rng.random() < 0.5:
@@ -75,9 +83,18 @@ def _surface(rng: np.random.Generator, split: str, rows: int, columns: int) -> A
         grain[height::height] -= 0.22
         picture = base * (1 + grain + 0.5 * fine)[..., None]
     elif kind == "marble":
-        base = np.array(_hsv(rng.uniform(20, 60) if not test else rng.uniform(0, 360), rng.uniform(0.02, 0.12), rng.uniform(0.2, 0.95)), np.float32)
+        base = np.array(
+            _hsv(
+                rng.uniform(20, 60) if not test else rng.uniform(0, 360),
+                rng.uniform(0.02, 0.12),
+                rng.uniform(0.2, 0.95),
+            ),
+            np.float32,
+        )
         veins = np.abs(noise_field(rng, rows, columns, ((5, 7, 1.0), (14, 20, 0.5), (40, 60, 0.2))))
-        picture = base * (1 + fine)[..., None] - 60 * np.exp(-((veins / 0.09) ** 2))[..., None] * rng.uniform(0.3, 1.0)
+        picture = base * (1 + fine)[..., None] - 60 * np.exp(-((veins / 0.09) ** 2))[..., None] * rng.uniform(
+            0.3, 1.0
+        )
     elif kind == "steel":
         base = np.array(_hsv(210, rng.uniform(0, 0.08), rng.uniform(0.4, 0.75)), np.float32)
         brushed = noise_field(rng, rows, columns, ((rows, 6, 0.035), (6, 9, 0.12)))
@@ -85,7 +102,9 @@ def _surface(rng: np.random.Generator, split: str, rows: int, columns: int) -> A
     elif kind == "cloth":
         hue = rng.uniform(0, 360)
         base = np.array(_hsv(hue, rng.uniform(0.1, 0.55), rng.uniform(0.35, 0.95)), np.float32)
-        other = np.array(_hsv(hue + rng.uniform(-40, 40), rng.uniform(0.05, 0.5), rng.uniform(0.3, 0.95)), np.float32)
+        other = np.array(
+            _hsv(hue + rng.uniform(-40, 40), rng.uniform(0.05, 0.5), rng.uniform(0.3, 0.95)), np.float32
+        )
         y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
         step = rng.uniform(0.05, 0.16)
         if test:
@@ -120,7 +139,8 @@ def _room(rng: np.random.Generator, rows: int, columns: int) -> Array:
         cv2.rectangle(room, (x + w, y), (x + w + 5, y + h), tuple(0.5 * c for c in colour), -1)
         if rng.random() < 0.3:
             cv2.circle(room, (x, y), int(rng.uniform(8, 30)), tuple(255 - 0.6 * c for c in colour), -1)
-    return cv2.GaussianBlur(room, (0, 0), rng.uniform(1.2, 4.0))
+    blurred: Array = cv2.GaussianBlur(room, (0, 0), rng.uniform(1.2, 4.0))
+    return blurred
 
 
 def _clutter(rng: np.random.Generator, picture: Array, top: float) -> None:
@@ -132,29 +152,51 @@ def _clutter(rng: np.random.Generator, picture: Array, top: float) -> None:
         what = rng.random()
         mask = np.zeros((rows, columns), np.uint8)
         if what < 0.4:
-            corners = cv2.boxPoints(((x, y), (rng.uniform(20, 90), rng.uniform(15, 60)), rng.uniform(-40, 40)))
+            corners = cv2.boxPoints(
+                ((x, y), (rng.uniform(20, 90), rng.uniform(15, 60)), rng.uniform(-40, 40))
+            )
             cv2.fillPoly(mask, [corners.astype(np.int32)], 255, cv2.LINE_AA)
         elif what < 0.55:
-            cv2.ellipse(mask, (int(x), int(y)), (int(rng.uniform(12, 28)), int(rng.uniform(8, 18))), 0, 0, 360, 255, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                mask,
+                (int(x), int(y)),
+                (int(rng.uniform(12, 28)), int(rng.uniform(8, 18))),
+                0,
+                0,
+                360,
+                255,
+                -1,
+                cv2.LINE_AA,
+            )
         elif what < 0.7:
             t = np.linspace(0, 1, 30)
-            line = np.stack([x + 220 * t, y + 30 * np.sin(6 * t + rng.uniform(0, 6)) + rng.uniform(-60, 60) * t], 1)
+            line = np.stack(
+                [x + 220 * t, y + 30 * np.sin(6 * t + rng.uniform(0, 6)) + rng.uniform(-60, 60) * t], 1
+            )
             cv2.polylines(mask, [line.astype(np.int32)], False, 255, 3, cv2.LINE_AA)
         else:
             for _ in range(int(rng.integers(5, 40))):
                 at = (int(x + 22 * rng.standard_normal()), int(y + 14 * rng.standard_normal()))
                 cv2.circle(mask, at, int(rng.integers(1, 3)), 255, -1, cv2.LINE_AA)
-        cast = np.roll(cv2.GaussianBlur(mask, (0, 0), 3), (3, 3), (0, 1)).astype(np.float32)
-        picture *= (1 - cast * np.float32(0.4 / 255))[..., None]
-        cover = mask.astype(np.float32)[..., None] / 255
-        picture += cover * (np.array(colour, np.float32) * np.float32(rng.uniform(0.85, 1)) - picture)
+        pad = 12
+        left, high, wide, tall = cv2.boundingRect(mask)
+        part = (slice(max(0, high - pad), high + tall + pad), slice(max(0, left - pad), left + wide + pad))
+        cover, table = mask[part], picture[part]
+        cast = np.roll(cv2.GaussianBlur(cover, (0, 0), 3), (3, 3), (0, 1)).astype(np.float32)
+        table *= (1 - cast * np.float32(0.4 / 255))[..., None]
+        share = cover.astype(np.float32)[..., None] / 255
+        table += share * (np.array(colour, np.float32) * np.float32(rng.uniform(0.85, 1)) - table)
 
 
 def _ramp(colour: Colour, deep: Colour, shine: float) -> Array:
     """Return a 256-step ramp: deep shade, the colour at about 0.7, a soft highlight at the end."""
     t = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     base, low = np.array(colour, np.float32), np.array(deep, np.float32)
-    ramp = np.where(t < 0.7, low + (base - low) * (t / 0.7) ** 0.85, base + (255 - base) * shine * (np.maximum(t - 0.7, 0) / 0.3) ** 1.5)
+    ramp = np.where(
+        t < 0.7,
+        low + (base - low) * (t / 0.7) ** 0.85,
+        base + (255 - base) * shine * (np.maximum(t - 0.7, 0) / 0.3) ** 1.5,
+    )
     return np.clip(ramp, 0, 255).astype(np.uint8).reshape(256, 1, 3)
 
 
@@ -191,7 +233,8 @@ def _tint(rng: np.random.Generator, width: int, height: int, light: tuple[float,
     warm = rng.uniform(-0.13, 0.13)
     gain = rng.uniform(0.72, 1.14)
     balance = np.array([1 - warm, 1 + rng.uniform(-0.03, 0.03), 1 + warm], np.float32)
-    return np.clip(128 * gain * (slope * dim)[..., None] * balance, 0, 255).astype(np.uint8)
+    tint: Array = np.clip(128 * gain * (slope * dim)[..., None] * balance, 0, 255).astype(np.uint8)
+    return tint
 
 
 def build_scene(plan: Plan, size: tuple[int, int]) -> Scene:
@@ -208,7 +251,9 @@ def build_scene(plan: Plan, size: tuple[int, int]) -> Scene:
         y = np.arange(rows, dtype=np.float32)[:, None]
         beyond = np.clip(line[None, :] - y + 0.5, 0, 1).astype(np.float32)[..., None]
         _clutter(rng, picture, edge)
-        rim = (np.abs(y - line[None, :] - 2) < 2.2).astype(np.float32)[..., None] * np.float32(rng.uniform(-0.5, 0.3))
+        rim = (np.abs(y - line[None, :] - 2) < 2.2).astype(np.float32)[..., None] * np.float32(
+            rng.uniform(-0.5, 0.3)
+        )
         picture = picture * (1 + rim)
         picture = picture * (1 - beyond) + _room(rng, rows, columns) * beyond
     else:
@@ -222,12 +267,12 @@ def build_scene(plan: Plan, size: tuple[int, int]) -> Scene:
         picture[near - 4 : near] *= np.float32(rng.uniform(0.75, 1.25))
     scale = max(size[0] / 448, size[1] / 252)
     fine = 1.15 * scale
-    picture = cv2.resize(np.clip(picture, 0, 255).astype(np.uint8), None, fx=fine, fy=fine, interpolation=cv2.INTER_LINEAR)
+    picture = cv2.resize(
+        np.clip(picture, 0, 255).astype(np.uint8), None, fx=fine, fy=fine, interpolation=cv2.INTER_LINEAR
+    )
     noise = rng.standard_normal((size[1] + 64, size[0] + 64, 3)).astype(np.float32) * rng.uniform(1.0, 5.0)
     grain = noise_field(rng, 900, 900, ((450, 450, 0.55), (110, 110, 0.5), (18, 18, 0.35)))
     return Scene(
         picture, _hand_look(rng, plan.split, light), light, float(rng.uniform(0.25, 0.55)), _tint(rng, *size, light),
         grain, noise.astype(np.int16), float(rng.choice([0.0, 0.0, 0.5, 0.8])),
     )  # fmt: skip
-
-

@@ -214,7 +214,9 @@ def _homes(rng: np.random.Generator, hand: str, count: int) -> list[tuple[float,
 class _Builder:
     """Writes the steps one after another into tracks, uses and effects."""
 
-    def __init__(self, rng: np.random.Generator, rests: dict[str, Pose], sequence: Sequence[StepRule]) -> None:
+    def __init__(
+        self, rng: np.random.Generator, rests: dict[str, Pose], sequence: Sequence[StepRule]
+    ) -> None:
         self.rng = rng
         self.now = float(rng.uniform(0.5, 1.5))
         starts = {(kind, tag) for step in sequence for kind, tag in step.start}
@@ -224,7 +226,11 @@ class _Builder:
             tags = {tag for name, tag in starts if name == kind}
             if kind == "box" and any(s.target == "box" and s.verb == "put" for s in sequence[:2]):
                 tags.add("open")
-            if kind == "jar" and ("jar", "open") not in starts and not any(s.verb == "open" for s in sequence):
+            if (
+                kind == "jar"
+                and ("jar", "open") not in starts
+                and not any(s.verb == "open" for s in sequence)
+            ):
                 tags |= {"open"} if kind in used and rng.random() < 0.3 else set()
             full = kind in ("mug", "glass") and kind not in used and rng.random() < 0.3
             self.tracks[kind] = Track(rest, [(0.0, first_look(kind, frozenset(tags), full=full))])
@@ -239,7 +245,9 @@ class _Builder:
         track = self.tracks[kind]
         return track.segments[-1].finish if track.segments else track.rest
 
-    def _change(self, kind: str, verb: str, times: Sequence[float], fluid: str = "", with_kind: str = "") -> None:
+    def _change(
+        self, kind: str, verb: str, times: Sequence[float], fluid: str = "", with_kind: str = ""
+    ) -> None:
         for part, time in enumerate(times, start=1):
             look = look_after(kind, self.tracks[kind].looks[-1][1], verb, fluid, with_kind, part / len(times))
             self.tracks[kind].looks.append((time, look))

@@ -95,8 +95,18 @@ def _tape(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) ->
 
 
 def _screwdriver(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -> Array | None:
-    p.fill(p.blob([(-1.8, 8), (-1.8, -36), (-3, -40), (-1.2, -44), (1.2, -44), (3, -40), (1.8, -36), (1.8, 8)]), _STEEL, "tube", gloss=0.5)
-    p.fill(p.blob([(-4, 4), (4, 4), (6.5, 14), (7, 38), (4, 44), (-4, 44), (-7, 38), (-6.5, 14)]), colour, "tube", gloss=0.4)
+    p.fill(
+        p.blob([(-1.8, 8), (-1.8, -36), (-3, -40), (-1.2, -44), (1.2, -44), (3, -40), (1.8, -36), (1.8, 8)]),
+        _STEEL,
+        "tube",
+        gloss=0.5,
+    )
+    p.fill(
+        p.blob([(-4, 4), (4, 4), (6.5, 14), (7, 38), (4, 44), (-4, 44), (-7, 38), (-6.5, 14)]),
+        colour,
+        "tube",
+        gloss=0.4,
+    )
     for x in (-3.4, 0.2, 3.6):
         p.fill(p.line([(x, 14), (x, 39)], 1.1), _DARK, alpha=0.75, edge=0)
     return None
@@ -181,14 +191,23 @@ def _lamp(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) ->
 def _hammer(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -> Array | None:
     p.fill(p.blob([(-3, -26), (3, -26), (5, 44), (-5, 44)]), colour, "tube", gloss=0.15, grain=0.2)
     p.fill(p.round_box(-6, 18, 6, 45, 4), _DARK, "tube", gloss=0.1)
-    p.fill(p.blob([(-22, -43), (-9, -41), (8, -42), (23, -33), (22, -29), (7, -30), (-9, -29), (-22, -27)]), (128, 124, 120), gloss=0.4)
+    p.fill(
+        p.blob([(-22, -43), (-9, -41), (8, -42), (23, -33), (22, -29), (7, -30), (-9, -29), (-22, -27)]),
+        (128, 124, 120),
+        gloss=0.4,
+    )
     p.fill(p.round_box(-23, -44, -15, -26, 1.5), (150, 146, 142), gloss=0.3)
     return None
 
 
 def _card(p: Painter, look: Look, colour: Colour, accent: Colour, style: int) -> Array | None:
     if "cut" in look.tags:
-        p.fill(p.blob([(-31, -23), (20, -23), (31, -8), (27, 14), (31, 23), (-31, 23)]), colour, grain=0.03, edge=0.12)
+        p.fill(
+            p.blob([(-31, -23), (20, -23), (31, -8), (27, 14), (31, 23), (-31, 23)]),
+            colour,
+            grain=0.03,
+            edge=0.12,
+        )
     else:
         p.fill(p.round_box(-31, -23, 31, 23, 1), colour, grain=0.03, edge=0.12)
     heart = [(0.55 * 16 * math.sin(a) ** 3 - 17, -0.55 * (13 * math.cos(a) - 5 * math.cos(2 * a)) - 6)

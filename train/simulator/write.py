@@ -95,7 +95,9 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             raise DataError(f"{path} is not readable as JSON: delete it or choose another folder") from error
         if found != settings:
             shown = ", ".join(f"{k} {found.get(k)} != {v}" for k, v in settings.items() if found.get(k) != v)
-            raise DataError(f"{out} holds another data set ({shown or 'unknown settings'}): choose another folder")
+            raise DataError(
+                f"{out} holds another data set ({shown or 'unknown settings'}): choose another folder"
+            )
         return
     if any(out.iterdir()):
         raise DataError(f"{out} is not empty and has no {_MANIFEST}: choose another folder")
