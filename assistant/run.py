@@ -24,6 +24,7 @@ from rich.console import Console
 
 from egolive.assistant.answers import Answer, Question, Task
 from egolive.assistant.engine import Engine
+from egolive.assistant.options import ModelOptions
 from egolive.assistant.session import Assistant, Sampling, live_questions
 from egolive.assistant.sinks import EventSink, Shown, Sink, VideoSink
 from egolive.assistant.view import LineView, TerminalView
@@ -38,12 +39,13 @@ from egolive.streaming.writer import VideoWriter
 __all__ = ["bundled_clip", "play", "run"]
 
 LiveTask = Literal["intent", "next", "ground"]
+_MODEL = ModelOptions()
 
 
 def run(
     source: str | None = None,
     *,
-    model: str = "nano",
+    model: Annotated[ModelOptions, Parameter(name="*")] = _MODEL,
     out: Path | None = None,
     tasks: Annotated[tuple[LiveTask, ...], Parameter(consume_multiple=True)] = ("intent", "next", "ground"),
     phrase: tuple[str, ...] = (),
@@ -54,9 +56,6 @@ def run(
     think: bool | None = None,
     paper_prompt: bool | None = None,
     max_tokens: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int | None = None,
     view: bool = True,
     video: bool = True,
 ) -> int:
@@ -65,7 +64,7 @@ def run(
     Args:
         source: A camera ("0", "/dev/video0"), an address ("rtsp://..."), a file, a folder of pictures or
             "test:"; the bundled clip without it.
-        model: "nano", the bundled model; a checkpoint folder; or a hub id, such as hyf015/EgoThinker-v1.
+        model: Which model answers.
         out: Folder for overlay.mp4 and events.jsonl; nothing is written without it.
         tasks: What is asked: intent, next (step), ground (the hands and what they hold).
         phrase: One more thing to find; may be given several times.
@@ -76,9 +75,6 @@ def run(
         think: Let the model reason before it answers, or not; the model's own habit without it.
         paper_prompt: Text before the pictures, as EgoThinker's last training stage had it.
         max_tokens: Most tokens of an answer; enough for the task without it.
-        device: auto, cpu, cuda or cuda:N.
-        dtype: auto, fp32 or bf16.
-        threads: CPU threads of the model.
         view: Show answers in the terminal.
         video: Write overlay.mp4 where `--out` is given.
     """
@@ -89,13 +85,8 @@ def run(
     if opened.live:
         opened.close()
 
-    # Imported here: help texts and messages about sources do not wait for torch.
-    from egolive.assistant.loading import load_engine
-
-    console = Console(stderr=True)
     try:
-        with console.status(f"loading {model}"):
-            engine = load_engine(model, device=device, dtype=dtype, threads=threads)
+        engine = model.load()
     except BaseException:
         opened.close()
         raise
@@ -106,7 +97,7 @@ def run(
     with ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(opened.close)
-        sinks: list[Sink] = _sinks(console, opened, engine, out=out, view=view, video=video)
+        sinks: list[Sink] = _sinks(Console(stderr=True), opened, engine, out=out, view=view, video=video)
         stop = stack.enter_context(_stopped_by_signal())
         assistant = stack.enter_context(
             Assistant(

@@ -115,7 +115,9 @@ class Assistant:
         Raises:
             EngineError: The engine failed.
         """
-        return self._answers(self.due(window), window, picture)
+        jobs = [self._job(question, window, picture) for question in self.due(window)]
+        found = answer_jobs(self._session, jobs, self._profile, self._sampling, self._clock)
+        return (answer for _, answer in found)
 
     def due(self, window: Window | None) -> tuple[Question, ...]:
         """The questions to which a new picture, and a new window where there is one, bring a new answer."""
@@ -142,8 +144,9 @@ class Assistant:
         """
         if picture is None and window is not None:
             picture = window.newest
-        answers = {answer.question: answer for answer in self._answers(questions, window, picture)}
-        return iter([answers[question] for question in questions])
+        jobs = [self._job(question, window, picture) for question in questions]
+        answers = dict(answer_jobs(self._session, jobs, self._profile, self._sampling, self._clock))
+        return iter([answers[number] for number in range(len(jobs))])
 
     def forget(self) -> None:
         """Drop everything that was seen: frames of another stream may carry the same numbers."""
@@ -160,12 +163,6 @@ class Assistant:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _answers(
-        self, questions: Sequence[Question], window: Window | None, picture: Frame | None
-    ) -> Iterator[Answer]:
-        jobs = [self._job(question, window, picture) for question in dict.fromkeys(questions)]
-        return answer_jobs(self._session, jobs, self._profile, self._sampling, self._clock)
 
     def _job(self, question: Question, window: Window | None, picture: Frame | None) -> Job:
         seen = picture if question.task == "ground" else window
@@ -189,18 +186,18 @@ class Assistant:
 
 def answer_jobs(
     session: EngineSession, jobs: Sequence[Job], profile: Profile, sampling: Sampling, clock: Clock
-) -> Iterator[Answer]:
+) -> Iterator[tuple[int, Answer]]:
     """Put several prompts to an engine at once and read what comes back.
 
     Args:
         session: The engine's; nothing else may use it meanwhile.
-        jobs: The prompts, of any mixture of pictures, videos and bare text; each question once.
+        jobs: The prompts, of any mixture of pictures, videos and bare text.
         profile: The checkpoint's.
         sampling: How tokens are chosen.
         clock: What work is timed with.
 
     Yields:
-        Each answer as soon as it is complete.
+        The place of a job and its answer, as soon as that is complete.
 
     Raises:
         EngineError: The engine failed.
@@ -216,7 +213,7 @@ def answer_jobs(
         draft.tokens.append((delta.text, math.exp(delta.logprob)))
         if delta.finished:
             timing = Timing(first_token=draft.first_token, total=clock.now() - start)
-            yield _read(jobs[delta.request], draft, profile, timing, session.usage())
+            yield delta.request, _read(jobs[delta.request], draft, profile, timing, session.usage())
 
 
 def live_questions(

@@ -27,7 +27,7 @@ from egolive.assistant.overlay import colour_of, coloured_boxes, draw_boxes, sho
 from egolive.assistant.sinks import Shown
 from egolive.streaming.frames import Box, Image
 
-__all__ = ["LineView", "Picture", "Rates", "TerminalView"]
+__all__ = ["LineView", "Picture", "Rates", "TerminalView", "in_words"]
 
 _REFRESH = 0.15
 """Seconds between two drawings of the terminal: more often only costs time that the engine needs."""
@@ -151,7 +151,7 @@ class LineView:
         for answer in shown.new:
             question = answer.question
             key = f"{question.task} {question.phrase}".strip()
-            line = f"{answer.time:7.2f} s  {key}: {_said(answer)}  (age {shown.now - answer.time:.1f} s)"
+            line = f"{answer.time:7.2f} s  {key}: {in_words(answer)}  (age {shown.now - answer.time:.1f} s)"
             self._console.out(line, highlight=False)
 
     def note(self, event: Mapping[str, object]) -> None:
@@ -203,7 +203,7 @@ def _scaled(box: Box, scale: float) -> Box:
     return replace(box, x1=box.x1 * scale, y1=box.y1 * scale, x2=box.x2 * scale, y2=box.y2 * scale)
 
 
-def _said(answer: Answer) -> str:
+def in_words(answer: Answer) -> str:
     """The answer in a few words."""
     if answer.status == "unparsed":
         return "not understood"
@@ -225,7 +225,7 @@ def _words(answers: Sequence[Answer], now: float) -> RenderableType:
         question = answer.question
         if question.task != "ground":
             key = question.task if question.task in ("intent", "next") else question.phrase
-            table.add_row(key, Text(_said(answer), style="bold"))
+            table.add_row(key, Text(in_words(answer), style="bold"))
             table.add_row("", Text(f"{now - answer.time:.1f} s old{_length(answer)}", style="dim"))
     return table if table.row_count else Text("waiting for the first answer", style="dim")
 
@@ -243,6 +243,6 @@ def _boxes(answers: Sequence[Answer], now: float) -> RenderableType:
             red, green, blue = colour_of(answer.question.phrase)
             name = Text(short_phrase(answer.question.phrase), style=f"rgb({red},{green},{blue})")
             score = answer.boxes[0].score if answer.boxes else None
-            where = _said(answer) if score is None else f"{_said(answer)} {score:.0%}"
+            where = in_words(answer) if score is None else f"{in_words(answer)} {score:.0%}"
             table.add_row(name, where, Text(f"{now - answer.time:.1f} s", style="dim"))
     return table
