@@ -49,24 +49,24 @@ class Sampler:
         """
         allowed = logits.index_fill(0, self._banned, -torch.inf)
         logprobs = torch.log_softmax(allowed, dim=0)
-        token = int(logprobs.argmax()) if self._request.temperature == 0 else self._draw(logprobs)
-        logprob = float(logprobs[token])
-        if not math.isfinite(logprob):
+        best = int(logprobs.argmax())
+        if not math.isfinite(logprobs[best]):
             raise EngineError(
                 "the model's output is not a number: its weights are damaged, "
                 "or it needs another precision (bf16 or fp32)"
             )
-        return token, logprob
+        token = best if self._request.temperature == 0 else self._draw(logprobs)
+        return token, float(logprobs[token])
 
     def _draw(self, logprobs: torch.Tensor) -> int:
         request = self._request
-        # On the CPU, because the random numbers of each device differ.
-        ranked, tokens = (logprobs.cpu() / request.temperature).sort(descending=True, stable=True)
+        # On the CPU, because the random numbers of each device differ; in double, for the smallest
+        # temperatures.
+        relative = (logprobs - logprobs.max()).double().cpu()
+        ranked, tokens = (relative / request.temperature).sort(descending=True, stable=True)
         if request.top_k:
             ranked = ranked[: request.top_k]
         probabilities = ranked.softmax(dim=0)
         before = probabilities.cumsum(dim=0) - probabilities
         kept = probabilities.where(before < request.top_p, 0.0)
-        if not torch.isfinite(kept).all():
-            return int(tokens[0])
         return int(tokens[torch.multinomial(kept, 1, generator=self._generator)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
+
+# Taken before any test loads a model and so puts our rule in its place.
+STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -99,6 +104,13 @@ def make_checkpoint(
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stock_rope_index() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """The positions of the transformers that is installed, without our override."""
+    rule: Callable[..., tuple[torch.Tensor, torch.Tensor]] = STOCK_ROPE_INDEX
+    return rule
 
 
 @pytest.fixture(scope="session")

@@ -58,14 +58,6 @@ def test_a_slice_that_is_appended_leaves_the_positions_before_it_alone() -> None
     assert (longer[:, : shorter.shape[1]] == shorter).all()
 
 
-@pytest.fixture
-def stock_rule() -> Any:
-    """Transformers 5's own rule, put back after a test that installs ours."""
-    stock = modeling_qwen2_vl.Qwen2VLModel.get_rope_index
-    yield stock
-    modeling_qwen2_vl.Qwen2VLModel.get_rope_index = stock
-
-
 class Model:
     """As much of a Qwen2VLModel as positions need."""
 
@@ -105,9 +97,7 @@ def rope_index(
 
 @pytest.mark.parametrize("types", [True, False], ids=["given types", "types from ids"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_override_gives_transformers_5_the_positions_of_4_57(
-    name: str, types: bool, stock_rule: object
-) -> None:
+def test_the_override_gives_transformers_5_the_positions_of_4_57(name: str, types: bool) -> None:
     install_rope_override()
     case = CASES[name]
     rule = modeling_qwen2_vl.Qwen2VLModel.get_rope_index
@@ -119,17 +109,17 @@ def test_the_override_gives_transformers_5_the_positions_of_4_57(
 
 
 def test_the_override_differs_from_the_stock_rule_only_where_slices_outnumber_rows_and_columns(
-    stock_rule: Callable[..., Any],
+    stock_rope_index: Callable[..., Any],
 ) -> None:
     install_rope_override()
     ours = modeling_qwen2_vl.Qwen2VLModel.get_rope_index
-    assert ours is not stock_rule
+    assert ours is not stock_rope_index
     for slices, same in [(1, True), (16, True), (17, False), (40, False)]:
         rows = CASES[f"448x252, {slices} slices"]["rows"]
-        assert torch.equal(rope_index(ours, rows)[0], rope_index(stock_rule, rows)[0]) == same
+        assert torch.equal(rope_index(ours, rows)[0], rope_index(stock_rope_index, rows)[0]) == same
 
 
-def test_the_override_tells_when_grids_and_tokens_do_not_agree(stock_rule: object) -> None:
+def test_the_override_tells_when_grids_and_tokens_do_not_agree() -> None:
     install_rope_override()
     rule = modeling_qwen2_vl.Qwen2VLModel.get_rope_index
     ids = torch.tensor([[1, IMAGE, IMAGE, 1]])
