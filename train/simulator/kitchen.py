@@ -11,33 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egolive.train.simulator.looks import Look, fluid_colour
-from egolive.train.simulator.paint import Colour, Painter, mixed
+from egolive.train.simulator.paint import Colour, Painter, bands, mixed
 
-__all__ = ["KITCHEN", "bands"]
+__all__ = ["KITCHEN"]
 
 Array = NDArray[Any]
 _STEEL: Colour = (196.0, 192.0, 186.0)
 _DARK: Colour = (34.0, 32.0, 30.0)
 _WHITE: Colour = (240.0, 244.0, 246.0)
 _LEAF: Colour = (52.0, 128.0, 66.0)
-
-
-def bands(p: Painter, style: int, accent: Colour, colour: Colour) -> Array | None:
-    """Return the colour factor of a pattern: plain, stripes, dots or checks."""
-    if style == 0:
-        return None
-    y, x = np.mgrid[0 : p.rows, 0 : p.columns].astype(np.float32) / np.float32(p.scale)
-    if style == 1:
-        on = np.sin(y * 0.55) > 0.45
-    elif style == 2:
-        on = (np.sin(x * 0.6) * np.sin(y * 0.6)) > 0.5
-    else:
-        on = (np.sin(x * 0.35) > 0.3) ^ (np.sin(y * 0.35) > 0.3)
-    factor = np.ones((p.rows, p.columns, 3), np.float32)
-    factor[on] = np.clip(
-        np.array(accent, np.float32) / np.maximum(np.array(colour, np.float32), 30), 0.3, 2.2
-    )
-    return factor
 
 
 def _cup_body(p: Painter, x: float, top: float, bottom: float, rx: float, narrow: float, ry: float) -> Array:

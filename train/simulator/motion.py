@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from egolive.train.simulator.kinds import KINDS
 from egolive.train.simulator.looks import Look
-from egolive.train.simulator.script import MAIN, HandUse, Plan, Pose, Track, episode_rng
+from egolive.train.simulator.plan import MAIN, HandUse, Plan, Pose, Track, episode_rng
 
 __all__ = ["GRIPS", "Camera", "Grip", "HandPose", "camera_at", "hand_at", "look_at", "object_at", "use_at"]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MARGIN", "Colour", "Painter", "mixed"]
+__all__ = ["MARGIN", "Colour", "Painter", "bands", "mixed"]
 
 Array = NDArray[Any]
 Colour = tuple[float, float, float]
@@ -147,3 +147,21 @@ class Painter:
         cast = np.clip(dark * np.maximum(cast, 0.8 * near), 0, 0.47)
         grounded = np.dstack([rgb, (alpha + cast * (1 - alpha)) * 255])
         return grounded.astype(np.uint8), bare.astype(np.uint8)
+
+
+def bands(p: Painter, style: int, accent: Colour, colour: Colour) -> Array | None:
+    """Return the colour factor of a pattern: plain, stripes, dots or checks."""
+    if style == 0:
+        return None
+    y, x = np.mgrid[0 : p.rows, 0 : p.columns].astype(np.float32) / np.float32(p.scale)
+    if style == 1:
+        on = np.sin(y * 0.55) > 0.45
+    elif style == 2:
+        on = (np.sin(x * 0.6) * np.sin(y * 0.6)) > 0.5
+    else:
+        on = (np.sin(x * 0.35) > 0.3) ^ (np.sin(y * 0.35) > 0.3)
+    factor = np.ones((p.rows, p.columns, 3), np.float32)
+    factor[on] = np.clip(
+        np.array(accent, np.float32) / np.maximum(np.array(colour, np.float32), 30), 0.3, 2.2
+    )
+    return factor

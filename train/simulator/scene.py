@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from egolive.train.simulator.hands import HandLook
 from egolive.train.simulator.paint import Colour
-from egolive.train.simulator.script import Plan, episode_rng
+from egolive.train.simulator.plan import Plan, episode_rng
 
 __all__ = ["BACKDROP", "Scene", "build_scene", "noise_field"]
 

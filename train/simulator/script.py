@@ -1,23 +1,31 @@
 """The timeline of one episode: which step happens when, and where each object and hand is meanwhile.
 
-A plan holds a few keyframes only and no pixels; `motion.py` evaluates it at any time. Every plan is laid out for
-a right-handed wearer; `mirror` flips the whole picture for a left-handed one.
+`plan.py` says what a plan holds, `motion.py` evaluates it at any time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from egolive.train.simulator.goals import GOALS, HELD_OUT, GoalRule, StepRule, goal_rule
 from egolive.train.simulator.kinds import KINDS
 from egolive.train.simulator.layout import place_things
-from egolive.train.simulator.looks import Look, first_look, look_after
+from egolive.train.simulator.looks import first_look, look_after
+from egolive.train.simulator.plan import (
+    MAIN,
+    OTHER,
+    Effect,
+    HandUse,
+    Plan,
+    Pose,
+    Segment,
+    Step,
+    Track,
+    episode_rng,
+)
 
-__all__ = ["Effect", "HandUse", "Plan", "Pose", "Segment", "Step", "Track", "plan_episode"]
+__all__ = ["plan_episode"]
 
-MAIN, OTHER = "right hand", "left hand"
 # How likely the other hand steadies the target (or the thing itself, where nothing else is acted on).
 _STEADY = {
     "add": 0.6, "close": 0.4, "cut": 0.9, "glue": 0.75, "open": 0.95, "pour": 0.7, "put": 0.12, "shake": 0.3,
@@ -29,102 +37,6 @@ _WIGGLE = {
     "glue": "drift", "wipe": "rub", "wrap": "sweep", "shake": "shake", "pour": "still", "drink": "still",
 }  # fmt: skip
 _TILT = {"kettle": -38.0, "bottle": -106.0, "carton": -98.0, "box": -82.0}
-
-
-class Pose(NamedTuple):
-    """Where an object is: world units, degrees clockwise, and how far it is lifted (0 on the table, 1 in hand)."""
-
-    x: float
-    y: float
-    angle: float
-    lift: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of an episode; seconds, `end` exclusive, reach and put-back included."""
-
-    text: str
-    verb: str
-    object: str
-    target: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of an object's path: from `begin` to `finish` with a wiggle on top."""
-
-    start: float
-    end: float
-    begin: Pose
-    finish: Pose
-    wiggle: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HandUse:
-    """A stretch in which a hand touches an object: which grip, where on the object, moving how."""
-
-    start: float
-    end: float
-    kind: str
-    grip: str
-    at: tuple[float, float]
-    acting: bool
-    wiggle: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """A stream or grains that fall from one object into another."""
-
-    start: float
-    end: float
-    source: str
-    target: str
-    fluid: str
-
-
-@dataclass(slots=True)
-class Track:
-    """One object's story: its first place, its movements, its looks, and what it was put on or into."""
-
-    rest: Pose
-    looks: list[tuple[float, Look]]
-    segments: list[Segment] = field(default_factory=list)
-    parent: tuple[float, str, bool] | None = None
-    """(from when, on what, hidden by it)."""
-
-
-@dataclass(slots=True)
-class Plan:
-    """Everything that decides an episode's frames and labels, except the picture size."""
-
-    seed: int
-    split: str
-    index: int
-    goal: str
-    steps: tuple[Step, ...]
-    duration: float
-    variant: dict[str, str]
-    mirror: bool
-    tracks: dict[str, Track]
-    uses: dict[str, list[HandUse]]
-    effects: list[Effect]
-    homes: dict[str, list[tuple[float, float]]]
-    """Per hand, where it waits between uses (world units), one for each gap."""
-
-    @property
-    def key(self) -> tuple[int, str, int]:
-        """What the episode is drawn from."""
-        return (self.seed, self.split, self.index)
-
-
-def episode_rng(seed: int, split: str, index: int, purpose: int) -> np.random.Generator:
-    """Return the generator for one purpose of one episode, the same in every process."""
-    return np.random.default_rng([seed, {"train": 0, "test": 1}[split], index, purpose])
 
 
 def plan_episode(index: int, *, seed: int = 0, split: str = "train") -> Plan:
