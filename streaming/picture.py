@@ -29,10 +29,20 @@ class RgbConverter:
         rgb = self._reformatter.reformat(picture, format="rgb24", threads=1)
         # A frame that is rgb24 already is returned as it is; the array holds on to its memory.
         image: Image = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+        return np.ascontiguousarray(_as_held(image, picture))
+
+
+def _as_held(image: Image, picture: av.VideoFrame) -> Image:
+    """The image turned as its camera was held."""
+    try:
         side_data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
-        if side_data is not None:
-            image = upright(image, np.frombuffer(bytes(side_data), dtype=np.int32).reshape(3, 3))
-        return np.ascontiguousarray(image)
+    except ValueError:
+        # A photo's side data may be of a kind that PyAV cannot name, and then it gives none; it still tells the
+        # angle, without mirroring.
+        return np.rot90(image, picture.rotation // 90)
+    if side_data is None:
+        return image
+    return upright(image, np.frombuffer(bytes(side_data), dtype=np.int32).reshape(3, 3))
 
 
 def upright(image: Image, matrix: NDArray[np.int32]) -> Image:

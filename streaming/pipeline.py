@@ -23,7 +23,7 @@ from egolive.streaming.sampling import Sampler
 from egolive.streaming.source import Source
 from egolive.streaming.windows import Slicer, Windows
 
-__all__ = ["run"]
+__all__ = ["Report", "run"]
 
 T = TypeVar("T")
 
