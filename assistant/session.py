@@ -7,7 +7,7 @@ the engine together. Threads and time are the pipeline's business, drawing and w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -38,13 +38,15 @@ class Sampling:
     """How tokens are chosen; the default is greedy."""
 
     max_tokens: int | None = None
-    """Most tokens of an answer; None: enough for the task."""
+    """Most tokens of an answer; enough for the task without it."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """0 takes the likeliest token, more draws among them."""
     top_p: float = 1.0
+    """Draw among the likeliest tokens that make up this share."""
     top_k: int = 0
-    """0 keeps all tokens."""
+    """Draw among this many likeliest tokens; 0 for all."""
     seed: int = 0
+    """Of the drawing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ class Assistant:
         self._clock = clock or MonotonicClock()
         self._session = engine.session()
 
-    def __call__(self, window: Window | None, picture: Frame) -> Iterator[Answer]:
+    def __call__(self, window: Window | None, picture: Frame) -> Generator[Answer]:
         """Answer those questions that are due.
 
         Args:
