@@ -14,8 +14,8 @@ __all__ = ["HELD_OUT", "RULES", "GoalRule", "StepRule"]
 class StepRule:
     """One kind of step: what the acting hand holds (`object`) and what it is done to (`target`).
 
-    `{slot}` in any field is filled from the goal's slots. `start` lists (kind, tag) looks the step needs before
-    it can be seen to happen, such as a dish that is dirty before it is wiped.
+    `{slot}` in any field is filled from the goal's slots. `start` lists (kind, tag) looks that must be
+    there before it can be seen to happen, such as a dish that is dirty before it is wiped.
     """
 
     key: str

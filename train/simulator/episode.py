@@ -1,4 +1,4 @@
-"""The simulator's front door: plan an episode, draw any frame of it, ask what its steps say about its goal."""
+"""The simulator's front door: plan an episode, draw any frame, ask what its steps say about its goal."""
 
 from egolive.streaming.frames import Image
 from egolive.train.simulator.drawing import Drawing

@@ -63,7 +63,7 @@ def goals_consistent_with(steps: Sequence[str]) -> set[str]:
 
 
 def next_steps_possible(goal: str, done: Sequence[str]) -> set[str]:
-    """Return the step texts that may come right after all steps done so far; empty when the goal is reached."""
+    """Return the step texts that may come right after those done so far; empty when the goal is reached."""
     prefix = tuple(done)
     found = (
         seq[len(prefix)]

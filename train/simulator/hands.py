@@ -1,7 +1,7 @@
 """Draws one hand with its forearm: a height field of tapered capsules, and light on it.
 
-The picture of a hand is an RGBA patch with a part for each pixel, so that a held object can be drawn between the
-palm and the fingers in front of it.
+The picture of a hand is an RGBA patch with a part for each pixel, so that a held object can be drawn between
+the palm and the fingers in front of it.
 """
 
 import math
@@ -39,7 +39,7 @@ class HandLook:
 
 @dataclass(frozen=True, slots=True)
 class HandPatch:
-    """A drawn hand: picture offset, BGR, coverage 0-255, part per pixel, and the unclipped hand's pixel count."""
+    """A drawn hand: picture offset, BGR, coverage 0-255, part per pixel, pixels of the unclipped hand."""
 
     x: int
     y: int

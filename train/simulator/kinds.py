@@ -15,8 +15,9 @@ Point = tuple[float, float]
 class Kind:
     """How a kind of object is handled.
 
-    `grip` names the hand pose of the acting hand at `grip_at`; `hold` and `hold_at` are those of the other hand
-    that steadies it. `closed` and `plain` name its first state. A `deep` kind hides what is put into it.
+    `grip` names the hand pose of the acting hand at `grip_at`; `hold` and `hold_at` are those of the hand
+    that steadies it. `state` is its first state. A `deep` kind hides what is put into it; one that
+    `lies` is flat and may be turned.
     """
 
     width: float

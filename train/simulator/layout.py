@@ -1,4 +1,4 @@
-"""Where things lie at the start: worked-on things in the middle, tools around them, nothing on top of another."""
+"""Where things lie at the start: worked-on things in the middle, tools around them, none on another."""
 
 from collections.abc import Sequence
 

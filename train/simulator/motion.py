@@ -19,7 +19,7 @@ _ELBOW = (138.0, 262.0)
 
 
 class Grip(NamedTuple):
-    """A hand shape in degrees: roll lifts the thumb side to the camera, flexes bend each finger's three joints."""
+    """A hand shape in degrees: roll lifts the thumb side to the camera, flexes bend the fingers' joints."""
 
     roll: float
     yaw: float
@@ -74,7 +74,7 @@ def _smooth(share: float) -> float:
 
 
 def _wiggle(name: str, time: float, length: float) -> tuple[float, float, float]:
-    """Return the shift and turn (degrees) of an acting object, `time` seconds into `length` seconds of acting."""
+    """Return the shift and turn (degrees) of an acting object, `time` into `length` seconds of acting."""
     ease = min(1.0, 4 * time / length, 4 * max(0.0, length - time) / length)
     turn = 2 * math.pi * time
     match name:

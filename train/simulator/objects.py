@@ -17,8 +17,8 @@ __all__ = ["Sprite", "draw_sprite", "thing_colour"]
 
 Array = NDArray[Any]
 
-# Base colours per kind as (hue 0-360, saturation, value); the first row is for training, the second for testing.
 _SHAPES = {**KITCHEN, **WORKBENCH}
+# Base colours per kind as (hue 0-360, saturation, value): first those for training, then those for testing.
 _COLOURS: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[tuple[float, float, float], ...]]] = {
     "apple": (((118, 0.6, 0.7), (95, 0.65, 0.75)), ((75, 0.65, 0.8),)),
     "bottle": (((140, 0.55, 0.5), (205, 0.5, 0.75)), ((165, 0.6, 0.55), (190, 0.35, 0.85))),

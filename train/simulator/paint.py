@@ -1,6 +1,6 @@
 """A small painter for shaded, textured shapes: what object sprites are made of.
 
-Knows nothing of kinds of objects. Colours are BGR floats 0-255; lengths are world units from the sprite's middle.
+Knows nothing of kinds of objects. Colours are BGR floats 0-255; lengths are world units from the middle.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a plan of an episode is: objects' paths and looks, hands' uses, steps; and where its chances come from.
+"""What a plan of an episode is: objects' paths and looks, hands' uses, steps; and its source of chance.
 
 A plan holds a few keyframes only and no pixels. It is laid out for a right-handed wearer; `mirror` flips the
 whole picture for a left-handed one.
@@ -20,7 +20,7 @@ MAIN, OTHER = "right hand", "left hand"
 
 
 class Pose(NamedTuple):
-    """Where an object is: world units, degrees clockwise, and how far it is lifted (0 on the table, 1 in hand)."""
+    """Where an object is: world units, degrees clockwise, and how far it is lifted (0 lying, 1 in hand)."""
 
     x: float
     y: float

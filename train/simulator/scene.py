@@ -273,6 +273,6 @@ def build_scene(plan: Plan, size: tuple[int, int]) -> Scene:
     noise = rng.standard_normal((size[1] + 64, size[0] + 64, 3)).astype(np.float32) * rng.uniform(1.0, 5.0)
     grain = noise_field(rng, 900, 900, ((450, 450, 0.55), (110, 110, 0.5), (18, 18, 0.35)))
     return Scene(
-        picture, _hand_look(rng, plan.split, light), light, float(rng.uniform(0.25, 0.55)), _tint(rng, *size, light),
-        grain, noise.astype(np.int16), float(rng.choice([0.0, 0.0, 0.5, 0.8])),
+        picture, _hand_look(rng, plan.split, light), light, float(rng.uniform(0.25, 0.55)),
+        _tint(rng, *size, light), grain, noise.astype(np.int16), float(rng.choice([0.0, 0.0, 0.5, 0.8])),
     )  # fmt: skip

@@ -86,7 +86,7 @@ def _choose_slots(rng: np.random.Generator, rule: GoalRule, split: str) -> tuple
 
 
 def _distractors(rng: np.random.Generator, rule: GoalRule, sequence: Sequence[StepRule]) -> list[str]:
-    """Choose up to 5 objects that speak for other goals, so that what lies there does not give the goal away."""
+    """Choose up to 5 objects that speak for other goals, so that what lies there does not tell the goal."""
     present = {kind for step in sequence for kind in (step.object, step.target, step.via) if kind}
     chosen: list[str] = []
     room = min(5, 11 - len(present))

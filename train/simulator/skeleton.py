@@ -42,7 +42,7 @@ class Capsule:
 
 
 def _finger(grip: Grip, which: int) -> list[Point3]:
-    """Return a finger's four joints in the hand's own axes: x across, y towards the fingertips, z off the back."""
+    """Return a finger's four joints in the hand's own axes: x across, y to the fingertips, z off the back."""
     first = grip.pointer if which == 0 else grip.others + 3 * (which - 1)
     second = first + grip.bend + (0 if which == 0 else 4)
     angles = (first, second, second + 0.6 * grip.bend)

@@ -28,6 +28,7 @@ _stages: OrderedDict[tuple[tuple[int, str, int], tuple[int, int]], Stage] = Orde
 
 
 def stage_of(plan: Plan, size: tuple[int, int]) -> Stage:
+    """Return the stage of an episode for one picture size, drawing it where it is not kept."""
     key = (plan.key, size)
     stage = _stages.get(key)
     if stage is None:
@@ -45,6 +46,7 @@ def stage_of(plan: Plan, size: tuple[int, int]) -> Stage:
 
 
 def sprite_of(stage: Stage, kind: str, look: Look, scale: float) -> Sprite:
+    """Return an object's sprite in one look, drawing it where it is new."""
     sprite = stage.sprites.get((kind, look))
     if sprite is None:
         colour, accent, style = stage.colours[kind]

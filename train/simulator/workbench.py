@@ -231,7 +231,7 @@ def _tea_bag(p: Painter, look: Look, colour: Colour, accent: Colour, style: int)
 
 
 WORKBENCH: dict[str, Callable[[Painter, Look, Colour, Colour, int], Array | None]] = {
-    "box": _box, "card": _card, "glue": _glue, "hammer": _hammer, "lamp": _lamp, "notebook": _notebook, "pen": _pen,
-    "radio": _radio, "scissors": _scissors, "screwdriver": _screwdriver, "tape": _tape, "tea bag": _tea_bag,
-    "toy car": _car,
+    "box": _box, "card": _card, "glue": _glue, "hammer": _hammer, "lamp": _lamp, "notebook": _notebook,
+    "pen": _pen, "radio": _radio, "scissors": _scissors, "screwdriver": _screwdriver, "tape": _tape,
+    "tea bag": _tea_bag, "toy car": _car,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Writes simulated episodes to disk, in several processes, and reads them back.
 
-A data set is a folder of `NNNNN.mp4` and `NNNNN.json` with one `manifest.json`; a finished episode is never drawn
-again, so a run that was cut off goes on where it stopped.
+A data set is a folder of `NNNNN.mp4` and `NNNNN.json` with one `manifest.json`; a finished episode is never
+drawn again, so a run that was cut off goes on where it stopped.
 """
 
 import json
