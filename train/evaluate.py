@@ -1,20 +1,24 @@
-"""`egolive evaluate`: how good a model is on held-out simulated episodes, asked through the real engine and parser.
+"""`egolive evaluate`: how good a model is on held-out episodes, asked through the real engine and parser.
 
     egolive evaluate --data sim:test --model nano --episodes 200
 
-Each figure stands beside its chance level and its 95 % interval. Windows that do not decide an answer (a goal that two
-scripts still share, a next step that may go either way) are not asked about.
+Each figure stands beside its chance level and its 95 % interval. Windows that do not decide an answer (a
+goal that two scripts still share, a next step that may go either way) are not asked about.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -24,7 +28,8 @@ from egolive.assistant.answers import Answer, Question
 from egolive.assistant.loading import load_engine
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import ConfigError
-from egolive.streaming.frames import Box, Frame, Interval, Slice, Window
+from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
+from egolive.train.card import add_measurements
 from egolive.train.metrics import (
     bag_of_objects_accuracy,
     balanced_accuracy,
@@ -36,7 +41,7 @@ from egolive.train.metrics import (
     same_text,
 )
 from egolive.train.questions import HANDS, window_questions
-from egolive.train.simulator.episode import FrameTruth, Plan, plan_episode, render_frame
+from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
 
 __all__ = ["Scores", "evaluate", "report"]
 
@@ -47,7 +52,11 @@ PICTURES = 3
 WINDOWS = 3
 """Windows asked about in each episode."""
 
-Figures = dict[str, float | list[float] | int]
+BAG_EVERY = 4
+"""Every so many-th frame of a window is looked at for its bag of visible objects."""
+
+Figures = dict[str, float | list[float | None] | int | None]
+"""Measures by name; None where nothing was asked."""
 
 
 @dataclass(slots=True)
@@ -75,8 +84,9 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
-    json_file: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     samples: Path | None = None,
+    card: Path | None = None,
 ) -> None:
     """Measure a model on held-out episodes; prints a table, then one JSON line.
 
@@ -91,21 +101,27 @@ def evaluate(
         threads: CPU threads.
         json_file: also write the JSON object here.
         samples: also write each question and answer here, one JSON line each.
+        card: also put the table into the card (README.md) of this model folder.
     """
     split = data.removeprefix("sim:")
     if not data.startswith("sim:") or split not in ("train", "test"):
         raise ConfigError(f"data {data!r} is not known: use sim:test or sim:train")
     if episodes < 1 or slices < 1:
         raise ConfigError("at least one episode and one slice are needed")
-    engine = load_engine(model, device=device, dtype=dtype, threads=threads)
+    for path in (json_file, samples):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
     scores = Scores()
     lines: list[dict[str, object]] = []
-    with Assistant(engine) as assistant, Progress(console=Console(stderr=True)) as progress:
+    with (
+        closing(load_engine(model, device=device, dtype=dtype, threads=threads)) as engine,
+        Assistant(engine) as assistant,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
         task = progress.add_task("episodes", total=episodes)
         for index in range(episodes):
             lines += ask_episode(assistant, index, split, seed, slices, scores)
             progress.advance(task)
-    engine.close()
     figures = report(scores, training_bags(seed, slices))
     found = {"data": data, "model": model, "episodes": episodes, **figures, **machine.gather()}
     Console(stderr=True).print(table(figures))
@@ -113,6 +129,9 @@ def evaluate(
         samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
     if json_file:
         json_file.write_text(json.dumps(found) + "\n")
+    if card:
+        command = f"egolive evaluate --data {data} --episodes {episodes} --seed {seed}"
+        add_measurements(card, markdown(figures), command, str(machine.processor().get("name", "a CPU")))
     sys.stdout.write(json.dumps(found) + "\n")
 
 
@@ -121,22 +140,27 @@ def ask_episode(
 ) -> list[dict[str, object]]:
     """Ask about some pictures and windows of one episode; adds to `scores`, returns a record a question."""
     plan = plan_episode(index, seed=seed, split=split)
+    episode = episode_of(plan, fps=FPS)
     rng = random.Random(f"evaluate {split} {seed} {index}")
     lines: list[dict[str, object]] = []
-    for time in (rng.uniform(0, plan.episode.duration - 0.1) for _ in range(PICTURES)):
+    for time in (rng.uniform(0, plan.duration - 0.1) for _ in range(PICTURES)):
         image, truth = render_frame(plan, time)
-        for phrase, box in grounding_truth(truth):
-            question = Question("ground", phrase)
-            (answer,) = assistant.answer([question], window=None, picture=Frame(image, time, 0))
+        boxes = grounding_truth(truth)
+        # All pictures carry the same number, by which the session would take one for the other.
+        assistant.forget()
+        answers = assistant.answer(
+            [Question("ground", phrase) for phrase, _ in boxes], picture=Frame(image, time, 0)
+        )
+        for (phrase, box), answer in zip(boxes, answers, strict=True):
             (scores.hands if phrase in HANDS else scores.objects).append((box, answer))
-            lines.append(record(index, time, question, list(box) if box else None, answer))
-    last = max(0.0, plan.episode.duration - slices * 2 / FPS)
+            lines.append(record(index, time, answer.question, list(box) if box else None, answer))
+    last = max(0.0, plan.duration - slices * 2 / FPS)
     for start in (rng.uniform(0, last) for _ in range(WINDOWS)):
         window, bag = render_window(plan, start, slices)
         span = window.interval
-        asked = window_questions(plan.episode, span.start, span.end, rng)
-        questions = [one.question for one in asked]
-        answers = assistant.answer(questions, window=window, picture=window.newest) if questions else ()
+        asked = window_questions(episode, span.start, span.end, rng)
+        assistant.forget()
+        answers = assistant.answer([one.question for one in asked], window=window)
         for one, answer in zip(asked, answers, strict=True):
             if one.question.task == "intent":
                 scores.intents.append((one.text, answer.text))
@@ -162,29 +186,32 @@ def grounding_truth(truth: FrameTruth) -> list[tuple[str, Box | None]]:
 
 
 def render_window(plan: Plan, start: float, slices: int) -> tuple[Window, frozenset[str]]:
-    """A window of the episode and the kinds of things that are visible anywhere in it."""
-    frames, seen = [], set()
-    for number in range(2 * slices):
-        time = min(start + number / FPS, plan.episode.duration - 0.01)
-        image, truth = render_frame(plan, time)
-        frames.append(Frame(image, start + number / FPS, number))
-        seen |= set(truth.boxes) - set(HANDS)
+    """A window of the episode and its bag of visible objects."""
+    rendered = [render_at(plan, start + number / FPS) for number in range(2 * slices)]
+    frames = [Frame(image, start + number / FPS, number) for number, (image, _) in enumerate(rendered)]
     pairs = zip(frames[::2], frames[1::2], strict=True)
-    return Window(tuple(Slice(a, b, i) for i, (a, b) in enumerate(pairs))), frozenset(seen)
+    window = Window(tuple(Slice(a, b, i) for i, (a, b) in enumerate(pairs)))
+    return window, bag_of([truth for _, truth in rendered[::BAG_EVERY]])
+
+
+def render_at(plan: Plan, time: float) -> tuple[Image, FrameTruth]:
+    """The frame at a time, or the episode's last one where it is over by then."""
+    return render_frame(plan, min(time, plan.duration - 0.01))
+
+
+def bag_of(truths: Sequence[FrameTruth]) -> frozenset[str]:
+    """Kinds of things that are visible in any of these frames."""
+    return frozenset(name for truth in truths for name in truth.boxes) - set(HANDS)
 
 
 def training_bags(seed: int, slices: int, episodes: int = 150) -> list[tuple[frozenset[str], str]]:
-    """What the bag-of-objects baseline learns from: objects laid out in training episodes, with their goal."""
-    plans = [plan_episode(index, seed=seed, split="train") for index in range(episodes)]
+    """What the bag-of-objects baseline learns from: the bag of one window an episode, with the goal."""
     bags = []
-    for plan in plans:
-        rng = random.Random(f"bag {plan.episode.index}")
-        start = rng.uniform(0, max(0.0, plan.episode.duration - slices * 2 / FPS))
-        seen: set[str] = set()
-        for number in range(0, 2 * slices, 4):
-            _, truth = render_frame(plan, min(start + number / FPS, plan.episode.duration - 0.01))
-            seen |= set(truth.boxes) - set(HANDS)
-        bags.append((frozenset(seen), plan.episode.goal))
+    for index in range(episodes):
+        plan = plan_episode(index, seed=seed, split="train")
+        start = random.Random(f"bag {index}").uniform(0, max(0.0, plan.duration - slices * 2 / FPS))
+        times = [start + number / FPS for number in range(0, 2 * slices, BAG_EVERY)]
+        bags.append((bag_of([render_at(plan, time)[1] for time in times]), plan.goal))
     return bags
 
 
@@ -202,9 +229,9 @@ def report(scores: Scores, train_bags: Sequence[tuple[frozenset[str], str]]) -> 
     figures: Figures = {}
 
     def add(name: str, values: Sequence[float] | Sequence[bool], chance: float) -> None:
-        figures[name] = round(mean(values), 4)
-        figures[f"{name}_ci"] = [round(edge, 4) for edge in bootstrap(values)]
-        figures[f"{name}_chance"] = round(chance, 4)
+        figures[name] = rounded(mean(values))
+        figures[f"{name}_ci"] = [rounded(edge) for edge in bootstrap(values)]
+        figures[f"{name}_chance"] = rounded(chance)
         figures[f"{name}_n"] = len(values)
 
     for name, pairs in (("hand", scores.hands), ("object", scores.objects)):
@@ -212,8 +239,9 @@ def report(scores: Scores, train_bags: Sequence[tuple[frozenset[str], str]]) -> 
         overlaps = [max((box.iou(b) for b in answer.boxes[:1]), default=0.0) for box, answer in there]
         add(f"{name}_miou", overlaps, best_constant_box([box for box, _ in there]))
         absent = [box is None for box, _ in pairs]
-        said = [not answer.boxes for _, answer in pairs]
-        figures[f"{name}_absent_acc"] = round(balanced_accuracy(absent, said), 4)
+        # An answer that cannot be read is wrong either way.
+        said = [answer.absent if box is None else not answer.boxes for box, answer in pairs]
+        figures[f"{name}_absent_acc"] = rounded(balanced_accuracy(absent, said))
         figures[f"{name}_absent_acc_chance"] = 0.5
         figures[f"{name}_absent_acc_n"] = len(pairs)
     add(
@@ -221,32 +249,50 @@ def report(scores: Scores, train_bags: Sequence[tuple[frozenset[str], str]]) -> 
         [same_text(s, t) for t, s in scores.intents],
         majority_share([t for t, _ in scores.intents]),
     )
-    figures["intent_acc_bag_of_objects"] = round(bag_of_objects_accuracy(train_bags, scores.bags), 4)
+    figures["intent_acc_bag_of_objects"] = rounded(bag_of_objects_accuracy(train_bags, scores.bags))
     add("next_acc", [same_text(s, t) for t, s in scores.nexts], majority_share([t for t, _ in scores.nexts]))
     overlaps = [max((truth.iou(i) for i in a.intervals[:1]), default=0.0) for truth, a, _ in scores.whens]
     chance = best_constant_interval([truth.shift(-window.start) for truth, _, window in scores.whens])
     add("interval_miou", overlaps, chance)
     add("interval_r1_iou50", [value >= 0.5 for value in overlaps], float("nan"))
     figures.pop("interval_r1_iou50_chance")
-    figures["n"] = sum(map(len, (scores.hands, scores.objects, scores.intents, scores.nexts, scores.whens)))
+    kinds = (scores.hands, scores.objects, scores.intents, scores.nexts, scores.whens)
+    figures["n"] = sum(len(kind) for kind in kinds)
     return figures
+
+
+def rounded(value: float) -> float | None:
+    """Four decimals, or None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else round(value, 4)
+
+
+COLUMNS = ("measure", "value", "95 % interval", "chance", "questions")
 
 
 def table(figures: Figures) -> Table:
     """The figures for people."""
-    drawn = Table(
-        "measure", "value", "95 % interval", "chance", "questions", title="Held-out simulated episodes"
-    )
+    drawn = Table(*COLUMNS, title="Held-out simulated episodes")
+    for row in rows(figures):
+        drawn.add_row(*row)
+    return drawn
+
+
+def markdown(figures: Figures) -> str:
+    """The figures for a card."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows(figures)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
+    """One row a measure, as text."""
     names = [n for n in figures if not n.endswith(("_ci", "_chance", "_n")) and n != "n"]
     for name in names:
-        interval = figures.get(f"{name}_ci")
-        shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if isinstance(interval, list) else ""
-        chance = figures.get(f"{name}_chance")
-        drawn.add_row(
-            name,
-            f"{figures[name]:.3f}",
-            shown,
-            f"{chance:.3f}" if chance is not None else "",
-            str(figures.get(f"{name}_n", "")),
-        )
-    return drawn
+        edges = figures.get(f"{name}_ci")
+        interval = " to ".join(shown(edge) for edge in edges) if isinstance(edges, list) else ""
+        chance, asked = shown(figures.get(f"{name}_chance")), figures.get(f"{name}_n", "")
+        yield name, shown(figures[name]), interval, chance, str(asked)
+
+
+def shown(value: object) -> str:
+    """Three decimals; nothing where nothing was measured."""
+    return f"{value:.3f}" if isinstance(value, int | float) else ""

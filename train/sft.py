@@ -2,19 +2,21 @@
 
     egolive train sft nano-sft
 
-Phase one teaches the vision tower by the dense loss, phase two the text part on packed questions. Both go on from
-their last checkpoint when they were interrupted. The finished model, its profile, the log and a plot end up in the
-recipe's output folder.
+Phase one teaches the vision tower by the dense loss, phase two the text part on packed questions. Both go
+on from their last checkpoint when they were interrupted. The finished model, its profile, the log and a
+plot end up in the recipe's output folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import load_model, save_model
 from transformers import Qwen2TokenizerFast, Qwen2VLForConditionalGeneration
 
@@ -25,6 +27,7 @@ from egolive.assistant.prompts import build_prompt
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Interval
 from egolive.train.answering import AnswerBatches, answer_check, answer_loss, encode_clips
+from egolive.train.card import write_card
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.plots import plot_history
@@ -67,11 +70,37 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
     encode_clips(tower, data, out / "tokens")
     train_answers(model, tokenizer, recipe, train, held_out, out)
     finished = out / "model"
+    frames = sum(len(clip.truths) for clip in data.clips)
     model.to("cpu").save_pretrained(finished)
     tokenizer.save_pretrained(finished)
     save_profile(NANO, finished)
     write_preprocessor(finished)
+    write_card(
+        finished,
+        {
+            "millions": sum(weights.numel() for weights in model.parameters()) / 1e6,
+            "vocabulary": model.config.text_config.vocab_size,
+            "episodes": len(data.clips),
+            "frames": frames,
+            "command": "egolive train sft nano-sft",
+            "hours": seconds_spent(out) / 3600,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU",
+            "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
+        },
+    )
     return finished
+
+
+def plain(recipe: Recipe) -> dict[str, object]:
+    """A recipe as YAML can hold it."""
+    values = dataclasses.asdict(recipe)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def seconds_spent(out: Path) -> float:
+    """Seconds of training of both phases, interruptions left out as far as the logs know them."""
+    logs = [json.loads(path.read_text()) for path in out.glob("*/history.json")]
+    return float(sum(record.get("train_runtime", 0.0) for log in logs for record in log))
 
 
 def train_tower(
@@ -148,7 +177,8 @@ def nano_tokenizer() -> Qwen2TokenizerFast:
         texts += [str(part) for part in prompt.parts]
     # Common English keeps free questions from falling apart into bytes.
     texts.append(
-        "Is there a hand in the picture? Where, how many, which, who, why? Yes, no. You are a helpful assistant."
+        "Is there a hand in the picture? Where, how many, which, who, why? Yes, no. "
+        "You are a helpful assistant."
     )
     return build_tokenizer(texts, size=1024)
 

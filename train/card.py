@@ -1,0 +1,59 @@
+"""The card of a trained model: what it is, how it was made, and what was measured; written by commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from egolive.streaming.errors import DataError
+
+__all__ = ["add_measurements", "write_card"]
+
+MEASURED = "## Measured"
+
+_TEXT = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [qwen2_vl, egocentric, grounding, simulator]
+---
+
+# egolive nano
+
+A Qwen2-VL of {millions:.1f} million weights, trained from nothing on egolive's simulator. It is for trying
+and testing egolive where the real model does not fit, and it is **not EgoThinker**: it knows the simulator's
+kitchen and workbench, and nothing else.
+
+- Architecture: `Qwen2VLForConditionalGeneration`; byte-level BPE of {vocabulary} tokens with Qwen2-VL's
+  special tokens
+- Picture: 224 x 140, 40 visual tokens a picture or slice; boxes as
+  `<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, 0 to 1000
+- Data: {episodes} simulated training episodes, {frames} frames at 2 a second, no real pictures
+- Made by: `{command}` in {hours:.1f} hours on {device}; recipe below
+- Licence: Apache-2.0
+
+```yaml
+{recipe}
+```
+"""
+
+
+def write_card(folder: Path, values: Mapping[str, object]) -> None:
+    """Write README.md; `values` fill the placeholders of the text above, all of them."""
+    (folder / "README.md").write_text(_TEXT.format(**values), encoding="utf-8")
+
+
+def add_measurements(folder: Path, table: str, command: str, machine: str) -> None:
+    """Put a measured table into the card in `folder`, in place of the one that was there.
+
+    Raises:
+        DataError: there is no card.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        raise DataError(
+            f"{folder} has no README.md to write the figures into: is it a trained model's folder?"
+        )
+    head = path.read_text(encoding="utf-8").split(MEASURED)[0].rstrip()
+    text = f"{head}\n\n{MEASURED}\n\n`{command}` on {machine}:\n\n{table}\n"
+    path.write_text(text, encoding="utf-8")
