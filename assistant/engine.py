@@ -20,7 +20,10 @@ __all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "Prompt", "Request"
 
 @dataclass(frozen=True, slots=True)
 class Vision:
-    """Pictures that stand in a prompt: one image, or the frames of a video."""
+    """Pictures that stand in a prompt: one image, or the frames of a video.
+
+    The markers round them (`<|vision_start|>`, `<|vision_end|>`) belong to the prompt's text.
+    """
 
     frames: tuple[Image, ...]
     """One picture for an image; an even number, oldest first, for a video (two make one slice)."""
@@ -62,7 +65,8 @@ class Delta:
     """Place of its request in the list given to `ask`."""
     token: int
     text: str
-    """The text that this token completes; may be empty inside a character. Special tokens are text too."""
+    """The text that this token completes; may be empty inside a character. Special tokens are text
+    too, except the one that ends the answer."""
     logprob: float
     """Natural logarithm of its probability."""
     finished: Literal["", "stop", "length"] = ""
@@ -100,7 +104,7 @@ class EngineSession(Protocol):
     def usage(self) -> dict[str, int]:
         """Counts of the last `ask`, its requests added up.
 
-        prompt_tokens, vision_tokens, completion_tokens, slices_encoded, slices_used.
+        prompt_tokens, prompt_tokens_reused, vision_tokens, completion_tokens, slices_encoded, slices_used.
         """
         ...
 
