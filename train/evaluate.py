@@ -204,7 +204,7 @@ def bag_of(truths: Sequence[FrameTruth]) -> frozenset[str]:
     return frozenset(name for truth in truths for name in truth.boxes) - set(HANDS)
 
 
-def training_bags(seed: int, slices: int, episodes: int = 150) -> list[tuple[frozenset[str], str]]:
+def training_bags(seed: int, slices: int, episodes: int = 300) -> list[tuple[frozenset[str], str]]:
     """What the bag-of-objects baseline learns from: the bag of one window an episode, with the goal."""
     bags = []
     for index in range(episodes):
