@@ -9,8 +9,8 @@
     ├── SinkError        an output cannot be written
     └── DataError        a data set, recipe or recording cannot be used
 
-The command line prints these without a traceback and exits with 1, for UsageError with 2; any other exception is a
-bug and traces.
+The command line prints these without a traceback and exits with 1, for UsageError with 2; any other exception
+is a bug and traces.
 """
 
 __all__ = [
@@ -41,7 +41,7 @@ class SourceError(EgoliveError):
     """A source cannot be opened or read."""
 
 
-class SourceLost(SourceError):
+class SourceLost(SourceError):  # noqa: N818
     """A live source was there and stopped answering."""
 
 

@@ -37,8 +37,8 @@ def _as_held(image: Image, picture: av.VideoFrame) -> Image:
     try:
         side_data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
     except ValueError:
-        # A photo's side data may be of a kind that PyAV cannot name, and then it gives none; it still tells the
-        # angle, without mirroring.
+        # A photo's side data may be of a kind that PyAV cannot name, and then it gives none; it still tells
+        # the angle, without mirroring.
         return np.rot90(image, picture.rotation // 90)
     if side_data is None:
         return image

@@ -1,0 +1,331 @@
+"""The three threads of a run, with sources and engines that are driven by events instead of time."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from egolive.streaming import Frame, Interval, Report, Source, VirtualClock, Window, open_source, run
+from egolive.streaming.errors import EngineError, SinkError, SourceError, SourceLost
+
+PICTURE = np.zeros((2, 2, 3), np.uint8)
+PATIENCE = 10.0
+"""Seconds after which a test that waits for another thread gives up; never reached when the code works."""
+
+
+class Scripted(Source):
+    """A source with the given times, which may do something before each frame."""
+
+    def __init__(
+        self, times: Sequence[float], *, live: bool, before: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.live = live
+        self.name = "scripted"
+        self.fps: float | None = 10.0
+        self.size: tuple[int, int] | None = (2, 2)
+        self.broken = 0
+        self.closed = False
+        self._times = times
+        self._before = before
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, time in enumerate(self._times):
+            if self.closed:
+                return
+            self._before(index)
+            yield Frame(PICTURE, time, index)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Screen:
+    """Remembers what was shown, and does something after each frame."""
+
+    def __init__(self, after: Callable[[Frame], None] = lambda _: None) -> None:
+        self.frames: list[Frame] = []
+        self.found: list[tuple[int, str]] = []
+        self._after = after
+
+    def __call__(self, frame: Frame, new: Sequence[str]) -> None:
+        self.frames.append(frame)
+        self.found.extend((frame.index, result) for result in new)
+        self._after(frame)
+
+
+def tenths(count: int) -> list[float]:
+    return [i / 10 for i in range(count)]
+
+
+def name(window: Window | None, picture: Frame) -> Iterator[str]:
+    yield f"{picture.index}:{len(window) if window else 0}"
+
+
+def await_event(event: threading.Event) -> None:
+    assert event.wait(PATIENCE), "the other thread never came to it"
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_recording_is_shown_and_thought_about_whole() -> None:
+    source, screen = Scripted(tenths(100), live=False), Screen()
+    report = run(source, name, screen, fps_sampled=2.0, slices=3)
+    assert [f.index for f in screen.frames] == list(range(100))
+    # Twice a second, each with the very frame that it was found in; every second sample ends a window, which
+    # grows to three slices.
+    lengths = [min(3, sample // 2 + 1) if sample % 2 else 0 for sample in range(20)]
+    assert screen.found == [(5 * sample, f"{5 * sample}:{length}") for sample, length in enumerate(lengths)]
+    assert (report.captured, report.shown, report.steps, report.windows) == (100, 100, 20, 10)
+    assert (report.results, report.gaps, report.drops, report.ended) == (20, 0, {}, "source")
+    assert report.stream_seconds == pytest.approx(9.9)
+    assert source.closed
+
+
+def test_a_frame_of_a_recording_waits_for_what_is_thought_about_it() -> None:
+    read_ahead = threading.Event()
+    screen = Screen()
+
+    def before(index: int) -> None:
+        if index == 10:
+            read_ahead.set()
+
+    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+        if picture.index == 0:
+            await_event(read_ahead)
+            assert screen.frames == []
+        yield from name(window, picture)
+
+    run(Scripted(tenths(30), live=False, before=before), think, screen)
+    assert screen.found[0] == (0, "0:0")
+    assert len(screen.frames) == 30
+
+
+def test_a_recording_is_the_same_however_the_threads_run() -> None:
+    def once(slow: Callable[[], object]) -> tuple[list[int], list[tuple[int, str]]]:
+        screen = Screen(after=lambda _: slow())
+        run(Scripted(tenths(60), live=False), name, screen)
+        return [f.index for f in screen.frames], screen.found
+
+    spin = threading.Event()
+    assert once(lambda: None) == once(lambda: spin.wait(0.001))
+
+
+def test_a_live_picture_goes_on_while_the_engine_thinks() -> None:
+    shown = threading.Semaphore(0)
+    twenty_shown = threading.Event()
+    asked_again = threading.Event()
+    asked: list[tuple[int, float | None]] = []
+
+    def before(index: int) -> None:
+        # A camera whose next frame comes when the one before is on the screen.
+        if index > 0:
+            assert shown.acquire(timeout=PATIENCE)
+        if index == 24:
+            await_event(asked_again)
+
+    def after(frame: Frame) -> None:
+        if frame.index == 20:
+            twenty_shown.set()
+        shown.release()
+
+    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+        asked.append((picture.index, window.newest.time if window else None))
+        if len(asked) == 2:
+            asked_again.set()
+        await_event(twenty_shown)
+        yield from name(window, picture)
+
+    screen = Screen(after)
+    report = run(Scripted(tenths(40), live=True, before=before), think, screen)
+    assert [f.index for f in screen.frames] == list(range(40))
+    assert asked[0] == (0, None)
+    # The next question is about the newest picture and window, what lies between is never asked.
+    picture, window_end = asked[1]
+    assert picture >= 20
+    assert window_end == 1.5
+    assert report.drops["think_busy"] >= 1
+    assert all(int(result.split(":")[0]) <= index for index, result in screen.found)
+
+
+def test_a_window_is_handed_to_the_engine_once() -> None:
+    shown = threading.Semaphore(0)
+    thought = threading.Semaphore(0)
+    windows: list[Interval] = []
+
+    def before(index: int) -> None:
+        if index > 0:
+            assert thought.acquire(timeout=PATIENCE)
+            assert shown.acquire(timeout=PATIENCE)
+
+    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+        if window is not None:
+            windows.append(window.interval)
+        yield "seen"
+        thought.release()
+
+    screen = Screen(after=lambda _: shown.release())
+    report = run(Scripted(tenths(31), live=True, before=before), think, screen, slices=1)
+    assert windows == [Interval(0.0, 0.5), Interval(1.0, 1.5), Interval(2.0, 2.5)]
+    assert report.windows == 3
+    # Every picture was asked about; the answer to the last may come when the show is over.
+    assert 30 <= report.steps <= 31
+
+
+def test_a_live_source_never_waits_for_a_slow_screen() -> None:
+    all_read = threading.Event()
+
+    def before(index: int) -> None:
+        if index == 29:
+            all_read.set()
+
+    screen = Screen(after=lambda _: await_event(all_read))
+    report = run(Scripted(tenths(30), live=True, before=before), name, screen)
+    assert [f.index for f in screen.frames] == sorted({f.index for f in screen.frames})
+    assert screen.frames[-1].index == 29
+    assert report.captured == 30
+    assert report.shown + report.drops["show_busy"] == 30
+    assert report.drops["show_busy"] >= 20
+
+
+def test_a_gap_is_told_before_the_frame_behind_it_and_no_window_spans_it() -> None:
+    order: list[object] = []
+    windows: list[Window] = []
+
+    def think(window: Window | None, picture: Frame) -> Sequence[str]:
+        if window is not None:
+            windows.append(window)
+        return []
+
+    times = [*tenths(16), *(5 + time for time in tenths(16))]
+    report = run(
+        Scripted(times, live=False),
+        think,
+        lambda frame, _: order.append(frame.index),
+        on_gap=order.append,
+    )
+    assert order == [*range(16), Interval(1.5, 5.0), *range(16, 32)]
+    assert report.gaps == 1
+    assert [w.interval for w in windows] == [
+        Interval(0, 0.5),
+        Interval(0, 1.5),
+        Interval(5, 5.5),
+        Interval(5, 6.5),
+    ]
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
+def test_a_source_that_fails_is_raised_after_its_last_frame(live: bool) -> None:
+    def before(index: int) -> None:
+        if index == 12:
+            raise SourceLost("camera 0: no picture for 5 s")
+
+    source, screen = Scripted(tenths(30), live=live, before=before), Screen()
+    with pytest.raises(SourceLost, match="camera 0"):
+        run(source, name, screen)
+    assert screen.frames[-1].index == 11
+    if not live:
+        assert len(screen.frames) == 12
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
+def test_an_engine_that_fails_ends_the_run(live: bool) -> None:
+    failed = threading.Event()
+
+    def before(index: int) -> None:
+        if index == 29 and live:
+            await_event(failed)
+
+    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+        yield "first"
+        failed.set()
+        raise EngineError("out of memory")
+
+    source = Scripted(tenths(10_000), live=live, before=before)
+    with pytest.raises(EngineError, match="out of memory"):
+        run(source, think, Screen())
+    assert source.closed
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
+def test_a_screen_that_fails_ends_the_run(live: bool) -> None:
+    def fail(frame: Frame) -> None:
+        raise SinkError("disk full")
+
+    source = Scripted(tenths(10_000), live=live)
+    with pytest.raises(SinkError, match="disk full"):
+        run(source, name, Screen(after=fail))
+    assert source.closed
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
+def test_a_stop_ends_the_run_and_the_answer_under_way(live: bool) -> None:
+    stop = threading.Event()
+    generator_closed = threading.Event()
+
+    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+        try:
+            while True:
+                stop.wait(0.001)
+                yield "word"
+        finally:
+            generator_closed.set()
+
+    def before(index: int) -> None:
+        if index == 8:
+            stop.set()
+
+    source = Scripted(tenths(10_000), live=live, before=before)
+    report = run(source, think, Screen(), stop=stop)
+    assert report.ended == "stop"
+    assert generator_closed.is_set()
+    assert source.closed
+
+
+def test_an_interrupt_ends_the_run_as_cleanly() -> None:
+    def interrupt(frame: Frame) -> None:
+        if frame.index == 7:
+            raise KeyboardInterrupt
+
+    source, screen = Scripted(tenths(10_000), live=False), Screen(after=interrupt)
+    report = run(source, name, screen)
+    assert report.ended == "interrupt"
+    assert screen.frames[-1].index == 7
+    assert source.closed
+
+
+def test_the_run_ends_when_its_time_is_up() -> None:
+    screen = Screen()
+    report = run(Scripted(tenths(100), live=False), name, screen, seconds=2.0)
+    assert report.ended == "seconds"
+    assert [f.index for f in screen.frames] == list(range(20))
+
+
+def test_rates_are_a_second_of_the_clock() -> None:
+    clock = VirtualClock()
+    source = open_source("test:64x48@20", clock=clock)
+    report = run(source, name, Screen(), seconds=5.0, clock=clock)
+    assert report.captured == 100
+    assert report.seconds == pytest.approx(5.0)
+    assert report.source_rate == pytest.approx(20.0)
+    assert Report().shown_rate == 0
+
+
+def test_what_could_not_be_decoded_is_among_the_drops() -> None:
+    source = Scripted(tenths(5), live=False)
+    source.broken = 3
+    assert run(source, name, Screen()).drops == {"broken": 3}
+
+
+def test_a_source_that_cannot_be_closed_is_told() -> None:
+    class Stuck(Scripted):
+        def close(self) -> None:
+            raise SourceError("camera 0: cannot be released")
+
+    with pytest.raises(SourceError, match="released"):
+        run(Stuck(tenths(3), live=False), name, Screen())
