@@ -118,8 +118,10 @@ def _write_episode(out: Path, index: int, split: str, seed: int, fps: float, siz
     path = out / f"{index:05d}.mp4"
     part = out / f".{index:05d}.{os.getpid()}.part"
     frames = []
+    # x264's macroblock tree gives other bytes on each run, even with one thread
+    options = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
     with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = size[0], size[1], "yuv420p"
         stream.codec_context.thread_count = 1
         for k in range(int(plan.duration * fps)):
