@@ -1,0 +1,127 @@
+"""A recipe is read as it was meant, or refused in one line that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from egolive.streaming.errors import ConfigError
+from egolive.train import recipe as module
+from egolive.train.recipe import Phase, load_recipe
+
+BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*.yaml"))
+
+
+def values() -> dict[str, Any]:
+    phase = {"steps": 3, "batch": 2, "lr": 0.001}
+    return {"data": "d", "episodes": 4, "tower": dict(phase), "answers": dict(phase)}
+
+
+def written(folder: Path, raw: object) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(raw if isinstance(raw, str) else yaml.safe_dump(raw))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_recipe_is_found_by_its_name_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder of the same name, such as an earlier run's, is no recipe.
+    (tmp_path / name.removesuffix(".yaml")).mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(name.removesuffix(".yaml"))
+    assert recipe == load_recipe(name)
+    assert recipe.tower.steps > 0
+    assert recipe.answers.lr > 0
+
+
+def test_there_are_bundled_recipes() -> None:
+    assert "nano-sft.yaml" in BUNDLED
+
+
+def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> None:
+    raw = {**values(), "out": "somewhere/else", "seed": 7, "window_share": 1}
+    recipe = load_recipe(written(tmp_path, raw))
+    assert recipe.tower == Phase(steps=3, batch=2, lr=0.001)
+    assert (recipe.data, recipe.out) == (Path("d"), Path("somewhere/else"))
+    assert (recipe.seed, recipe.window_share, recipe.slices) == (7, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("epochs", 3, "unknown key 'epochs'"),
+        ("tower.momentum", 0.9, "unknown key 'momentum'"),
+        ("episodes", "many", "episodes must be of the kind int, got 'many'"),
+        ("episodes", 2.5, "episodes must be of the kind int, got 2.5"),
+        ("episodes", True, "episodes must be of the kind int, got True"),
+        ("data", 5, "data must be of the kind Path, got 5"),
+        ("tower", [1, 2], "tower must be of the kind Phase"),
+        ("answers.lr", "1e-3", "lr must be of the kind float, got '1e-3'"),
+        ("answers.lr", -0.1, "lr must be at least 0, got -0.1"),
+        ("answers.lr", float("nan"), "lr must be at least 0, got nan"),
+        ("tower.steps", 0, "steps must be at least 1, got 0"),
+        ("tower.save_every", 0, "save_every must be at least 1, got 0"),
+        ("slices", 1, "slices must be at least 2, got 1"),
+        ("window_share", 1.5, "window_share must be at least 0 and at most 1, got 1.5"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_told_in_one_line(
+    path: str, value: object, words: str, tmp_path: Path
+) -> None:
+    raw = values()
+    *outer, key = path.split(".")
+    (raw[outer[0]] if outer else raw)[key] = value
+    name = written(tmp_path, raw)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(name)
+    message = str(caught.value)
+    assert words in message
+    assert message.startswith(name)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("data", "data must be given"), ("tower", "tower must be given"), ("answers.batch", "answers: batch")],
+)
+def test_a_missing_key_is_named(path: str, words: str, tmp_path: Path) -> None:
+    raw = values()
+    *outer, key = path.split(".")
+    del (raw[outer[0]] if outer else raw)[key]
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(written(tmp_path, raw))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: [unclosed\nepisodes: 4", "not readable as YAML"),
+        ("data: a: b", "not readable as YAML"),
+        ("- a\n- list\n", "holds no settings"),
+        ("", "holds no settings"),
+        ("!!python/object/apply:os.getcwd []", "not readable as YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told_in_one_line(text: str, words: str, tmp_path: Path) -> None:
+    name = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_recipe(name)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(name)
+
+
+def test_bytes_that_are_no_text_are_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe\x00data")
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_name_is_answered_with_the_names_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"no recipe 'nano-xyz': give a YAML file, or one of .*nano-sft"):
+        load_recipe("nano-xyz")
