@@ -173,8 +173,10 @@ def without_password(address: str) -> str:
 
 
 def _why_not_opened(name: str, scheme: str, error: av.FFmpegError) -> str:
-    if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):
-        return f"{name}: no answer in time; check the address, the network and the camera"
+    silent = isinstance(error, (av.error.ExitError, av.error.TimeoutError))
+    # FFmpeg calls it invalid data when an RTSP server does not answer.
+    if silent or (scheme and isinstance(error, av.error.InvalidDataError)):
+        return f"{name}: no answer that can be read in time; check the address, the network and the camera"
     if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
         return (
             f"{name}: access refused; put user and password into the address (rtsp://user:password@host/...)"

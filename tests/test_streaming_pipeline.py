@@ -43,7 +43,7 @@ class Scripted(Source):
 class Screen:
     """Remembers what was shown, and does something after each frame."""
 
-    def __init__(self, after: Callable[[Frame], None] = lambda _: None) -> None:
+    def __init__(self, after: Callable[[Frame], object] = lambda _: None) -> None:
         self.frames: list[Frame] = []
         self.found: list[tuple[int, str]] = []
         self._after = after
