@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -78,6 +78,15 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             logs = {**logs, **{name: round(value, 4) for name, value in means.items()}}
             self._parts.clear()
         super().log(logs, start_time)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # save_pretrained writes other names than the model's own, and the Trainer passes over names that it
+        # does not know: it would go on with fresh weights.
+        if isinstance(self.model, PreTrainedModel):
+            saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+            self.model.load_state_dict(saved.state_dict())
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
         training = self.model.training
