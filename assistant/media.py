@@ -60,7 +60,7 @@ def is_video(source: str | Path) -> bool:
     """Whether a path or address is a video (or a folder of frames) rather than one picture."""
     text = str(source)
     if "://" in text and not text.startswith("file://"):
-        return Path(urlsplit(text).path).suffix.lower() in _VIDEO_SUFFIXES
+        return Path(text.partition("?")[0]).suffix.lower() in _VIDEO_SUFFIXES
     if text.startswith("data:"):
         return False
     path = _local(text)
@@ -228,11 +228,12 @@ def _decoded(text: str) -> bytes:
 
 
 def _download(address: str) -> bytes:
-    request = urllib.request.Request(address, headers={"User-Agent": "egolive"})
     try:
+        request = urllib.request.Request(address, headers={"User-Agent": "egolive"})
         with urllib.request.urlopen(request, timeout=_DOWNLOAD_SECONDS) as answer:
             data: bytes = answer.read(_DOWNLOAD_BYTES + 1)
     except urllib.error.HTTPError as error:
+        error.close()
         raise SourceError(f"{address}: the server answers {error.code}; check the address") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error

@@ -28,6 +28,7 @@ __all__ = [
     "draw_boxes",
     "place_labels",
     "short_phrase",
+    "status_line",
 ]
 
 Colour = tuple[int, int, int]
@@ -145,6 +146,30 @@ def place_labels(
     return placed
 
 
+def status_line(answers: Sequence[Answer], now: float) -> str:
+    """Ages, and what was looked for and is not there, in one line."""
+    if not answers:
+        return "waiting for the first answer"
+    parts = []
+    grounded = [answer for answer in answers if answer.question.task == "ground"]
+    spoken = [answer for answer in answers if answer.question.task != "ground"]
+    if grounded:
+        parts.append(f"boxes {max(0.0, now - min(a.time for a in grounded)):.1f} s old")
+    if spoken:
+        parts.append(f"words {max(0.0, now - min(a.time for a in spoken)):.1f} s old")
+    absent = {answer.question.phrase for answer in grounded if answer.absent}
+    for answer in grounded:
+        phrase = answer.question.phrase
+        hand = phrase.removeprefix("object in the ")
+        if answer.status == "unparsed":
+            parts.append(f"{short_phrase(phrase)} ?")
+        elif phrase in absent and hand == phrase:
+            parts.append(f"no {phrase}")
+        elif phrase in absent and hand not in absent:
+            parts.append(f"{hand} empty")
+    return " · ".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class _Style:
     """Sizes that follow the picture's height, in pixels."""
@@ -183,7 +208,7 @@ def _draw_bar(canvas: Image, answers: Sequence[Answer], now: float, style: _Styl
         for number, line in enumerate(_wrap(text, style.font, room - indent, lines=2)):
             rows.append([(key if number == 0 else "", style.font, _KEY), (line, style.font, colour)])
     rows = rows[: max(0, most - 1)]
-    status = _fit(_status(answers, now), small, room)
+    status = _fit(status_line(answers, now), small, room)
     if most and status:
         rows.append([(status, small, _KEY)])
     bar = len(rows) * line_height + padding if rows else 0
@@ -212,30 +237,6 @@ def _statements(answers: Iterable[Answer]) -> Iterable[tuple[str, str, Colour]]:
             yield key, "none", _GREY
         else:
             yield key, answer.text, _WHITE
-
-
-def _status(answers: Sequence[Answer], now: float) -> str:
-    """Ages, and what was looked for and is not there, in one line."""
-    if not answers:
-        return "waiting for the first answer"
-    parts = []
-    grounded = [answer for answer in answers if answer.question.task == "ground"]
-    spoken = [answer for answer in answers if answer.question.task != "ground"]
-    if grounded:
-        parts.append(f"boxes {max(0.0, now - min(a.time for a in grounded)):.1f} s old")
-    if spoken:
-        parts.append(f"words {max(0.0, now - min(a.time for a in spoken)):.1f} s old")
-    absent = {answer.question.phrase for answer in grounded if answer.absent}
-    for answer in grounded:
-        phrase = answer.question.phrase
-        hand = phrase.removeprefix("object in the ")
-        if answer.status == "unparsed":
-            parts.append(f"{short_phrase(phrase)} ?")
-        elif phrase in absent and hand == phrase:
-            parts.append(f"no {phrase}")
-        elif phrase in absent and hand not in absent:
-            parts.append(f"{hand} empty")
-    return " · ".join(parts)
 
 
 def _label(box: Box) -> str:

@@ -5,9 +5,8 @@ The live view shows the picture as half-block cells where the terminal has the c
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -25,6 +24,7 @@ from rich.text import Text
 from egolive.assistant.answers import Answer
 from egolive.assistant.overlay import colour_of, coloured_boxes, draw_boxes, short_phrase
 from egolive.assistant.sinks import Shown
+from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Box, Image
 
 __all__ = ["LineView", "Picture", "Rates", "TerminalView", "in_words"]
@@ -40,15 +40,15 @@ _SPAN = 5.0
 class Rates:
     """Pictures a second from the source and on the screen, and answers a second, over the last seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or MonotonicClock()
         self._marks: deque[tuple[float, float, int, int]] = deque()
         self._answers = 0
 
     def count(self, shown: Shown) -> None:
         """Take one picture that is shown."""
         self._answers += len(shown.new)
-        now = self._clock()
+        now = self._clock.now()
         self._marks.append((now, shown.now, shown.frame.index, self._answers))
         while now - self._marks[0][0] > _SPAN:
             self._marks.popleft()
@@ -75,18 +75,18 @@ class Rates:
 class TerminalView:
     """A live view in a terminal: picture, intent, next step, boxes, rates, drops and ages."""
 
-    def __init__(self, console: Console, *, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, *, title: str, clock: Clock | None = None) -> None:
         """Take over the terminal until `close`.
 
         Args:
             console: An interactive one.
             title: First line: what is watched, and by which model.
-            clock: Seconds, for the rates.
+            clock: What rates are measured with.
         """
         self._console = console
         self._title = title
-        self._clock = clock
-        self._rates = Rates(clock)
+        self._clock = clock or MonotonicClock()
+        self._rates = Rates(self._clock)
         self._drawn = -_REFRESH
         self._dropped = 0
         self._gaps = 0
@@ -100,8 +100,8 @@ class TerminalView:
         if self._last_index is not None:
             self._dropped += max(0, shown.frame.index - self._last_index - 1)
         self._last_index = shown.frame.index
-        if self._clock() - self._drawn >= _REFRESH:
-            self._drawn = self._clock()
+        if self._clock.now() - self._drawn >= _REFRESH:
+            self._drawn = self._clock.now()
             self._live.update(self.render(shown), refresh=True)
 
     def note(self, event: Mapping[str, object]) -> None:
@@ -214,7 +214,8 @@ def in_words(answer: Answer) -> str:
         return ", ".join(boxes) or "none"
     if answer.question.task == "when":
         return ", ".join(f"{span.start:.1f} to {span.end:.1f} s" for span in answer.intervals) or "none"
-    return " ".join(answer.text.split())
+    # What a model writes may hold control characters, which a terminal would obey.
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in answer.text).split())
 
 
 def _words(answers: Sequence[Answer], now: float) -> RenderableType:

@@ -1,0 +1,92 @@
+"""What `egolive doctor` tells of machines, of this one and of made-up ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from egolive.assistant import cli, machine
+from egolive.assistant.doctor import diagnose, engine_needs
+
+
+def facts(**changes: object) -> machine.Facts:
+    """A machine that lacks nothing, with changes."""
+    here: machine.Facts = {
+        "gpus": [{"device": "cuda:0", "name": "GPU", "total": 24e9, "free": 20e9, "capability": "8.9"}],
+        "cameras": [{"path": "/dev/video0", "name": "cam", "readable": True}],
+        "memory": {"total": 32_000_000_000, "available": 16_000_000_000},
+    }
+    versions = {"trl": "1", "peft": "1", "datasets": "1"}
+    return {"machine": here | {k: v for k, v in changes.items() if k != "versions"}, "versions": versions} | {
+        k: v for k, v in changes.items() if k == "versions"
+    }
+
+
+def test_a_machine_that_has_everything_gets_no_advice() -> None:
+    assert diagnose(facts()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "mend"),
+    [
+        ({"gpus": []}, "no accelerator", "nano"),
+        ({"cameras": []}, "no camera", "rtsp://"),
+        (
+            {"cameras": [{"path": "/dev/video2", "name": "", "readable": False}]},
+            "/dev/video2 may not be opened",
+            "usermod -aG video",
+        ),
+        ({"memory": {"total": 4_000_000_000, "available": 1_000_000_000}}, "only 1.0 GB", "close"),
+        ({"versions": {"trl": "1"}}, "peft, datasets", "egolive[train]"),
+    ],
+    ids=["no gpu", "no camera", "no rights", "little memory", "no training libraries"],
+)
+def test_each_lack_comes_with_its_remedy(changes: dict[str, object], what: str, mend: str) -> None:
+    (finding,) = diagnose(facts(**changes))
+    assert what in finding.what
+    assert mend in finding.mend
+
+
+def test_needs_follow_the_size_of_the_weights() -> None:
+    needs = {(need.engine, need.precision): need.bytes / 1e9 for need in engine_needs()}
+    # EgoThinker-7B's files are 16.6 GB in bf16, Qwen2-VL-2B's 4.4 GB; beside them an answer takes about 1 GB.
+    assert 16.6 < needs["EgoThinker 7B", "bf16"] < 18.6
+    assert 4.4 < needs["Qwen2-VL 2B", "bf16"] < 5.5
+    assert needs["EgoThinker 7B", "int4"] < needs["EgoThinker 7B", "int8"] < needs["EgoThinker 7B", "bf16"]
+
+
+def test_camera_nodes_are_listed_in_order_with_their_names(tmp_path: Path) -> None:
+    devices, classes = tmp_path / "dev", tmp_path / "class"
+    devices.mkdir()
+    for number in (10, 2):
+        (devices / f"video{number}").write_text("")
+        (classes / f"video{number}").mkdir(parents=True)
+        (classes / f"video{number}" / "name").write_text(f"camera {number}\n")
+    (devices / "videoloop").write_text("")
+    found = machine.cameras(devices, classes)
+    assert [camera["name"] for camera in found] == ["camera 2", "camera 10"]
+    assert all(camera["readable"] for camera in found)
+
+
+def test_the_report_is_printed_for_people_and_written_for_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "doctor.json"
+    assert cli.call(["doctor", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    for expected in ("This machine", "What fits", "EgoThinker 7B bf16", "nano fp32", "Missing"):
+        assert expected in out
+    report = json.loads(path.read_text())
+    assert json.loads(out.strip().splitlines()[-1]) == report
+    assert {"machine", "versions", "commit", "command", "engines", "findings"} <= set(report)
+    assert report["machine"]["memory"]["total"] > 0
+    assert report["versions"]["torch"]
+
+
+def test_a_report_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.call(["doctor", "--json", str(tmp_path / "missing" / "doctor.json")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
