@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import ConfigError, SourceError
@@ -75,6 +76,10 @@ def _recording(
     _refuse(text, size=size)
     if "://" in text:
         _refuse(text, fps=fps)
+        try:
+            urlsplit(text)
+        except ValueError as error:
+            raise SourceError(f"{text}: not an address ({error}); check its spelling") from error
         return partial(Video, text, timeout=timeout)
     path = Path(text).expanduser()
     if not path.exists():

@@ -196,7 +196,9 @@ def test_a_truncated_video_is_played_as_far_as_it_goes(
     assert 5 < pictures(tmp_path / "overlay.mp4") < 40
 
 
-@pytest.mark.parametrize("source", ["57", "/dev/video57", "rtsp://127.0.0.1:1/x", "http://127.0.0.1:1/x.mp4"])
+@pytest.mark.parametrize(
+    "source", ["57", "/dev/video57", "rtsp://127.0.0.1:1/x", "http://127.0.0.1:1/x.mp4", "http://[x"]
+)
 def test_a_camera_or_address_that_is_not_there_is_one_line_and_exit_code_1(
     engine: FakeEngine, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
