@@ -31,7 +31,7 @@ def test_the_bootstrap_interval_holds_the_true_mean_about_as_often_as_it_claims(
     rng = np.random.default_rng(0)
     held = 0
     for draw in range(100):
-        low, high = bootstrap(rng.random(60) < 0.7, draws=300, seed=draw)
+        low, high = bootstrap((rng.random(60) < 0.7).tolist(), draws=300, seed=draw)
         assert low <= high
         held += low <= 0.7 <= high
     assert 88 <= held <= 100
@@ -39,11 +39,11 @@ def test_the_bootstrap_interval_holds_the_true_mean_about_as_often_as_it_claims(
 
 def test_the_bootstrap_interval_narrows_with_the_root_of_the_number_of_values() -> None:
     values = np.random.default_rng(1).random(400)
-    low, high = bootstrap(values)
-    narrow = bootstrap(np.tile(values, 4))
+    low, high = bootstrap(values.tolist())
+    narrow = bootstrap(values.tolist() * 4)
     assert (high - low) == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
     assert (narrow[1] - narrow[0]) == pytest.approx((high - low) / 2, rel=0.15)
-    assert bootstrap(values) == (low, high)
+    assert bootstrap(values.tolist()) == (low, high)
 
 
 def test_balanced_accuracy_does_not_pay_for_always_giving_the_commoner_answer() -> None:

@@ -1,0 +1,244 @@
+"""Training from nothing to a model that answers, in miniature; a run that is cut off and resumed is the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2VLForConditionalGeneration
+
+from egolive.assistant.answers import Question
+from egolive.assistant.loading import load_engine
+from egolive.assistant.profiles import NANO
+from egolive.assistant.session import Assistant
+from egolive.streaming.errors import ConfigError, DataError
+from egolive.streaming.frames import Frame
+from egolive.train import evaluate as evaluation
+from egolive.train import sft
+from egolive.train.answering import AnswerBatches, answer_check, answer_loss
+from egolive.train.loop import Loss, Tensors
+from egolive.train.nano import HEIGHT, WIDTH, new_nano
+from egolive.train.recipe import Phase, Recipe
+from egolive.train.simdata import SimulatedData, load_simulated
+from egolive.train.simulator.write import simulate
+from egolive.train.tower import Tower, tower_check, tower_loss
+
+pytestmark = pytest.mark.slow
+
+EPISODES = 2
+PHASE = Phase(steps=4, batch=2, lr=1e-3, save_every=2, eval_every=100)
+
+
+class CutOffError(Exception):
+    """Stands for the kill, the crash or the power cut."""
+
+
+@dataclass
+class Recorder:
+    """A loss that keeps its values, and ends the run at one call."""
+
+    loss: Loss
+    curve: list[float] = field(default_factory=list)
+    cut_at: int | None = None
+
+    def __call__(self, model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
+        if len(self.curve) == self.cut_at:
+            raise CutOffError
+        parts = self.loss(model, inputs)
+        self.curve.append(sum(value.item() for value in parts.values()))
+        return parts
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `run_recipe`."""
+
+    tower: list[float]
+    """The loss at each step of phase one."""
+    answers: list[float]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A few small episodes, four steps a phase."""
+    folder = tmp_path_factory.mktemp("training")
+    data = folder / "data"
+    simulate(data, episodes=EPISODES, fps=2.0, size=(112, 64), workers=1)
+    load_simulated(data, height=HEIGHT, width=WIDTH, workers=1)
+    return Recipe(data=data, episodes=EPISODES, tower=PHASE, answers=PHASE, slices=3, out=folder / "out")
+
+
+def train(recipe: Recipe, out: Path, *, cut_tower: int | None = None, cut_answers: int | None = None) -> Run:
+    """Run the recipe on one thread; a cut ends it as an error in the middle of a step would."""
+    tower, answers = Recorder(tower_loss, cut_at=cut_tower), Recorder(answer_loss, cut_at=cut_answers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "tower_loss", tower)
+        patch.setattr(sft, "answer_loss", answers)
+        patch.setattr(sft, "simulate", partial(simulate, size=(112, 64), workers=1))
+        # The checks of a real run take longer than all of this.
+        patch.setattr(sft, "tower_check", lambda *_: lambda: {"checked": 1.0})
+        patch.setattr(sft, "answer_check", lambda *_: lambda: {"checked": 1.0})
+        try:
+            sft.run_recipe(recipe, out)
+        except CutOffError:
+            assert (cut_tower, cut_answers) != (None, None)
+        else:
+            assert (cut_tower, cut_answers) == (None, None)
+    return Run(tower.curve, answers.curve)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe) -> tuple[Run, Path]:
+    """An uninterrupted run and its folder."""
+    return train(recipe, recipe.out), recipe.out
+
+
+def test_a_run_that_is_cut_off_in_either_phase_goes_on_with_the_same_losses(
+    recipe: Recipe, whole: tuple[Run, Path], tmp_path: Path
+) -> None:
+    expected, finished = whole
+    first = train(recipe, tmp_path, cut_tower=3)
+    # A kill in the middle of saving leaves a checkpoint without its last file.
+    (tmp_path / "tower" / "checkpoint-3").mkdir()
+    second = train(recipe, tmp_path, cut_answers=3)
+    third = train(recipe, tmp_path)
+    assert len(expected.tower) == len(expected.answers) == PHASE.steps
+    assert first.tower == pytest.approx(expected.tower[:3], rel=1e-5)
+    assert second.tower == pytest.approx(expected.tower[2:], rel=1e-5)
+    assert second.answers == pytest.approx(expected.answers[:3], rel=1e-5)
+    assert third.tower == []
+    assert third.answers == pytest.approx(expected.answers[2:], rel=1e-5)
+    for phase in ("tower", "answers"):
+        history = json.loads((tmp_path / phase / "history.json").read_text())
+        assert max(record["step"] for record in history) == PHASE.steps
+    ours, theirs = (
+        Qwen2VLForConditionalGeneration.from_pretrained(folder / "model").state_dict()
+        for folder in (tmp_path, finished)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(value, theirs[name], atol=1e-5) for name, value in ours.items())
+
+
+def test_a_finished_run_that_is_started_again_trains_no_step(recipe: Recipe, whole: tuple[Run, Path]) -> None:
+    _, out = whole
+    before = (out / "model" / "model.safetensors").read_bytes()
+    assert train(recipe, out) == Run([], [])
+    assert (out / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_phase_two_leaves_the_tower_as_phase_one_made_it(recipe: Recipe, whole: tuple[Run, Path]) -> None:
+    _, out = whole
+    tokenizer = sft.nano_tokenizer()
+    fresh = new_nano(tokenizer, recipe.seed)
+    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    trained = Qwen2VLForConditionalGeneration.from_pretrained(out / "model")
+    assert not torch.equal(
+        trained.model.language_model.layers[0].mlp.up_proj.weight,
+        fresh.model.language_model.layers[0].mlp.up_proj.weight,
+    )
+    tower = sft.train_tower(fresh, recipe, data, data, out / "tower")
+    for name, weight in tower.visual.state_dict().items():
+        assert torch.equal(weight.cpu(), trained.model.visual.state_dict()[name]), name
+
+
+def test_the_output_folder_is_a_checkpoint_that_answers(whole: tuple[Run, Path]) -> None:
+    _, out = whole
+    engine = load_engine(str(out / "model"), device="cpu")
+    assert engine.profile == NANO
+    picture = Frame(np.full((252, 448, 3), 120, np.uint8), 0.0, 0)
+    with Assistant(engine) as assistant:
+        (answer,) = assistant.answer([Question("ground", "left hand")], picture=picture)
+    assert answer.usage.completion_tokens > 0
+    engine.close()
+    card = (out / "model" / "README.md").read_text()
+    assert "not EgoThinker" in card
+    assert (out / "tower" / "tower.png").stat().st_size > 1000
+    assert (out / "answers.png").stat().st_size > 1000
+
+
+def test_the_model_can_be_evaluated_and_its_card_carries_the_figures(
+    whole: tuple[Run, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = whole[1] / "model"
+    monkeypatch.setattr(evaluation, "PICTURES", 1)
+    monkeypatch.setattr(evaluation, "training_bags", lambda *_: [(frozenset({"mug"}), "make tea")])
+    report, samples = tmp_path / "report.json", tmp_path / "samples.jsonl"
+    evaluation.evaluate(
+        model=str(model), device="cpu", episodes=1, slices=2, json_file=report, samples=samples, card=model
+    )
+    found = json.loads(report.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
+    assert {"hand_miou", "intent_acc", "machine", "versions", "commit", "command"} <= set(found)
+    records = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(records) == found["n"] >= 4
+    assert {record["task"] for record in records} >= {"ground", "when"}
+    assert "| hand_miou |" in (model / "README.md").read_text()
+
+
+def test_checks_measure_the_held_out_episodes(recipe: Recipe, whole: tuple[Run, Path]) -> None:
+    _, out = whole
+    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    model = Qwen2VLForConditionalGeneration.from_pretrained(out / "model")
+    with torch.inference_mode():
+        found = tower_check(Tower(model), data, batches=1)()
+        shares = {name for name in found if name.endswith(("miou", "acc"))}
+        assert shares == set(found) >= {"hand_miou", "held_miou", "hand_there_acc", "step_acc"}
+        assert all(0 <= value <= 1 for value in found.values())
+        found = answer_check(model, answer_batches(data, out, window_share=0.5))()
+    assert set(found) == {"windows_loss", "windows_token_acc", "pictures_loss", "pictures_token_acc"}
+    assert all(value > 0 for name, value in found.items() if name.endswith("loss"))
+
+
+def answer_batches(data: SimulatedData, out: Path, *, window_share: float) -> AnswerBatches:
+    return AnswerBatches(
+        data,
+        out / "tokens",
+        sft.nano_tokenizer(),
+        batch=2,
+        slices=3,
+        window_share=window_share,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("window_share", [0.0, 1.0])
+def test_answer_batches_are_pure_functions_of_their_number_and_carry_their_own_tokens(
+    window_share: float, recipe: Recipe, whole: tuple[Run, Path]
+) -> None:
+    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    batches = answer_batches(data, whole[1], window_share=window_share)
+    tokenizer = batches.tokenizer
+    pad = tokenizer.convert_tokens_to_ids("<|video_pad|>" if window_share else "<|image_pad|>")
+    for number in range(4):
+        batch = batches[number]
+        again = batches[number]
+        assert all(torch.equal(value, again[name]) for name, value in batch.items())
+        # One place in the text for each visual token.
+        assert ((batch["tokens"] == pad).sum(1) == batch["visual"].shape[1]).all()
+        assert batch["visual"].isfinite().all()
+    assert not torch.equal(batches[0]["visual"], batches[1]["visual"])
+
+
+def test_a_base_that_cannot_be_trained_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    other = Recipe(data=recipe.data, episodes=3, tower=PHASE, answers=PHASE, base="hyf015/EgoThinker-v1")
+    with pytest.raises(ConfigError, match="cannot be trained yet"):
+        sft.run_recipe(other, tmp_path)
+
+
+def test_folders_without_enough_episodes_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no simulated episodes"):
+        load_simulated(tmp_path, height=HEIGHT, width=WIDTH)
+    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    training, held_out = data.split(0.3)
+    assert (len(training.clips), len(held_out.clips)) == (1, 1)
+    with pytest.raises(DataError, match="too few"):
+        data.split(1.0)
