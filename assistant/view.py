@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import cv2
 import numpy as np
-from rich.color import Color
+from numpy.typing import NDArray
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.measure import Measurement
-from rich.segment import Segment
-from rich.style import Style
+from rich.segment import ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -25,13 +22,13 @@ from egolive.assistant.answers import Answer
 from egolive.assistant.overlay import colour_of, coloured_boxes, draw_boxes, short_phrase
 from egolive.assistant.sinks import Shown
 from egolive.streaming.clock import Clock, MonotonicClock
-from egolive.streaming.frames import Box, Image
+from egolive.streaming.frames import Box
 
 __all__ = ["LineView", "Picture", "Rates", "TerminalView", "in_words"]
 
 _REFRESH = 0.15
 """Seconds between two drawings of the terminal: more often only costs time that the engine needs."""
-_PANEL = 42
+_PANEL = 48
 """Columns beside the picture."""
 _SPAN = 5.0
 """Seconds over which rates are taken."""
@@ -128,16 +125,15 @@ class TerminalView:
         colourful = self._console.color_system in ("truecolor", "256")
         if not colourful or columns < 40 or rows < 10:
             return panel
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column()
-        grid.add_column(width=_PANEL)
-        grid.add_row(Picture(shown, columns, rows), panel)
-        return grid
+        return Picture(shown, panel, columns, rows)
 
     def _figures(self) -> RenderableType:
         rates = self._rates
-        line = f"source {rates.source:.1f}/s · shown {rates.shown:.1f}/s · answers {rates.answers:.1f}/s"
-        return Text(f"{line}\nnot shown {self._dropped} · gaps {self._gaps}", style="dim")
+        return Text(
+            f"source {rates.source:.1f}/s · shown {rates.shown:.1f}/s · answers {rates.answers:.1f}/s\n"
+            f"not shown {self._dropped} · gaps {self._gaps}",
+            style="dim",
+        )
 
 
 class LineView:
@@ -164,39 +160,47 @@ class LineView:
 
 
 class Picture:
-    """A picture with its boxes as terminal cells: the upper half block carries two pixels."""
+    """A picture with its boxes as terminal cells, and a panel to the right of it.
 
-    def __init__(self, shown: Shown, columns: int, rows: int) -> None:
+    The upper half block carries two pixels. Rows go out as ready escape codes: thousands of cells through rich's
+    own styles take a tenth of a second, in which no picture is shown.
+    """
+
+    def __init__(self, shown: Shown, panel: RenderableType, columns: int, rows: int) -> None:
         """Fit the picture into so many cells, its proportions kept."""
         frame = shown.frame
         scale = min(columns / frame.width, 2 * rows / frame.height)
-        self.columns = max(1, int(frame.width * scale))
-        self.rows = max(1, int(frame.height * scale / 2))
-        pixels: Image = cv2.resize(
-            frame.image, (self.columns, 2 * self.rows), interpolation=cv2.INTER_AREA
-        ).astype(np.uint8)
+        self._panel = panel
+        self._columns = max(1, int(frame.width * scale))
+        self._rows = max(1, int(frame.height * scale / 2))
+        size = (self._columns, 2 * self._rows)
+        self._pixels = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         boxes = [(_scaled(box, scale), colour) for box, colour in coloured_boxes(shown.answers, shown.now)]
-        draw_boxes(pixels, boxes, 1)
-        # 32 steps a colour: few enough distinct cells for their styles to be kept.
-        self._pixels = pixels & 0xF8
+        draw_boxes(self._pixels, boxes, 1)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for row in range(self.rows):
-            pairs = zip(self._pixels[2 * row].tolist(), self._pixels[2 * row + 1].tolist(), strict=True)
-            for upper, lower in pairs:
-                yield Segment("▀", _cell(*upper, *lower))
+        lines = console.render_lines(self._panel, options.update(width=_PANEL, height=None))
+        for row in range(max(self._rows, len(lines))):
+            # A control segment counts as no cells, so that rich neither wraps nor cuts it.
+            yield Segment(self._row(row, console.color_system == "truecolor"), None, [(ControlType.BELL,)])
+            yield Segment("  ")
+            yield from lines[row] if row < len(lines) else ()
             yield Segment.line()
 
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(self.columns, self.columns)
+    def _row(self, row: int, truecolor: bool) -> str:
+        if row >= self._rows:
+            return " " * self._columns
+        upper, lower = (_codes(line, truecolor) for line in self._pixels[2 * row : 2 * row + 2])
+        cells = (f"\x1b[38;{top};48;{bottom}m▀" for top, bottom in zip(upper, lower, strict=True))
+        return "".join(cells) + "\x1b[0m"
 
 
-@lru_cache(maxsize=65_536)
-def _cell(red: int, green: int, blue: int, low_red: int, low_green: int, low_blue: int) -> Style:
-    return Style(
-        color=Color.from_rgb(red, green, blue),
-        bgcolor=Color.from_rgb(low_red, low_green, low_blue),
-    )
+def _codes(line: NDArray[np.uint8], truecolor: bool) -> list[str]:
+    """Colour codes of one row of pixels: 24 bits, or the 6 x 6 x 6 colours of older terminals."""
+    if truecolor:
+        return [f"2;{red};{green};{blue}" for red, green, blue in line.tolist()]
+    numbers = 16 + (line.astype(np.int64) * 6 // 256) @ (36, 6, 1)
+    return [f"5;{number}" for number in numbers.tolist()]
 
 
 def _scaled(box: Box, scale: float) -> Box:
@@ -236,7 +240,7 @@ def _length(answer: Answer) -> str:
 
 
 def _boxes(answers: Sequence[Answer], now: float) -> RenderableType:
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = Table.grid(padding=(0, 1, 0, 0))
     for column in ("find", "where", "age"):
         table.add_column(no_wrap=True, justify="right" if column == "age" else "left")
     for answer in answers:

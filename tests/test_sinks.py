@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import av
@@ -176,6 +177,8 @@ def test_the_terminal_shows_the_picture_where_it_can(width: int, colours: str | 
     for expected in ("clip · nano", "make tea", "1.0 s old", "right hand", "[10, 20, 30, 40] 91%", "none"):
         assert expected in text
     assert ("▀" in text) == picture
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
 
 
 def test_the_terminal_is_drawn_less_often_than_pictures_come() -> None:
