@@ -1,4 +1,4 @@
-"""Training from nothing to a model that answers, in miniature; a run that is cut off and resumed is the same."""
+"""Training in miniature, from nothing to a model that answers; cut off and resumed it is the same run."""
 
 from __future__ import annotations
 
