@@ -162,8 +162,8 @@ class LineView:
 class Picture:
     """A picture with its boxes as terminal cells, and a panel to the right of it.
 
-    The upper half block carries two pixels. Rows go out as ready escape codes: thousands of cells through rich's
-    own styles take a tenth of a second, in which no picture is shown.
+    The upper half block carries two pixels. Rows go out as ready escape codes: thousands of cells through
+    rich's own styles take a tenth of a second, in which no picture is shown.
     """
 
     def __init__(self, shown: Shown, panel: RenderableType, columns: int, rows: int) -> None:
