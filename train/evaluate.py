@@ -129,10 +129,10 @@ def evaluate(
         samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
     if json_file:
         json_file.write_text(json.dumps(found) + "\n")
+    sys.stdout.write(json.dumps(found) + "\n")
     if card:
         command = f"egolive evaluate --data {data} --episodes {episodes} --seed {seed}"
         add_measurements(card, markdown(figures), command, str(machine.processor().get("name", "a CPU")))
-    sys.stdout.write(json.dumps(found) + "\n")
 
 
 def ask_episode(
