@@ -5,6 +5,7 @@ The live view shows the picture as half-block cells where the terminal has the c
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,10 +27,11 @@ from egolive.streaming.frames import Box
 
 __all__ = ["LineView", "Picture", "Rates", "TerminalView", "in_words"]
 
-_REFRESH = 0.15
-"""Seconds between two drawings of the terminal: more often only costs time that the engine needs."""
+_DRAWS_A_SECOND = 6.0
+"""More often only costs time that the engine needs."""
 _PANEL = 48
 """Columns beside the picture."""
+_NO_MARK = (0.0, 0.0, 0, 0)
 _SPAN = 5.0
 """Seconds over which rates are taken."""
 
@@ -53,24 +55,30 @@ class Rates:
     @property
     def source(self) -> float:
         """Pictures a second that the source made, dropped ones too, in stream time."""
-        first, last = self._marks[0], self._marks[-1]
+        first, last = self._ends()
         return (last[2] - first[2]) / (last[1] - first[1]) if last[1] > first[1] else 0.0
 
     @property
     def shown(self) -> float:
         """Pictures a second that were shown."""
-        first, last = self._marks[0], self._marks[-1]
+        first, last = self._ends()
         return (len(self._marks) - 1) / (last[0] - first[0]) if last[0] > first[0] else 0.0
 
     @property
     def answers(self) -> float:
         """Answers a second."""
-        first, last = self._marks[0], self._marks[-1]
+        first, last = self._ends()
         return (last[3] - first[3]) / (last[0] - first[0]) if last[0] > first[0] else 0.0
+
+    def _ends(self) -> tuple[tuple[float, float, int, int], tuple[float, float, int, int]]:
+        return (self._marks[0], self._marks[-1]) if self._marks else (_NO_MARK, _NO_MARK)
 
 
 class TerminalView:
-    """A live view in a terminal: picture, intent, next step, boxes, rates, drops and ages."""
+    """A live view in a terminal: picture, intent, next step, boxes, rates, drops and ages.
+
+    rich draws the newest state on a thread of its own: a slow terminal delays its view, never the pictures.
+    """
 
     def __init__(self, console: Console, *, title: str, clock: Clock | None = None) -> None:
         """Take over the terminal until `close`.
@@ -82,36 +90,37 @@ class TerminalView:
         """
         self._console = console
         self._title = title
-        self._clock = clock or MonotonicClock()
-        self._rates = Rates(self._clock)
-        self._drawn = -_REFRESH
+        self._lock = threading.Lock()
+        self._shown: Shown | None = None
+        self._rates = Rates(clock)
         self._dropped = 0
         self._gaps = 0
-        self._last_index: int | None = None
-        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._live = Live(console=console, get_renderable=self._newest, refresh_per_second=_DRAWS_A_SECOND)
         self._live.start()
 
     def emit(self, shown: Shown) -> None:
-        """Count the picture, and draw it unless one was drawn a moment ago."""
-        self._rates.count(shown)
-        if self._last_index is not None:
-            self._dropped += max(0, shown.frame.index - self._last_index - 1)
-        self._last_index = shown.frame.index
-        if self._clock.now() - self._drawn >= _REFRESH:
-            self._drawn = self._clock.now()
-            self._live.update(self.render(shown), refresh=True)
+        """Count the picture, and leave it for the next drawing."""
+        with self._lock:
+            self._rates.count(shown)
+            if self._shown is not None:
+                self._dropped += max(0, shown.frame.index - self._shown.frame.index - 1)
+            self._shown = shown
 
     def note(self, event: Mapping[str, object]) -> None:
         """Count gaps."""
         if event.get("type") == "gap":
-            self._gaps += 1
+            with self._lock:
+                self._gaps += 1
 
     def close(self) -> None:
         """Give the terminal back; the last view stays."""
         self._live.stop()
 
-    def render(self, shown: Shown) -> RenderableType:
-        """The whole view of one picture."""
+    def _newest(self) -> RenderableType:
+        with self._lock:
+            shown, figures = self._shown, self._figures()
+        if shown is None:
+            return Text(self._title, style="bold")
         panel = Group(
             Text(self._title, style="bold", overflow="ellipsis", no_wrap=True),
             Text(""),
@@ -119,7 +128,7 @@ class TerminalView:
             Text(""),
             _boxes(shown.answers, shown.now),
             Text(""),
-            self._figures(),
+            figures,
         )
         columns, rows = self._console.width - _PANEL - 2, self._console.height - 2
         colourful = self._console.color_system in ("truecolor", "256")
