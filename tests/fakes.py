@@ -16,7 +16,7 @@ Script = Callable[[str], str]
 
 
 def nano_script(prompt: str) -> str:
-    """What the nano model would write about a scene that stands still: a mug in the right hand, no left hand."""
+    """What nano would write about a scene that stands still: a mug in the right hand, no left hand."""
     if "Find the right hand" in prompt:
         return "<|box_start|>(500,500),(750,1000)<|box_end|>"
     if "Find the object in the right hand" in prompt:
