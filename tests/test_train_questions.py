@@ -100,8 +100,7 @@ def test_the_next_step_is_asked_only_where_one_step_alone_may_follow() -> None:
         }
         assert {one.text} == follows
         later = [step.text for step in episode.steps if step.start > running[0].start]
-        if later:
-            assert one.text == later[0]
+        assert one.text == later[0]
     assert asked > 20
     assert open_ended > 20
 

@@ -117,8 +117,11 @@ def dense_loss(
     image, cell, place = target.inside.nonzero(as_tuple=True)
     guess = decode_edges(edges, centres)[image, cell, place]
     truth = target.boxes[image, place]
-    edge_loss = (guess - truth).abs().sum(-1).mean() * 4 if len(image) else edges.sum() * 0
-    overlap_loss = (1 - box_iou(guess, truth)).mean() if len(image) else edges.sum() * 0
+    # Each box counts once, however many cells it covers: else small things would hardly be learned.
+    share = 1 / target.inside.sum(1)[image, place]
+    boxes = share.sum().clamp(min=1)
+    edge_loss = ((guess - truth).abs().sum(-1) * share).sum() / boxes * 4
+    overlap_loss = ((1 - box_iou(guess, truth)) * share).sum() / boxes
     step_loss = (
         F.cross_entropy(step, target.step, ignore_index=-100)
         if bool((target.step >= 0).any())

@@ -78,11 +78,12 @@ def window_questions(
     if seen and goals_consistent_with([step.text for step in seen]) == {episode.goal}:
         asked.append(Asked(Question("intent"), text=episode.goal))
     running = [place for place, step in enumerate(episode.steps) if step.start + SEEN_S <= end < step.end]
-    if running:
+    later = episode.steps[running[0] + 1 :] if running else ()
+    if later:
         done = [step.text for step in episode.steps[: running[0] + 1]]
         follows = next_steps_possible(episode.goal, done)
-        if len(follows) == 1:
-            asked.append(Asked(Question("next"), text=next(iter(follows))))
+        if follows == {later[0].text}:
+            asked.append(Asked(Question("next"), text=later[0].text))
     for step in rng.sample(seen, min(whens, len(seen))):
         interval = Interval(max(step.start, start), min(step.end, end))
         asked.append(Asked(Question("when", step.text), interval=interval))
