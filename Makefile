@@ -37,8 +37,8 @@ format: setup
 	$(BIN)/ruff format .
 
 # Everything that needs a GPU; benchmarks print JSON lines.
-gpu:
-	python3 -m pytest -m gpu -q
+gpu: # uses the Python at hand, where a GPU build of torch is
+	python3 -m pytest -m gpu -q -rs
 
 # The bundled model from nothing, about an hour and a half on one core.
 nano: setup
