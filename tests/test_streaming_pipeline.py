@@ -10,7 +10,7 @@ from egolive.streaming import Frame, Interval, Report, Source, VirtualClock, Win
 from egolive.streaming.errors import EngineError, SinkError, SourceError, SourceLost
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds after which a test that waits for another thread gives up; never reached when the code works."""
 
 
@@ -118,6 +118,7 @@ def test_a_recording_is_the_same_however_the_threads_run() -> None:
 
 def test_a_live_picture_goes_on_while_the_engine_thinks() -> None:
     shown = threading.Semaphore(0)
+    asked_first = threading.Event()
     twenty_shown = threading.Event()
     asked_again = threading.Event()
     asked: list[tuple[int, float | None]] = []
@@ -126,6 +127,8 @@ def test_a_live_picture_goes_on_while_the_engine_thinks() -> None:
         # A camera whose next frame comes when the one before is on the screen.
         if index > 0:
             assert shown.acquire(timeout=PATIENCE)
+        if index == 1:
+            await_event(asked_first)
         if index == 24:
             await_event(asked_again)
 
@@ -136,8 +139,7 @@ def test_a_live_picture_goes_on_while_the_engine_thinks() -> None:
 
     def think(window: Window | None, picture: Frame) -> Iterator[str]:
         asked.append((picture.index, window.newest.time if window else None))
-        if len(asked) == 2:
-            asked_again.set()
+        (asked_first if len(asked) == 1 else asked_again).set()
         await_event(twenty_shown)
         yield from name(window, picture)
 
@@ -219,6 +221,32 @@ def test_a_gap_is_told_before_the_frame_behind_it_and_no_window_spans_it() -> No
     ]
 
 
+def test_a_window_from_before_a_gap_is_not_asked_with_a_picture_from_behind_it() -> None:
+    asked_first = threading.Event()
+    behind_the_gap = threading.Event()
+    asked_again = threading.Event()
+    asked: list[tuple[int, Window | None]] = []
+
+    def before(index: int) -> None:
+        if index == 1:
+            await_event(asked_first)
+        if index == 18:
+            behind_the_gap.set()
+            await_event(asked_again)
+
+    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+        asked.append((picture.index, window))
+        (asked_first if len(asked) == 1 else asked_again).set()
+        await_event(behind_the_gap)
+        yield from name(window, picture)
+
+    times = [*tenths(16), *(5 + time for time in tenths(4))]
+    run(Scripted(times, live=True, before=before), think, Screen())
+    picture, window = asked[1]
+    assert picture >= 16
+    assert window is None
+
+
 @pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
 def test_a_source_that_fails_is_raised_after_its_last_frame(live: bool) -> None:
     def before(index: int) -> None:
@@ -266,15 +294,21 @@ def test_a_screen_that_fails_ends_the_run(live: bool) -> None:
 @pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
 def test_a_stop_ends_the_run_and_the_answer_under_way(live: bool) -> None:
     stop = threading.Event()
-    generator_closed = threading.Event()
+    answer_closed = threading.Event()
+    answers: list[Iterator[str]] = []
 
-    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+    def answer() -> Iterator[str]:
         try:
             while True:
                 stop.wait(0.001)
                 yield "word"
         finally:
-            generator_closed.set()
+            answer_closed.set()
+
+    def think(window: Window | None, picture: Frame) -> Iterator[str]:
+        # Held, so that it is not closed merely by being forgotten.
+        answers.append(answer())
+        return answers[-1]
 
     def before(index: int) -> None:
         if index == 8:
@@ -283,7 +317,7 @@ def test_a_stop_ends_the_run_and_the_answer_under_way(live: bool) -> None:
     source = Scripted(tenths(10_000), live=live, before=before)
     report = run(source, think, Screen(), stop=stop)
     assert report.ended == "stop"
-    assert generator_closed.is_set()
+    assert answer_closed.is_set()
     assert source.closed
 
 
