@@ -23,6 +23,7 @@ from egolive.assistant.engine import Vision
 from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import NANO
 from egolive.assistant.prompts import build_prompt, render_answer
+from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Interval
 from egolive.train.loop import Tensors
 from egolive.train.nano import HEIGHT, WIDTH
@@ -127,10 +128,16 @@ class AnswerBatches:
         make = self._window_row if rng.random() < self.window_share else self._picture_row
         rows: list[tuple[Row, np.ndarray]] = []
         length = self.slices if rng.random() < 0.6 else rng.randint(2, self.slices)
-        while len(rows) < self.batch:
+        for _ in range(100 * self.batch):
             row = make(rng, length)
             if row is not None:
                 rows.append(row)
+            if len(rows) == self.batch:
+                break
+        else:
+            raise DataError(
+                f"hardly any episode has a window of {length} slices to ask about: simulate longer ones"
+            )
         pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         batch = collate([row for row, _ in rows], pad)
         visual = torch.from_numpy(np.stack([tokens for _, tokens in rows]).astype(np.float32))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ __all__ = ["run_recipe", "sft"]
 log = logging.getLogger(__name__)
 
 
-def sft(recipe: str = "nano-sft", *, threads: int | None = None, out: Path | None = None) -> None:
+def sft(recipe: str = "nano-sft", *, threads: int = 1, out: Path | None = None) -> None:
     """Train a model by a recipe; an interrupted run goes on where it stopped.
 
     Args:
@@ -52,7 +52,7 @@ def sft(recipe: str = "nano-sft", *, threads: int | None = None, out: Path | Non
         out: where to write, in place of the recipe's folder.
     """
     settings = load_recipe(recipe)
-    torch.set_num_threads(threads or min(2, os.cpu_count() or 1))
+    torch.set_num_threads(threads)
     run_recipe(settings, out or settings.out)
 
 
@@ -62,7 +62,7 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
         raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
     install_rope_override()
     simulate(recipe.data, episodes=recipe.episodes, split="train", seed=recipe.seed, fps=2.0)
-    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    data = SimulatedData(load_simulated(recipe.data, height=HEIGHT, width=WIDTH).clips[: recipe.episodes])
     train, held_out = data.split(recipe.held_out)
     tokenizer = nano_tokenizer()
     model = new_nano(tokenizer, recipe.seed)
@@ -127,6 +127,8 @@ def train_tower(
     )
     (out / "history.json").write_text(json.dumps(history))
     plot_history(history, out / "tower.png", "Vision tower, dense loss")
+    # Visual tokens of an earlier tower would go unnoticed.
+    shutil.rmtree(out.parent / "tokens", ignore_errors=True)
     save_model(tower, str(done))
     return tower
 
