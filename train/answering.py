@@ -7,12 +7,13 @@ is one picture or one window with all its questions packed behind it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -25,12 +26,14 @@ from egolive.assistant.profiles import NANO
 from egolive.assistant.prompts import build_prompt, render_answer
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Interval
+from egolive.train.dense import dense_target
 from egolive.train.loop import Tensors
-from egolive.train.nano import HEIGHT, WIDTH
+from egolive.train.nano import COLUMNS, HEIGHT, ROWS, WIDTH
 from egolive.train.packing import IGNORED, Row, collate, pack
 from egolive.train.questions import Asked, absent_when, picture_questions, window_questions
+from egolive.train.reading import ReadingHeads, reading_loss
 from egolive.train.simdata import Clip, SimulatedData
-from egolive.train.tower import STEPS, Tower
+from egolive.train.tower import CLASSES, STEPS, Rect, Tower, class_boxes
 
 __all__ = ["AnswerBatches", "answer_check", "answer_loss", "encode_clips", "target_text"]
 
@@ -46,6 +49,19 @@ class Encoded:
     """(F, N, width): every frame as an image."""
     slices: Path
     """(F // 2, N, width): every pair of frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One row with what the auxiliary losses want to know of it."""
+
+    row: Row
+    visual: NDArray[np.float16]
+    """(n, width) visual tokens."""
+    rects: list[Rect | None]
+    """The box of each question as shares of the picture, None where it is not there; empty for a window."""
+    boxes: dict[str, Rect] | None
+    """Everything in the picture as shares of it; None for a window."""
 
 
 def encode_clips(tower: Tower, data: SimulatedData, folder: Path, *, every: int = 2) -> None:
@@ -126,7 +142,7 @@ class AnswerBatches:
     def __getitem__(self, index: int) -> Tensors:
         rng = random.Random(f"answers {self.seed} {index}")
         make = self._window_row if rng.random() < self.window_share else self._picture_row
-        rows: list[tuple[Row, np.ndarray]] = []
+        rows: list[Made] = []
         length = self.slices if rng.random() < 0.6 else rng.randint(2, self.slices)
         for _ in range(100 * self.batch):
             row = make(rng, length)
@@ -139,25 +155,45 @@ class AnswerBatches:
                 f"hardly any episode has a window of {length} slices to ask about: simulate longer ones"
             )
         pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
-        batch = collate([row for row, _ in rows], pad)
-        visual = torch.from_numpy(np.stack([tokens for _, tokens in rows]).astype(np.float32))
+        batch = collate([made.row for made in rows], pad)
+        visual = torch.from_numpy(np.stack([made.visual for made in rows]).astype(np.float32))
+        word_there = np.full(batch.tokens.shape, -1, np.float32)
+        word_boxes = np.zeros((*batch.tokens.shape, 4), np.float32)
+        for place, made in enumerate(rows):
+            for number, rect in enumerate(made.rects, start=1):
+                words = np.flatnonzero((made.row.tail == number) & (made.row.labels != IGNORED))
+                word_there[place, words] = float(rect is not None)
+                word_boxes[place, words] = rect or 0.0
+        dense = [dense_target(made.boxes, CLASSES, ROWS, COLUMNS) for made in rows if made.boxes is not None]
+        inside = np.stack([target[0] for target in dense]) if dense else np.zeros(0, np.float32)
+        rects = np.stack([target[1] for target in dense]) if dense else np.zeros(0, np.float32)
         return {
             "tokens": batch.tokens,
             "positions": batch.positions,
             "labels": batch.labels,
             "mask": batch.mask,
             "visual": visual,
+            "word_there": torch.from_numpy(word_there),
+            "word_boxes": torch.from_numpy(word_boxes),
+            "inside": torch.from_numpy(inside),
+            "rects": torch.from_numpy(rects),
         }
 
-    def _picture_row(self, rng: random.Random, _: int) -> tuple[Row, np.ndarray]:
+    def _picture_row(self, rng: random.Random, _: int) -> Made:
         clip = rng.choice(self.data.clips)
         stored = np.load(encoded(self.folder, clip).pictures, mmap_mode="r")
         place = rng.randrange(len(stored))
         asked = picture_questions(clip.truths[place * self.every], rng)
         vision = Vision((PICTURE,), HEIGHT, WIDTH, "image")
-        return self._row(asked, vision, clip, None), np.array(stored[place])
+        row = self._row(asked, vision, clip, None)
+        wide, high = clip.episode.width, clip.episode.height
+        rects = [
+            (one.box.x1 / wide, one.box.y1 / high, one.box.x2 / wide, one.box.y2 / high) if one.box else None
+            for one in asked
+        ]
+        return Made(row, np.array(stored[place]), rects, class_boxes(clip, place * self.every))
 
-    def _window_row(self, rng: random.Random, length: int) -> tuple[Row, np.ndarray] | None:
+    def _window_row(self, rng: random.Random, length: int) -> Made | None:
         clip = rng.choice(self.data.clips)
         stored = np.load(encoded(self.folder, clip).slices, mmap_mode="r")
         if len(stored) < length:
@@ -170,9 +206,8 @@ class AnswerBatches:
         if not asked:
             return None
         vision = Vision((PICTURE,) * (2 * length), HEIGHT, WIDTH, "video")
-        return self._row(asked, vision, clip, Interval(start, end)), np.array(
-            stored[first : first + length]
-        ).reshape(-1, stored.shape[-1])
+        visual = np.array(stored[first : first + length]).reshape(-1, stored.shape[-1])
+        return Made(self._row(asked, vision, clip, Interval(start, end)), visual, [], None)
 
     def _row(self, asked: list[Asked], vision: Vision, clip: Clip, window: Interval | None) -> Row:
         size = (clip.episode.width, clip.episode.height)
@@ -180,28 +215,40 @@ class AnswerBatches:
         return pack(prompts, [target_text(one, size, window) for one in asked], self.tokenizer)
 
 
-def answer_logits(model: nn.Module, inputs: Tensors) -> tuple[Tensor, Tensor]:
-    """Logits (n, vocabulary) where a token counts, and those tokens (n,)."""
+def answer_logits(model: nn.Module, inputs: Tensors) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """Logits (n, vocabulary) where a token counts, those tokens (n,), and all hidden states (B, L, width)."""
     assert isinstance(model, Qwen2VLForConditionalGeneration)
     language = model.model.language_model
     embeddings = language.embed_tokens(inputs["tokens"])
-    ids = model.config.image_token_id, model.config.video_token_id
-    visual = (inputs["tokens"] == ids[0]) | (inputs["tokens"] == ids[1])
+    visual = visual_tokens(model, inputs)
     embeddings = embeddings.masked_scatter(visual[..., None], inputs["visual"].to(embeddings.dtype))
-    hidden = language(
+    said = language(
         inputs_embeds=embeddings,
         position_ids=inputs["positions"],
         attention_mask=inputs["mask"],
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=True,
+    )
     counted = inputs["labels"] != IGNORED
-    return model.lm_head(hidden[counted]).float(), inputs["labels"][counted]
+    logits = model.lm_head(said.last_hidden_state[counted]).float()
+    return logits, inputs["labels"][counted], said.hidden_states
+
+
+def visual_tokens(model: Qwen2VLForConditionalGeneration, inputs: Tensors) -> Tensor:
+    """(B, L) bool: where a visual token stands."""
+    tokens = inputs["tokens"]
+    is_image: Tensor = tokens == model.config.image_token_id
+    return is_image | (tokens == model.config.video_token_id)
 
 
 def answer_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
-    """Next-token cross-entropy over the answers' tokens."""
-    logits, labels = answer_logits(model, inputs)
-    return {"answers": F.cross_entropy(logits, labels)}
+    """Next-token cross-entropy over the answers' tokens, and what `reading` adds while its heads are on."""
+    assert isinstance(model, Qwen2VLForConditionalGeneration)
+    logits, labels, hidden = answer_logits(model, inputs)
+    parts = {"answers": F.cross_entropy(logits, labels)}
+    heads = model.get_submodule("reading")
+    assert isinstance(heads, ReadingHeads)
+    return parts | reading_loss(heads, hidden, visual_tokens(model, inputs), inputs)
 
 
 def answer_check(
@@ -215,7 +262,7 @@ def answer_check(
         for number in range(16):
             batch = {name: value.to(device) for name, value in batches[number].items()}
             kind = "windows" if batch["visual"].shape[1] > (HEIGHT // 28) * (WIDTH // 28) else "pictures"
-            logits, labels = answer_logits(model, batch)
+            logits, labels, _ = answer_logits(model, batch)
             found.setdefault(f"{kind}_loss", []).append(float(F.cross_entropy(logits, labels)))
             right = (logits.argmax(-1) == labels).float().mean()
             found.setdefault(f"{kind}_token_acc", []).append(float(right))

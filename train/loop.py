@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -84,7 +85,15 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         # does not know: it would go on with fresh weights.
         if isinstance(self.model, PreTrainedModel):
             saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-            self.model.load_state_dict(saved.state_dict())
+            weights = saved.state_dict()
+            # Heads that only training has are in the file under their own names.
+            for path in Path(resume_from_checkpoint).glob("*.safetensors"):
+                weights |= {
+                    name: value
+                    for name, value in load_file(path).items()
+                    if name in self.model.state_dict() and name not in weights
+                }
+            self.model.load_state_dict(weights)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

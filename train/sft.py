@@ -31,6 +31,7 @@ from egolive.train.card import write_card
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.plots import plot_history
+from egolive.train.reading import ReadingHeads
 from egolive.train.recipe import Recipe, load_recipe
 from egolive.train.simdata import SimulatedData, load_simulated
 from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
@@ -141,8 +142,10 @@ def train_answers(
     held_out: SimulatedData,
     out: Path,
 ) -> None:
-    """Phase two, with the tower standing still."""
+    """Phase two, with the tower standing still; the reading heads live only as long as it does."""
     model.model.visual.requires_grad_(False)
+    torch.manual_seed(recipe.seed)
+    model.reading = ReadingHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
 
     def batches(data: SimulatedData, size: int, seed: int) -> AnswerBatches:
         return AnswerBatches(
@@ -164,8 +167,9 @@ def train_answers(
         out=out / "answers",
         seed=recipe.seed,
     )
+    del model.reading
     (out / "answers" / "history.json").write_text(json.dumps(history))
-    plot_history(history, out / "answers.png", "Answers, next-token loss")
+    plot_history(history, out / "answers.png", "Answers")
 
 
 def nano_tokenizer() -> Qwen2TokenizerFast:

@@ -23,7 +23,7 @@ from egolive.train.nano import COLUMNS, HEIGHT, ROWS, WIDTH
 from egolive.train.simdata import Clip, SimulatedData
 from egolive.train.simulator.goals import GOALS, OBJECT_KINDS, goal_steps
 
-__all__ = ["CLASSES", "STEPS", "Tower", "TowerBatches", "tower_check", "tower_loss"]
+__all__ = ["CLASSES", "STEPS", "Rect", "Tower", "TowerBatches", "class_boxes", "tower_check", "tower_loss"]
 
 HELD = ("object in the left hand", "object in the right hand")
 CLASSES = ("left hand", "right hand", *HELD, *OBJECT_KINDS)
