@@ -161,7 +161,8 @@ class AnswerBatches:
         word_boxes = np.zeros((*batch.tokens.shape, 4), np.float32)
         for place, made in enumerate(rows):
             for number, rect in enumerate(made.rects, start=1):
-                words = np.flatnonzero((made.row.tail == number) & (made.row.labels != IGNORED))
+                # Where the answer starts: later on, the tokens before would give it away.
+                words = np.flatnonzero((made.row.tail == number) & (made.row.labels != IGNORED))[:1]
                 word_there[place, words] = float(rect is not None)
                 word_boxes[place, words] = rect or 0.0
         dense = [dense_target(made.boxes, CLASSES, ROWS, COLUMNS) for made in rows if made.boxes is not None]
@@ -237,8 +238,8 @@ def answer_logits(model: nn.Module, inputs: Tensors) -> tuple[Tensor, Tensor, Se
 def visual_tokens(model: Qwen2VLForConditionalGeneration, inputs: Tensors) -> Tensor:
     """(B, L) bool: where a visual token stands."""
     tokens = inputs["tokens"]
-    is_image: Tensor = tokens == model.config.image_token_id
-    return is_image | (tokens == model.config.video_token_id)
+    visual: Tensor = (tokens == model.config.image_token_id) | (tokens == model.config.video_token_id)
+    return visual
 
 
 def answer_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
