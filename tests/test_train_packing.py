@@ -22,6 +22,7 @@ from egolive.streaming.frames import Interval
 from egolive.train.answering import answer_logits, answer_loss
 from egolive.train.nano import COLUMNS, HEIGHT, ROWS, WIDTH, new_nano
 from egolive.train.packing import IGNORED, Batch, Row, collate, pack
+from egolive.train.reading import ReadingHeads
 from egolive.train.sft import nano_tokenizer
 
 QUESTIONS = (
@@ -152,8 +153,18 @@ def test_the_loss_of_a_packed_row_is_the_mean_over_the_tokens_of_all_answers(
         losses += [-float(chances[place, token]) for place, token in enumerate(truth)]
     batch = collate([pack(prompts, ANSWERS, tokenizer())], pad=0)
     inputs = {name: getattr(batch, name) for name in ("tokens", "positions", "labels", "mask")}
+    no_boxes = {
+        "word_there": torch.full(batch.tokens.shape, -1.0),
+        "word_boxes": torch.zeros(*batch.tokens.shape, 4),
+        "inside": torch.zeros(0),
+        "rects": torch.zeros(0),
+    }
+    model().reading = ReadingHeads(model().config.text_config.hidden_size, 2)
     with torch.inference_mode():
-        loss = answer_loss(model(), {**inputs, "visual": visual_of(1)[None]})["answers"]
+        parts = answer_loss(model(), {**inputs, **no_boxes, "visual": visual_of(1)[None]})
+    del model().reading
+    assert set(parts) == {"answers"}
+    loss = parts["answers"]
     assert float(loss) == pytest.approx(np.mean(losses), abs=1e-4)
 
 
