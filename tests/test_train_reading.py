@@ -57,7 +57,7 @@ def test_words_are_read_after_their_layer_and_cells_after_theirs() -> None:
     before = reading_loss(heads, HIDDEN, VISUAL, target(1.0))
     for layer, changed in ((READ_CELLS, "read_cells"), (READ_WORDS, "read_word")):
         hidden = [state.clone() for state in HIDDEN]
-        hidden[layer] += 1
+        hidden[layer] = torch.randn(1, 4, 8)
         after = reading_loss(heads, hidden, VISUAL, target(1.0))
         assert after[changed].item() != before[changed].item()
         other = "read_word" if changed == "read_cells" else "read_cells"

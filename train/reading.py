@@ -49,13 +49,13 @@ def reading_loss(
     parts: dict[str, Tensor] = {}
     asked = target["word_there"] >= 0
     if bool(asked.any()):
-        said = heads.word(hidden[READ_WORDS][asked]).float()
+        said = heads.word(_even(hidden[READ_WORDS][asked])).float()
         there = target["word_there"][asked]
         parts["read_there"] = 0.3 * F.binary_cross_entropy_with_logits(said[:, 4], there)
         parts["read_word"] = _box_loss(said[there > 0, :4], target["word_boxes"][asked][there > 0])
     if target["inside"].numel():
         inside = target["inside"]
-        cells = hidden[READ_CELLS][visual].view(*inside.shape[:2], -1)
+        cells = _even(hidden[READ_CELLS][visual]).view(*inside.shape[:2], -1)
         logits = heads.inside(cells).float()
         weight = 1 + 4 * inside
         parts["read_inside"] = F.binary_cross_entropy_with_logits(logits, inside, weight)
@@ -63,6 +63,11 @@ def reading_loss(
         boxes = heads.boxes(cells).float().view(*inside.shape, 4)[row, cell, place]
         parts["read_cells"] = _box_loss(boxes, target["rects"][row, place])
     return parts
+
+
+def _even(states: Tensor) -> Tensor:
+    """Hidden states at one scale: they grow from layer to layer, and the heads would be shaken by it."""
+    return F.layer_norm(states, states.shape[-1:])
 
 
 def _box_loss(said: Tensor, truth: Tensor) -> Tensor:
