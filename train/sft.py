@@ -38,6 +38,7 @@ from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
 from egolive.train.simulator.write import simulate
 from egolive.train.tokenizer import build_tokenizer
 from egolive.train.tower import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
+from egolive.train.whiten import fold, whitening
 
 __all__ = ["run_recipe", "sft"]
 
@@ -128,10 +129,23 @@ def train_tower(
     )
     (out / "history.json").write_text(json.dumps(history))
     plot_history(history, out / "tower.png", "Vision tower, dense loss")
+    even_out(tower, train)
     # Visual tokens of an earlier tower would go unnoticed.
     shutil.rmtree(out.parent / "tokens", ignore_errors=True)
     save_model(tower, str(done))
     return tower
+
+
+def even_out(tower: Tower, data: SimulatedData) -> None:
+    """Whiten the tower's tokens over training pictures; its dense heads are of no use afterwards."""
+    batches = TowerBatches(data, batch=32, seed=2, augment=False)
+    device = next(tower.parameters()).device
+    tower.eval()
+    with torch.inference_mode():
+        tokens = [
+            tower.tokens(batches[number]["patches"].to(device)).flatten(0, 1).cpu() for number in range(16)
+        ]
+    fold(tower.visual.merger.mlp[2], *whitening(torch.cat(tokens)))
 
 
 def train_answers(
