@@ -60,6 +60,9 @@ class Made:
     """(n, width) visual tokens."""
     rects: list[Rect | None]
     """The box of each question as shares of the picture, None where it is not there; empty for a window."""
+    aims: list[NDArray[np.bool_] | None]
+    """For each question the visual tokens (n,) that hold its answer, none of them where it is "none"; None
+    where the answer is not in one place."""
     boxes: dict[str, Rect] | None
     """Everything in the picture as shares of it; None for a window."""
 
@@ -165,6 +168,13 @@ class AnswerBatches:
                 words = np.flatnonzero((made.row.tail == number) & (made.row.labels != IGNORED))[:1]
                 word_there[place, words] = float(rect is not None)
                 word_boxes[place, words] = rect or 0.0
+        count = visual.shape[1]
+        aim = np.zeros((*batch.tokens.shape, 1 + count), bool)
+        for place, made in enumerate(rows):
+            for number, cells in enumerate(made.aims, start=1):
+                if cells is not None:
+                    words = (made.row.tail == number) & (made.row.labels != IGNORED)
+                    aim[place, np.flatnonzero(words)] = [not cells.any(), *cells]
         dense = [dense_target(made.boxes, CLASSES, ROWS, COLUMNS) for made in rows if made.boxes is not None]
         inside = np.stack([target[0] for target in dense]) if dense else np.zeros(0, np.float32)
         rects = np.stack([target[1] for target in dense]) if dense else np.zeros(0, np.float32)
@@ -178,6 +188,7 @@ class AnswerBatches:
             "word_boxes": torch.from_numpy(word_boxes),
             "inside": torch.from_numpy(inside),
             "rects": torch.from_numpy(rects),
+            "aim": torch.from_numpy(aim),
         }
 
     def _picture_row(self, rng: random.Random, _: int) -> Made:
@@ -192,7 +203,8 @@ class AnswerBatches:
             (one.box.x1 / wide, one.box.y1 / high, one.box.x2 / wide, one.box.y2 / high) if one.box else None
             for one in asked
         ]
-        return Made(row, np.array(stored[place]), rects, class_boxes(clip, place * self.every))
+        aims = [dense_target({"": rect} if rect else {}, [""], ROWS, COLUMNS)[0][:, 0] > 0 for rect in rects]
+        return Made(row, np.array(stored[place]), rects, aims, class_boxes(clip, place * self.every))
 
     def _window_row(self, rng: random.Random, length: int) -> Made | None:
         clip = rng.choice(self.data.clips)
@@ -208,7 +220,16 @@ class AnswerBatches:
             return None
         vision = Vision((PICTURE,) * (2 * length), HEIGHT, WIDTH, "video")
         visual = np.array(stored[first : first + length]).reshape(-1, stored.shape[-1])
-        return Made(self._row(asked, vision, clip, Interval(start, end)), visual, [], None)
+        times = np.array([clip.truths[2 * (first + n) + 1].time for n in range(length)]).repeat(ROWS * COLUMNS)
+        aims = [
+            (times >= one.interval.start) & (times <= one.interval.end)
+            if one.interval
+            else None
+            if one.text
+            else np.zeros(len(times), bool)
+            for one in asked
+        ]
+        return Made(self._row(asked, vision, clip, Interval(start, end)), visual, [], aims, None)
 
     def _row(self, asked: list[Asked], vision: Vision, clip: Clip, window: Interval | None) -> Row:
         size = (clip.episode.width, clip.episode.height)
