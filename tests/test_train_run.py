@@ -225,6 +225,11 @@ def test_answer_batches_are_pure_functions_of_their_number_and_carry_their_own_t
         # One place in the text for each visual token.
         assert ((batch["tokens"] == pad).sum(1) == batch["visual"].shape[1]).all()
         assert batch["visual"].isfinite().all()
+        # An answer looks at cells inside the box, or in front of the picture where there is none.
+        for row, word in (batch["word_there"] >= 0).nonzero():
+            aim = batch["aim"][row, word]
+            assert aim[0] == (batch["word_there"][row, word] == 0) != aim[1:].any()
+        assert (batch["labels"][batch["aim"].any(2)] >= 0).all()
     assert not torch.equal(batches[0]["visual"], batches[1]["visual"])
 
 

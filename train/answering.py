@@ -30,6 +30,7 @@ from egolive.train.dense import dense_target
 from egolive.train.loop import Tensors
 from egolive.train.nano import COLUMNS, HEIGHT, ROWS, WIDTH
 from egolive.train.packing import IGNORED, Row, collate, pack
+from egolive.train.pointing import pointing_loss
 from egolive.train.questions import Asked, absent_when, picture_questions, window_questions
 from egolive.train.reading import ReadingHeads, reading_loss
 from egolive.train.simdata import Clip, SimulatedData
@@ -60,7 +61,7 @@ class Made:
     """(n, width) visual tokens."""
     rects: list[Rect | None]
     """The box of each question as shares of the picture, None where it is not there; empty for a window."""
-    aims: list[NDArray[np.bool_] | None]
+    aims: Sequence[NDArray[np.bool_] | None]
     """For each question the visual tokens (n,) that hold its answer, none of them where it is "none"; None
     where the answer is not in one place."""
     boxes: dict[str, Rect] | None
@@ -118,6 +119,21 @@ def target_text(asked: Asked, clip_size: tuple[int, int], window: Interval | Non
     return render_answer(NANO, answer, source_size=clip_size)
 
 
+def unwritten(rect: Rect, digits: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What is still to be written of a box at each token of its answer.
+
+    Args:
+        rect: the box as shares of the picture.
+        digits: (n,) True where the token to come is a digit; its coordinates are runs of them.
+
+    Returns:
+        (n, 4) the coordinates, NaN from the moment that their first digit is written: it gives them away.
+    """
+    starts = np.flatnonzero(digits & ~np.concatenate([[False], digits[:-1]]))
+    written = np.arange(len(digits))[:, None] > starts[None]
+    return np.where(written, np.nan, np.array(rect)).astype(np.float32)
+
+
 class AnswerBatches:
     """Batch `index`: all of pictures or all of windows; the same for the same seed and number."""
 
@@ -131,6 +147,7 @@ class AnswerBatches:
         slices: int,
         window_share: float,
         seed: int,
+        pictures_first: int = 0,
         every: int = 2,
     ) -> None:
         self.data = data
@@ -140,11 +157,16 @@ class AnswerBatches:
         self.slices = slices
         self.window_share = window_share
         self.seed = seed
+        self.digits = np.isin(
+            np.arange(len(tokenizer)), tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)])
+        )
+        self.pictures_first = pictures_first
         self.every = every
 
     def __getitem__(self, index: int) -> Tensors:
         rng = random.Random(f"answers {self.seed} {index}")
-        make = self._window_row if rng.random() < self.window_share else self._picture_row
+        windows = rng.random() < self.window_share and index >= self.pictures_first
+        make = self._window_row if windows else self._picture_row
         rows: list[Made] = []
         length = self.slices if rng.random() < 0.6 else rng.randint(2, self.slices)
         for _ in range(100 * self.batch):
@@ -161,13 +183,13 @@ class AnswerBatches:
         batch = collate([made.row for made in rows], pad)
         visual = torch.from_numpy(np.stack([made.visual for made in rows]).astype(np.float32))
         word_there = np.full(batch.tokens.shape, -1, np.float32)
-        word_boxes = np.zeros((*batch.tokens.shape, 4), np.float32)
+        word_boxes = np.full((*batch.tokens.shape, 4), np.nan, np.float32)
         for place, made in enumerate(rows):
             for number, rect in enumerate(made.rects, start=1):
-                # Where the answer starts: later on, the tokens before would give it away.
-                words = np.flatnonzero((made.row.tail == number) & (made.row.labels != IGNORED))[:1]
-                word_there[place, words] = float(rect is not None)
-                word_boxes[place, words] = rect or 0.0
+                words = np.flatnonzero((made.row.tail == number) & (made.row.labels != IGNORED))
+                word_there[place, words[0]] = float(rect is not None)
+                if rect is not None:
+                    word_boxes[place, words] = unwritten(rect, self.digits[made.row.labels[words]])
         count = visual.shape[1]
         aim = np.zeros((*batch.tokens.shape, 1 + count), bool)
         for place, made in enumerate(rows):
@@ -220,7 +242,9 @@ class AnswerBatches:
             return None
         vision = Vision((PICTURE,) * (2 * length), HEIGHT, WIDTH, "video")
         visual = np.array(stored[first : first + length]).reshape(-1, stored.shape[-1])
-        times = np.array([clip.truths[2 * (first + n) + 1].time for n in range(length)]).repeat(ROWS * COLUMNS)
+        times = np.array([clip.truths[2 * (first + n) + 1].time for n in range(length)]).repeat(
+            ROWS * COLUMNS
+        )
         aims = [
             (times >= one.interval.start) & (times <= one.interval.end)
             if one.interval
@@ -264,13 +288,16 @@ def visual_tokens(model: Qwen2VLForConditionalGeneration, inputs: Tensors) -> Te
 
 
 def answer_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
-    """Next-token cross-entropy over the answers' tokens, and what `reading` adds while its heads are on."""
+    """Next-token cross-entropy over the answers' tokens, and what `pointing` and `reading` add to it."""
     assert isinstance(model, Qwen2VLForConditionalGeneration)
     logits, labels, hidden = answer_logits(model, inputs)
     parts = {"answers": F.cross_entropy(logits, labels)}
+    visual = visual_tokens(model, inputs)
+    if bool(inputs["aim"].any()):
+        parts["pointing"] = pointing_loss(model, visual, inputs["aim"])
     heads = model.get_submodule("reading")
     assert isinstance(heads, ReadingHeads)
-    return parts | reading_loss(heads, hidden, visual_tokens(model, inputs), inputs)
+    return parts | reading_loss(heads, hidden, visual, inputs)
 
 
 def answer_check(

@@ -3,8 +3,8 @@
 The vision tower knows where things are relative to each of its cells; only the text part's positions say
 where in the picture a cell is. Left to next-token loss alone, a small decoder takes very long to put the two
 together. Linear heads therefore read whole boxes, as shares of the picture, from its hidden states: of every
-class at the visual tokens after the second layer, and of the thing asked for at each answer token after the
-third. The heads are dropped afterwards.
+class at the visual tokens after the second layer, and at each answer token, after the fourth, of what is
+still to be written of the box asked for. The heads are dropped afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from egolive.train.dense import box_iou
 
 __all__ = ["READ_CELLS", "READ_WORDS", "ReadingHeads", "reading_loss"]
 
-READ_CELLS, READ_WORDS = 2, 3
+READ_CELLS, READ_WORDS = 2, 4
 """Layers after which cells and words are read."""
 
 
@@ -43,8 +43,8 @@ def reading_loss(
         hidden: hidden states (B, L, width), the embeddings first.
         visual: (B, L) bool, the visual tokens.
         target: `inside` (B, N, C) and `rects` (B, C, 4) of the picture of each row, both empty for rows of
-            windows; `word_boxes` (B, L, 4) and `word_there` (B, L): 1 there, 0 not, -1 where no box is
-            asked for.
+            windows; `word_there` (B, L): 1 there, 0 not, -1 everywhere but where the answer about a box
+            starts; `word_boxes` (B, L, 4): the coordinates still to be written at each token, others NaN.
     """
     parts: dict[str, Tensor] = {}
     asked = target["word_there"] >= 0
@@ -53,6 +53,12 @@ def reading_loss(
         there = target["word_there"][asked]
         parts["read_there"] = 0.3 * F.binary_cross_entropy_with_logits(said[:, 4], there)
         parts["read_word"] = _box_loss(said[there > 0, :4], target["word_boxes"][asked][there > 0])
+        boxes = target["word_boxes"]
+        begun = ~boxes.isnan().all(-1) & ~asked
+        if bool(begun.any()):
+            said = heads.word(_even(hidden[READ_WORDS][begun])).float()
+            left = ~boxes[begun].isnan()
+            parts["read_rest"] = 4 * (said[:, :4][left] - boxes[begun][left]).abs().mean()
     if target["inside"].numel():
         inside = target["inside"]
         cells = _even(hidden[READ_CELLS][visual]).view(*inside.shape[:2], -1)

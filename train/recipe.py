@@ -54,6 +54,8 @@ class Recipe:
     """Slices in a training window, at most: windows of every shorter length are trained too."""
     window_share: float = 0.5
     """Share of the rows that show a window; the others show one picture."""
+    pictures_first: int = 0
+    """Steps of the second phase on pictures alone, before windows come in."""
     held_out: float = 0.03
     """Share of the episodes kept for checks while training."""
     seed: int = 0

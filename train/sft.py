@@ -31,6 +31,7 @@ from egolive.train.card import write_card
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.plots import plot_history
+from egolive.train.pointing import watched
 from egolive.train.reading import ReadingHeads
 from egolive.train.recipe import Recipe, load_recipe
 from egolive.train.simdata import SimulatedData, load_simulated
@@ -161,7 +162,7 @@ def train_answers(
     torch.manual_seed(recipe.seed)
     model.reading = ReadingHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
 
-    def batches(data: SimulatedData, size: int, seed: int) -> AnswerBatches:
+    def batches(data: SimulatedData, size: int, seed: int, first: int = 0) -> AnswerBatches:
         return AnswerBatches(
             data,
             out / "tokens",
@@ -169,18 +170,20 @@ def train_answers(
             batch=size,
             slices=recipe.slices,
             window_share=recipe.window_share,
+            pictures_first=first,
             seed=seed,
         )
 
-    history = fit(
-        model,
-        batches(train, recipe.answers.batch, recipe.seed),
-        recipe.answers,
-        loss=answer_loss,
-        check=answer_check(model, batches(held_out, 16, recipe.seed + 1)),
-        out=out / "answers",
-        seed=recipe.seed,
-    )
+    with watched(model):
+        history = fit(
+            model,
+            batches(train, recipe.answers.batch, recipe.seed, recipe.pictures_first),
+            recipe.answers,
+            loss=answer_loss,
+            check=answer_check(model, batches(held_out, 16, recipe.seed + 1)),
+            out=out / "answers",
+            seed=recipe.seed,
+        )
     del model.reading
     (out / "answers" / "history.json").write_text(json.dumps(history))
     plot_history(history, out / "answers.png", "Answers")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 __all__ = ["fold", "whitening"]
 
-DEVIATION = 0.5
+DEVIATION = 0.25
 """Standard deviation of a whitened token's entries."""
 FLOOR = 1e-4
 """Directions with less than this share of the largest variance are not blown up further: they are noise."""
