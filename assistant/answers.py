@@ -48,10 +48,15 @@ class Usage:
     """Tokens and slices of one answer."""
 
     prompt_tokens: int = 0
+    prompt_tokens_reused: int = 0
+    """Those that had been read before, for this question's last answer or for others."""
     vision_tokens: int = 0
     completion_tokens: int = 0
     slices_encoded: int = 0
     slices_used: int = 0
+    draft_proposed: int = 0
+    """Tokens of the last answer that were proposed for this one."""
+    draft_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

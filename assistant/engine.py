@@ -7,15 +7,19 @@ Every backend supplies two halves (a vision tower and a decoder); what makes it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol
 
+import torch
+
 from egolive.assistant.profiles import Profile
+from egolive.assistant.reuse import FULL_REUSE, Reuse
 from egolive.streaming.frames import Image
 
-__all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "Prompt", "Request", "Vision"]
+__all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "Guide", "Prompt", "Request", "Vision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,9 @@ class Vision:
     kind: Literal["image", "video"] = "image"
     keys: tuple[object, ...] = ()
     """A hashable name for each slice, under which its encoding is kept and found again; empty: never kept."""
+    successor: int = 0
+    """How many of the newest slices a later video will begin with, once this one has become too long; a
+    session may read them ahead. 0 where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,30 @@ class Prompt:
     """The whole text that the model reads, chat markup included, with pictures where they stand."""
 
     parts: tuple[str | Vision, ...]
+
+
+class Guide(Protocol):
+    """A grammar that an answer has to follow. It stands where the answer stands, and serves one at a time.
+
+    Who asks gives it at its beginning; when the answer ends or is cut off, the session rolls it back there.
+    """
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete: no token may follow."""
+        ...
+
+    def mask(self, logits: torch.Tensor) -> None:
+        """Set the logits of all tokens that may not come next to -inf, in place; (vocabulary,) float32."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Step on by the token that was chosen."""
+        ...
+
+    def rollback(self, n: int) -> None:
+        """Take back the last `n` tokens that were accepted."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +86,11 @@ class Request:
     top_k: int = 0
     """0 keeps all tokens."""
     seed: int = 0
+    key: Hashable = None
+    """Requests with the same key are the same question asked again: the last answer is likely to be this one
+    too. None: nothing is known."""
+    guide: Guide | None = None
+    """What the answer has to look like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +107,8 @@ class Delta:
     """Natural logarithm of its probability."""
     finished: Literal["", "stop", "length"] = ""
     """Why the request ends with this token, or empty."""
+    margin: float = math.inf
+    """By how much the likeliest token's logarithm lies above that of the second; infinite where unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +128,33 @@ class EngineSession(Protocol):
     """One stream's state. Not thread-safe: one thread owns it."""
 
     def see(self, vision: Vision) -> None:
-        """Encode a picture or slices ahead of the questions that will need them."""
+        """Encode a picture or slices ahead of the questions that need them, and read them where possible.
+
+        Raises:
+            EngineError: The device failed.
+        """
         ...
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         """Answer all requests together; deltas come interleaved, closing the iterator stops the work.
+
+        An `ask` ends the one before it.
 
         Raises:
             EngineError: the prompt is too long, or the device failed.
         """
         ...
 
-    def usage(self) -> dict[str, int]:
-        """Counts of the last `ask`, its requests added up.
+    def usage(self, request: int | None = None) -> dict[str, int]:
+        """Counts of one request of the last `ask` so far, or of all of them added up.
 
-        prompt_tokens, prompt_tokens_reused, vision_tokens, completion_tokens, slices_encoded, slices_used.
+        prompt_tokens, prompt_tokens_reused, vision_tokens, completion_tokens, slices_encoded, slices_used,
+        draft_proposed, draft_accepted. What several requests share is counted as read for the first of them
+        and as reused for the others.
+
+        Args:
+            request: Place of the request in the list given to `ask`; without it also prompt_tokens_ahead and
+                slices_ahead: what was read and encoded for no request since the `ask` before.
         """
         ...
 
@@ -136,8 +186,12 @@ class Engine(Protocol):
         """How the checkpoint is asked and read."""
         ...
 
-    def session(self) -> EngineSession:
-        """A fresh stream state; use as a context manager."""
+    def session(self, reuse: Reuse = FULL_REUSE) -> EngineSession:
+        """A fresh stream state; use as a context manager.
+
+        Args:
+            reuse: Which work of earlier questions is used again; the answers are the same.
+        """
         ...
 
     def close(self) -> None:

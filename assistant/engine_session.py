@@ -1,30 +1,49 @@
-"""One stream's session, the same above every backend: slices are encoded once, shared prompts read once.
+"""One stream's session, the same above every backend: what was encoded and read once is not done again.
 
 It takes a backend's two halves and turns requests into deltas. Tasks, boxes and time are not known here.
+How prompts are read, and what is kept of them, is in `egolive.assistant.reading`; what one request says
+token by token in `egolive.assistant.answering`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 
-import numpy as np
 import torch
 
-from egolive.assistant.engine import Delta, Request, Vision
-from egolive.assistant.halves import Decoder, Row, VisionTower
-from egolive.assistant.layout import Layout, SlicePiece, lay_out, slices_of
+from egolive.assistant.answering import Answering
+from egolive.assistant.drafts import Drafts
+from egolive.assistant.engine import Delta, Prompt, Request, Vision
+from egolive.assistant.halves import Decoder, VisionTower
+from egolive.assistant.kept_rows import KeptRows
+from egolive.assistant.layout import Layout, lay_out
 from egolive.assistant.preprocess import Preprocessor
-from egolive.assistant.sampling import Sampler
+from egolive.assistant.reading import Reader
+from egolive.assistant.reuse import FULL_REUSE, Reuse
 from egolive.assistant.slice_cache import SliceCache
 from egolive.assistant.tokenizer import Tokenizer
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["SLICE_CACHE_BYTES", "Session"]
+__all__ = ["ROW_BYTES", "SLICE_CACHE_BYTES", "Session"]
 
 SLICE_CACHE_BYTES = 256 * 1024**2
 """Encoded slices kept by a session: about four minutes of EgoThinker-v1 at 448x252, one slice a second."""
+ROW_BYTES = 1024**3
+"""Keys and values kept by a session between questions: three times what EgoThinker-v1 needs at 448x252."""
+_COUNTS = (
+    "prompt_tokens",
+    "prompt_tokens_reused",
+    "vision_tokens",
+    "completion_tokens",
+    "slices_encoded",
+    "slices_used",
+    "draft_proposed",
+    "draft_accepted",
+)
+_AHEAD = ("prompt_tokens_ahead", "slices_ahead")
 
 
 class Session:
@@ -39,7 +58,9 @@ class Session:
         preprocessor: Preprocessor,
         context: int,
         banned: torch.Tensor,
+        reuse: Reuse = FULL_REUSE,
         slice_cache_bytes: int = SLICE_CACHE_BYTES,
+        row_bytes: int = ROW_BYTES,
     ) -> None:
         """Start with nothing seen.
 
@@ -50,56 +71,77 @@ class Session:
             preprocessor: Of the same checkpoint.
             context: Tokens that the model can hold, prompt and answer together.
             banned: Ids that are never sampled, on the device of the decoder's logits.
+            reuse: Which work of earlier questions is used again.
             slice_cache_bytes: Limit of the encoded slices that are kept.
+            row_bytes: Limit of the keys and values that are kept.
         """
-        self._tower = tower
+        self._reader = Reader(
+            tower,
+            decoder,
+            tokenizer=tokenizer,
+            preprocessor=preprocessor,
+            reuse=reuse,
+            slices=SliceCache(slice_cache_bytes),
+            rows=KeptRows(row_bytes),
+        )
         self._decoder = decoder
         self._tokenizer = tokenizer
-        self._preprocessor = preprocessor
         self._context = context
         self._banned = banned
-        self._slices = SliceCache(slice_cache_bytes)
-        self._usage: Counter[str] = Counter()
+        self._reuse = reuse
+        self._drafts = Drafts()
+        self._openings: dict[str, tuple[str, ...]] = {}
+        """By kind of vision, the text that stood before it in the prompt asked last."""
+        self._asked: list[Answering] = []
+        self._ahead: Counter[str] = Counter()
+        self._running: Generator[Delta] | None = None
         self._closed = False
 
     def see(self, vision: Vision) -> None:
-        """Encode a picture or slices ahead of the questions; without keys nothing could be found again."""
+        """Encode slices ahead of the questions, and read them behind the text that came before the last ones.
+
+        A video's successor is read too. Without keys nothing could be found again, and nothing is done.
+        """
         self._check_open()
-        for piece in slices_of(vision):
-            if piece.kept and self._slices.get(piece.name) is None:
-                self._slices.put(piece.name, self._encode(piece))
+        self._stop()
+        self._reader.encode_ahead(vision, self._ahead)
+        if vision.keys and self._reuse.prefix and vision.kind in self._openings:
+            for seen in (vision, _successor(vision)):
+                if seen is not None:
+                    self._reader.read_ahead(Prompt((*self._openings[vision.kind], seen)), self._ahead)
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         """Answer all requests together; deltas come interleaved, closing the iterator stops the work.
 
-        The token that ends an answer comes as a delta of its own without text.
+        The token that ends an answer comes as a delta of its own without text. An `ask` ends the one before
+        it. After the last answer the window's successor is read, where there is one.
 
         Raises:
             EngineError: A prompt is too long or holds tokens for pictures, or the device failed.
             ConfigError: A sampling setting out of its range.
         """
         self._check_open()
-        layouts = [self._laid_out(request) for request in requests]
-        samplers = [Sampler(request, self._banned) for request in requests]
-        self._usage = Counter(
-            prompt_tokens=sum(map(len, layouts)),
-            vision_tokens=sum(piece.tokens for layout in layouts for piece in layout.slices),
-            slices_used=sum(len(layout.slices) for layout in layouts),
-        )
-        return self._answer(requests, layouts, samplers)
+        self._stop()
+        asked = [
+            Answering(number, request, self._laid_out(request), self._banned, self._tokenizer)
+            for number, request in enumerate(requests)
+        ]
+        self._asked, self._ahead = asked, Counter()
+        self._running = self._answer_all(asked)
+        return self._running
 
-    def usage(self) -> dict[str, int]:
-        """Counts of the last `ask` so far, those of its requests added up.
-
-        prompt_tokens, prompt_tokens_reused (read once for several requests), vision_tokens,
-        completion_tokens, slices_encoded, slices_used.
-        """
-        keys = ("prompt_tokens", "prompt_tokens_reused", "vision_tokens", "completion_tokens")
-        return {key: self._usage[key] for key in (*keys, "slices_encoded", "slices_used")}
+    def usage(self, request: int | None = None) -> dict[str, int]:
+        """Counts of one request of the last `ask` so far, or of all of them; see `EngineSession`."""
+        if request is not None:
+            return {key: self._asked[request].usage[key] for key in _COUNTS}
+        total = {key: sum(answering.usage[key] for answering in self._asked) for key in _COUNTS}
+        return total | {key: self._ahead[key] for key in _AHEAD}
 
     def forget(self) -> None:
-        """Drop everything that was seen."""
-        self._slices.clear()
+        """Drop everything that was seen, and what was said about it."""
+        self._stop()
+        self._reader.clear()
+        self._drafts.clear()
 
     def close(self) -> None:
         """Free the session; it cannot be used afterwards."""
@@ -118,6 +160,12 @@ class Session:
         if self._closed:
             raise ValueError("this session is closed; open another one")
 
+    def _stop(self) -> None:
+        """End the `ask` that is still running: its branches stand where new tokens would."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
     def _laid_out(self, request: Request) -> Layout:
         if request.max_tokens < 1:
             raise ConfigError(f"max_tokens is at least 1, got {request.max_tokens}")
@@ -131,111 +179,62 @@ class Session:
             )
         return layout
 
-    def _answer(
-        self, requests: Sequence[Request], layouts: Sequence[Layout], samplers: Sequence[Sampler]
-    ) -> Iterator[Delta]:
-        encoded: dict[object, torch.Tensor] = {}
-        read: list[tuple[Layout, Row]] = []
-        live: list[_Answer] = []
-        for number, (request, layout, sampler) in enumerate(zip(requests, layouts, samplers, strict=True)):
-            row, logits = self._read(layout, read, encoded)
-            # The prompt's row is kept apart from the answer's, for later prompts that begin like it.
-            read.append((layout, row.fork(row.length)))
-            answer = _Answer(number, request, layout.next_position, row, sampler, self._tokenizer)
-            live.append(answer)
-            yield self._counted(answer.next(logits))
-        encoded.clear()
-        read.clear()
-        while live := [answer for answer in live if not answer.finished]:
-            for answer in live:
-                yield self._counted(answer.next(answer.read_last(self._decoder)))
+    def _answer_all(self, asked: Sequence[Answering]) -> Generator[Delta]:
+        if self._reuse.together:
+            yield from self._answer(asked)
+        else:
+            for answering in asked:
+                yield from self._answer([answering])
+        if self._reuse.prefix:
+            self._follow_up(asked)
 
-    def _counted(self, delta: Delta) -> Delta:
-        self._usage["completion_tokens"] += 1
-        return delta
+    def _answer(self, asked: Sequence[Answering]) -> Generator[Delta]:
+        """Answer requests side by side: one pass over the weights reads what is next for all of them."""
+        if self._reuse.draft:
+            for answering in asked:
+                if answering.request.key is not None and answering.request.temperature == 0:
+                    answering.draft = self._drafts.of(answering.request.key)
+        trunks = self._reader.trunks(asked)
+        try:
+            logits = self._reader.read(trunks)
+            live = [answering for trunk in trunks for answering in trunk.members]
+            while True:
+                for answering, found in zip(live, logits, strict=True):
+                    yield from answering.take(found)
+                    if answering.finished and answering.request.key is not None:
+                        self._drafts.keep(answering.request.key, answering.tokens)
+                live = [answering for answering in live if not answering.finished]
+                if not live:
+                    return
+                logits = self._decoder.read([answering.go_on(self._decoder) for answering in live])
+        finally:
+            for answering in asked:
+                answering.end()
+            for trunk in trunks:
+                trunk.row.prune()
 
-    def _read(
-        self, layout: Layout, read: Sequence[tuple[Layout, Row]], encoded: dict[object, torch.Tensor]
-    ) -> tuple[Row, torch.Tensor]:
-        """Read a prompt, going on from the one that shares the longest beginning with it."""
-        row, shared = self._decoder.row(), 0
-        for other, candidate in read:
-            # The last token is always read anew: its logits are what the answer starts from.
-            alike = min(layout.shared_with(other), len(layout) - 1)
-            if alike > shared:
-                row, shared = candidate, alike
-        if shared:
-            row = row.fork(shared)
-            self._usage["prompt_tokens_reused"] += shared
-        embeddings = self._embed(layout, shared, encoded)
-        return row, row.append(embeddings, layout.positions[:, shared:])
-
-    def _embed(self, layout: Layout, start: int, encoded: dict[object, torch.Tensor]) -> torch.Tensor:
-        """Embeddings of a prompt's tokens from `start` on, text and visual ones."""
-        found: list[torch.Tensor] = []
-        at = 0
-        for piece in layout.pieces:
-            length = piece.tokens if isinstance(piece, SlicePiece) else len(piece)
-            skip = max(0, start - at)
-            at += length
-            if skip >= length:
+    def _follow_up(self, asked: Sequence[Answering]) -> None:
+        """Remember how prompts open, and read what the windows that were asked about will be followed by."""
+        prompts = {}
+        for answering in asked:
+            parts = answering.request.prompt.parts
+            places = [place for place, part in enumerate(parts) if isinstance(part, Vision)]
+            if len(places) != 1:
                 continue
-            if isinstance(piece, SlicePiece):
-                found.append(self._visual_tokens(piece, encoded)[skip:])
-            else:
-                found.append(self._decoder.embed(piece[skip:]))
-        return torch.cat(found)
-
-    def _visual_tokens(self, piece: SlicePiece, encoded: dict[object, torch.Tensor]) -> torch.Tensor:
-        """A slice's visual tokens, encoded at most once."""
-        tokens = encoded.get(piece.name)
-        if tokens is None and piece.kept:
-            tokens = self._slices.get(piece.name)
-        if tokens is None:
-            tokens = self._encode(piece)
-            self._usage["slices_encoded"] += 1
-            if piece.kept:
-                self._slices.put(piece.name, tokens)
-        encoded[piece.name] = tokens
-        return tokens
-
-    def _encode(self, piece: SlicePiece) -> torch.Tensor:
-        patches, grid = self._preprocessor.patches(piece.frames, piece.height, piece.width)
-        return self._tower.encode(patches, grid)
+            vision = parts[places[0]]
+            opening = tuple(part for part in parts[: places[0]] if isinstance(part, str))
+            assert isinstance(vision, Vision)
+            self._openings[vision.kind] = opening
+            successor = _successor(vision)
+            if successor is not None:
+                prompts[opening, successor.keys] = Prompt((*opening, successor))
+        for prompt in prompts.values():
+            self._reader.read_ahead(prompt, self._ahead)
 
 
-class _Answer:
-    """One request while it is answered."""
-
-    def __init__(
-        self, number: int, request: Request, position: int, row: Row, sampler: Sampler, tokenizer: Tokenizer
-    ) -> None:
-        self.finished = False
-        self._number = number
-        self._left = request.max_tokens
-        self._position = position
-        self._row = row
-        self._sampler = sampler
-        self._eos = tokenizer.eos
-        self._text = tokenizer.decoder()
-        self._token = -1
-
-    def next(self, logits: torch.Tensor) -> Delta:
-        """Choose the next token from the last row of logits."""
-        token, logprob = self._sampler.choose(logits[-1])
-        self._token = token
-        self._left -= 1
-        if token in self._eos:
-            self.finished = True
-            return Delta(self._number, token, self._text.finish(), logprob, "stop")
-        text = self._text.push(token)
-        if self._left == 0:
-            self.finished = True
-            return Delta(self._number, token, text + self._text.finish(), logprob, "length")
-        return Delta(self._number, token, text, logprob)
-
-    def read_last(self, decoder: Decoder) -> torch.Tensor:
-        """Let the decoder read the token that was chosen last; the logits after it."""
-        position = np.full((3, 1), self._position, dtype=np.int64)
-        self._position += 1
-        return self._row.append(decoder.embed((self._token,)), position)
+def _successor(vision: Vision) -> Vision | None:
+    """The video that will take over from this one, as far as it was seen; None where nothing is known."""
+    count = vision.successor
+    if not (0 < count < len(vision.keys)):
+        return None
+    return replace(vision, frames=vision.frames[-2 * count :], keys=vision.keys[-count:], successor=0)

@@ -6,7 +6,9 @@ it is the session's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ class SlicePiece:
     kept: bool
     """Whether the name holds beyond this one prompt, so that the encoding may be found again under it."""
     frames: tuple[Image, ...]
+    kind: Literal["image", "video"]
     height: int
     width: int
 
@@ -46,13 +49,11 @@ class Layout:
 
     pieces: tuple[tuple[int, ...] | SlicePiece, ...]
     """Runs of token ids, and slices, in reading order."""
-    names: tuple[object, ...]
-    """For each token what stands there: its id, or the name of its slice."""
     positions: NDArray[np.int64]
     """(3, n)."""
 
     def __len__(self) -> int:
-        return len(self.names)
+        return int(self.positions.shape[1])
 
     @property
     def next_position(self) -> int:
@@ -64,14 +65,65 @@ class Layout:
         """All slices and pictures, in reading order."""
         return tuple(piece for piece in self.pieces if isinstance(piece, SlicePiece))
 
+    @property
+    def head(self) -> int:
+        """Tokens up to the end of the last slice or picture: what other questions about them share."""
+        after = 0
+        for piece in reversed(self.pieces):
+            if isinstance(piece, SlicePiece):
+                break
+            after += len(piece)
+        return len(self) - after
+
+    @property
+    def kept(self) -> bool:
+        """Whether the names of all its slices hold beyond this one prompt."""
+        return all(piece.kept for piece in self.slices)
+
     def shared_with(self, other: Layout) -> int:
         """How many tokens the two have in common at their beginning: same content, same positions."""
-        most = min(len(self), len(other))
-        alike = (self.positions[:, :most] == other.positions[:, :most]).all(axis=0)
-        for at in range(most):
-            if not alike[at] or self.names[at] != other.names[at]:
-                return at
-        return most
+        most = 0
+        for mine, theirs in zip(self.pieces, other.pieces, strict=False):
+            if isinstance(mine, SlicePiece) or isinstance(theirs, SlicePiece):
+                if not (
+                    isinstance(mine, SlicePiece)
+                    and isinstance(theirs, SlicePiece)
+                    and mine.name == theirs.name
+                ):
+                    break
+                most += mine.tokens
+            else:
+                alike = _alike(mine, theirs)
+                most += alike
+                if alike < max(len(mine), len(theirs)):
+                    break
+        most = min(most, len(self), len(other))
+        differ = (self.positions[:, :most] != other.positions[:, :most]).any(axis=0)
+        return int(differ.argmax()) if differ.any() else most
+
+    def cut(self, length: int) -> Layout:
+        """The first `length` tokens, without the pictures' pixels: what a row remembers of its prompt.
+
+        The last piece may go on beyond that; positions tell the length.
+        """
+        pieces: list[tuple[int, ...] | SlicePiece] = []
+        at = 0
+        for piece in self.pieces:
+            if at >= length:
+                break
+            at += piece.tokens if isinstance(piece, SlicePiece) else len(piece)
+            pieces.append(replace(piece, frames=()) if isinstance(piece, SlicePiece) else piece)
+        return Layout(tuple(pieces), self.positions[:, :length])
+
+
+def _alike(mine: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many tokens two runs have in common at their beginning."""
+    if mine == theirs:
+        return len(mine)
+    return next(
+        (at for at, (one, other) in enumerate(zip(mine, theirs, strict=False)) if one != other),
+        min(len(mine), len(theirs)),
+    )
 
 
 def lay_out(prompt: Prompt, tokenizer: Tokenizer) -> Layout:
@@ -82,21 +134,17 @@ def lay_out(prompt: Prompt, tokenizer: Tokenizer) -> Layout:
         ValueError: A `Vision` that cannot be, see `slices_of`.
     """
     pieces: list[tuple[int, ...] | SlicePiece] = []
-    names: list[object] = []
     parts: list[Part] = []
     for part in prompt.parts:
         if isinstance(part, str):
             run = tuple(tokenizer.encode(part))
             pieces.append(run)
-            names += run
             parts.append(len(run))
         else:
             slices = slices_of(part)
-            for piece in slices:
-                pieces.append(piece)
-                names += [piece.name] * piece.tokens
+            pieces += slices
             parts.append((len(slices), part.height // _CELL, part.width // _CELL))
-    return Layout(tuple(pieces), tuple(names), rope_positions(parts))
+    return Layout(tuple(pieces), rope_positions(parts))
 
 
 def slices_of(vision: Vision) -> tuple[SlicePiece, ...]:
@@ -124,5 +172,5 @@ def slices_of(vision: Vision) -> tuple[SlicePiece, ...]:
         # Frames without a key are told apart by identity, which holds as long as the prompt holds them.
         key = vision.keys[number] if vision.keys else tuple(map(id, frames))
         name = (bool(vision.keys), key, vision.kind, vision.height, vision.width)
-        made.append(SlicePiece(name, bool(vision.keys), frames, vision.height, vision.width))
+        made.append(SlicePiece(name, bool(vision.keys), frames, vision.kind, vision.height, vision.width))
     return tuple(made)

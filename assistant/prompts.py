@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from egolive.assistant.answers import Answer, Question
@@ -124,12 +124,13 @@ def vision_of(seen: Frame | Window, profile: Profile) -> Vision:
     """A frame as an image, or a window as a video, named so that its encoding can be reused."""
     if isinstance(seen, Frame):
         return make_vision([seen.image], profile, keys=(("frame", seen.index),))
-    return make_vision(
+    vision = make_vision(
         [frame.image for frame in seen.frames],
         profile,
         kind="video",
         keys=tuple(("slice", piece.segment, piece.index) for piece in seen.slices),
     )
+    return replace(vision, successor=seen.successor)
 
 
 def vision_for(question: Question, window: Window, profile: Profile) -> Vision:

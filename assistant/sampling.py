@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from egolive.assistant.engine import Request
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["Sampler"]
+__all__ = ["Choice", "Sampler"]
+
+
+class Choice(NamedTuple):
+    """A token that was chosen."""
+
+    token: int
+    logprob: float
+    """Natural logarithm of its probability."""
+    margin: float
+    """By how much the likeliest token's logarithm lies above that of the second."""
 
 
 class Sampler:
@@ -19,7 +30,7 @@ class Sampler:
         """Check the request's settings.
 
         Args:
-            request: temperature, top_p, top_k and seed are used.
+            request: temperature, top_p, top_k, seed and guide are used.
             banned: ids that are never chosen, on the device of the logits.
 
         Raises:
@@ -35,10 +46,10 @@ class Sampler:
         self._banned = banned
         self._generator = torch.Generator().manual_seed(request.seed)
 
-    def choose(self, logits: torch.Tensor) -> tuple[int, float]:
-        """The next token and the logarithm of its probability.
+    def choose(self, logits: torch.Tensor) -> Choice:
+        """The next token.
 
-        The probability is the model's own over all tokens that may be chosen, before temperature, top-k
+        Its probability is the model's own over all tokens that may be chosen, before temperature, top-k
         and top-p.
 
         Args:
@@ -48,15 +59,18 @@ class Sampler:
             EngineError: the logits hold something that is not a number.
         """
         allowed = logits.index_fill(0, self._banned, -torch.inf)
+        if self._request.guide is not None:
+            self._request.guide.mask(allowed)
         logprobs = torch.log_softmax(allowed, dim=0)
         best = int(logprobs.argmax())
-        if not math.isfinite(logprobs[best]):
+        first, second = logprobs.topk(2).values.tolist()
+        if not math.isfinite(first):
             raise EngineError(
                 "the model's output is not a number: its weights are damaged, "
                 "or it needs another precision (bf16 or fp32)"
             )
         token = best if self._request.temperature == 0 else self._draw(logprobs)
-        return token, float(logprobs[token])
+        return Choice(token, float(logprobs[token]), first - second)
 
     def _draw(self, logprobs: torch.Tensor) -> int:
         request = self._request

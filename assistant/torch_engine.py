@@ -7,24 +7,23 @@ disturb each other. How a checkpoint becomes such an engine is in `egolive.assis
 
 from __future__ import annotations
 
-import copy
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.engine import EngineInfo
 from egolive.assistant.engine_session import Session
 from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import Profile
+from egolive.assistant.reuse import FULL_REUSE, Reuse
 from egolive.assistant.tokenizer import Tokenizer
-from egolive.streaming.errors import EngineError
+from egolive.assistant.torch_decoder import TorchDecoder
+from egolive.assistant.torch_errors import as_engine_errors
 
-__all__ = ["TorchDecoder", "TorchEngine", "TorchRow", "TorchTower"]
+__all__ = ["TorchEngine", "TorchTower"]
 
 
 class TorchTower:
@@ -37,68 +36,12 @@ class TorchTower:
 
     def encode(self, patches: NDArray[np.float32], grid: tuple[int, int, int]) -> torch.Tensor:
         """Encode one slice or picture; see `VisionTower`."""
-        with _as_engine_errors("encoding a picture"), torch.inference_mode():
+        with as_engine_errors("encoding a picture"), torch.inference_mode():
             pixels = torch.from_numpy(patches).to(self._device, self._dtype)
             tokens: torch.Tensor = self._visual(
                 pixels, grid_thw=torch.tensor([grid], device=self._device)
             ).pooler_output
         return tokens
-
-
-class TorchDecoder:
-    """The text half: embeddings to logits, the last layer in fp32 whatever the weights are."""
-
-    def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
-        self.text_model = model.model.language_model
-        self.device: torch.device = model.device
-        # bf16 logits have 8 bits: neighbours tie. The copy costs memory once; fp32 weights are not copied.
-        self.head: torch.Tensor = model.lm_head.weight.detach().float()
-
-    def embed(self, tokens: Sequence[int]) -> torch.Tensor:
-        """(n, width) embeddings of token ids."""
-        with torch.inference_mode():
-            embeddings: torch.Tensor = self.text_model.embed_tokens(torch.tensor(tokens, device=self.device))
-        return embeddings
-
-    def row(self) -> TorchRow:
-        """A row that has read nothing."""
-        return TorchRow(self, DynamicCache())
-
-
-class TorchRow:
-    """One sequence that the decoder has read, its keys and values in a `DynamicCache`."""
-
-    def __init__(self, decoder: TorchDecoder, cache: DynamicCache) -> None:
-        self._decoder = decoder
-        self._cache = cache
-
-    @property
-    def length(self) -> int:
-        """Tokens read so far."""
-        return int(self._cache.get_seq_length())
-
-    def append(self, embeddings: torch.Tensor, positions: NDArray[np.int64], keep: int = 1) -> torch.Tensor:
-        """Read on; see `Row`."""
-        decoder = self._decoder
-        with _as_engine_errors("reading a prompt"), torch.inference_mode():
-            hidden = decoder.text_model(
-                inputs_embeds=embeddings[None],
-                position_ids=torch.from_numpy(positions).to(decoder.device)[:, None],
-                past_key_values=self._cache,
-                use_cache=True,
-            ).last_hidden_state[0, -keep:]
-            return torch.nn.functional.linear(hidden.float(), decoder.head)
-
-    def fork(self, length: int) -> TorchRow:
-        """A row of its own that has read the first `length` tokens of this one."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"a row of {self.length} tokens cannot be cut to {length}")
-        cache = DynamicCache()
-        if length:
-            # Layers grow by concatenation into new tensors and never write into old ones: sharing is safe.
-            cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-            cache.crop(length - self.length)
-        return TorchRow(self._decoder, cache)
 
 
 class TorchEngine:
@@ -144,7 +87,7 @@ class TorchEngine:
             raise ValueError("this engine is closed; load it again")
         return self._tower, self._decoder
 
-    def session(self) -> Session:
+    def session(self, reuse: Reuse = FULL_REUSE) -> Session:
         """A fresh stream state; use as a context manager."""
         tower, decoder = self.halves()
         return Session(
@@ -154,6 +97,7 @@ class TorchEngine:
             preprocessor=self.preprocessor,
             context=self._context,
             banned=self._banned,
+            reuse=reuse,
         )
 
     def close(self) -> None:
@@ -162,22 +106,3 @@ class TorchEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-@contextmanager
-def _as_engine_errors(doing: str) -> Iterator[None]:
-    """Turn failures of the device into the one line that a user can act on."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise EngineError(
-            f"the device ran out of memory while {doing}: use fewer or smaller pictures, or a smaller model"
-        ) from error
-    except torch.AcceleratorError as error:
-        raise EngineError(f"the device failed while {doing}: {' '.join(str(error).split())[:200]}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise EngineError(
-            f"memory ran out while {doing}: use fewer or smaller pictures, or a smaller model"
-        ) from error

@@ -73,10 +73,16 @@ class Window:
     """Consecutive slices with no gap inside: what one question is asked of."""
 
     slices: tuple[Slice, ...]
+    successor: int = 0
+    """How many of its newest slices the window that takes over from it will begin with; 0 where none does."""
 
     def __post_init__(self) -> None:
         if not self.slices:
             raise ValueError("a window holds at least one slice")
+        if not 0 <= self.successor < len(self.slices):
+            raise ValueError(
+                f"a successor shares some of {len(self.slices)} slices, but not all, got {self.successor}"
+            )
         if len({s.segment for s in self.slices}) != 1:
             raise ValueError("a window may not cross a gap")
 

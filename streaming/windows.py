@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from egolive.streaming.frames import Frame, Slice, Window
 
 __all__ = ["Slicer", "Windows"]
@@ -36,20 +34,36 @@ class Slicer:
 
 
 class Windows:
-    """The last slices, as a window that grows from one slice to `length` and then slides by one.
+    """The last slices as windows that grow at their end for a while, then hand over to a younger one.
+
+    With `length` N, windows start every N slices and the older of two is the one that counts: lengths are
+    1, 2, ..., 2N - 1 after a start or a gap, then again and again N, N + 1, ..., 2N - 1. What was read of a
+    window stays valid until it hands over, and `Window.successor` says what the younger one already holds, so
+    that it can be read meanwhile.
+
+    Sliding windows grow from one slice to N and then lose the oldest for each new one: each begins anew, and
+    none has a successor.
 
     Args:
-        length: slices of a full window.
+        length: N, the slices of a full window.
+        sliding: Slide in place of growing and handing over.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, *, sliding: bool = False) -> None:
         if length < 1:
             raise ValueError(f"a window holds at least one slice, got {length}")
-        self._slices: deque[Slice] = deque(maxlen=length)
+        self._length = length
+        self._sliding = sliding
+        self._slices: list[Slice] = []
 
     def push(self, newest: Slice) -> Window:
         """Take the next slice; a slice behind a gap starts a new window."""
         if self._slices and self._slices[-1].segment != newest.segment:
             self._slices.clear()
         self._slices.append(newest)
-        return Window(tuple(self._slices))
+        if self._sliding:
+            del self._slices[: -self._length]
+            return Window(tuple(self._slices))
+        if len(self._slices) == 2 * self._length:
+            del self._slices[: self._length]
+        return Window(tuple(self._slices), successor=max(0, len(self._slices) - self._length))

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from egolive.assistant.engine import Delta, EngineInfo, Prompt, Request, Vision
 from egolive.assistant.profiles import NANO, Profile
+from egolive.assistant.reuse import FULL_REUSE, Reuse
 from egolive.streaming.clock import VirtualClock
 
 Script = Callable[[str], str]
@@ -54,7 +55,7 @@ class FakeEngine:
         self.open_sessions = 0
         self.closed = False
 
-    def session(self) -> FakeSession:
+    def session(self, reuse: Reuse = FULL_REUSE) -> FakeSession:
         self.open_sessions += 1
         return FakeSession(self)
 
@@ -86,7 +87,7 @@ class FakeSession:
                     logprob = math.log(engine.probability)
                     yield Delta(number, 0, token, logprob, "stop" if last else "")
 
-    def usage(self) -> dict[str, int]:
+    def usage(self, request: int | None = None) -> dict[str, int]:
         return {"prompt_tokens": 7, "slices_encoded": 1}
 
     def forget(self) -> None: ...

@@ -1,12 +1,28 @@
 """The three threads of a run, with sources and engines that are driven by events instead of time."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
-from egolive.streaming import Frame, Interval, Report, Source, VirtualClock, Window, open_source, run
+from egolive.streaming import (
+    Frame,
+    Interval,
+    Metrics,
+    Report,
+    Result,
+    Rule,
+    Scheduler,
+    Showing,
+    Source,
+    VirtualClock,
+    Window,
+    Work,
+    open_source,
+)
+from egolive.streaming import run as run_tasks
 from egolive.streaming.errors import EngineError, SinkError, SourceError, SourceLost
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -40,6 +56,27 @@ class Scripted(Source):
         self.closed = True
 
 
+LOOK = {"look": Rule(), "think": Rule("window")}
+"""One task for pictures and one for windows, of the same rank."""
+
+
+def run(
+    source: Source,
+    think: Callable[[Window | None, Frame], Iterator[str] | Sequence[str]],
+    show: Callable[[Showing[str, str]], None],
+    *,
+    rules: Mapping[str, Rule] = LOOK,
+    **options: Any,
+) -> Report:
+    """Run two tasks as one function of the newest window, where it is due, and the newest picture."""
+
+    def work(work: Work[str]) -> Iterator[Result[str, str]]:
+        for value in think(work.window, work.picture):
+            yield Result("look", value, work.picture.time)
+
+    return run_tasks(source, Scheduler(rules), work, show, **options)
+
+
 class Screen:
     """Remembers what was shown, and does something after each frame."""
 
@@ -48,9 +85,10 @@ class Screen:
         self.found: list[tuple[int, str]] = []
         self._after = after
 
-    def __call__(self, frame: Frame, new: Sequence[str]) -> None:
+    def __call__(self, showing: Showing[str, str]) -> None:
+        frame = showing.frame
         self.frames.append(frame)
-        self.found.extend((frame.index, result) for result in new)
+        self.found.extend((frame.index, result.value) for result in showing.new)
         self._after(frame)
 
 
@@ -78,8 +116,9 @@ def test_a_recording_is_shown_and_thought_about_whole() -> None:
     report = run(source, name, screen, fps_sampled=2.0, slices=3)
     assert [f.index for f in screen.frames] == list(range(100))
     # Twice a second, each with the very frame that it was found in; every second sample ends a window, which
-    # grows to three slices.
-    lengths = [min(3, sample // 2 + 1) if sample % 2 else 0 for sample in range(20)]
+    # grows to five slices and hands over to one of three.
+    grown = iter([1, 2, 3, 4, 5, 3, 4, 5, 3, 4])
+    lengths = [next(grown) if sample % 2 else 0 for sample in range(20)]
     assert screen.found == [(5 * sample, f"{5 * sample}:{length}") for sample, length in enumerate(lengths)]
     assert (report.captured, report.shown, report.steps, report.windows) == (100, 100, 20, 10)
     assert (report.results, report.gaps, report.drops, report.ended) == (20, 0, {}, "source")
@@ -208,7 +247,7 @@ def test_a_gap_is_told_before_the_frame_behind_it_and_no_window_spans_it() -> No
     report = run(
         Scripted(times, live=False),
         think,
-        lambda frame, _: order.append(frame.index),
+        lambda showing: order.append(showing.frame.index),
         on_gap=order.append,
     )
     assert order == [*range(16), Interval(1.5, 5.0), *range(16, 32)]

@@ -100,8 +100,10 @@ def test_pairs_are_anchored_at_even_samples_of_their_segment(source: list[Frame]
 
 
 @given(streams(), st.integers(1, 5))
-def test_windows_grow_slide_by_one_and_begin_anew_after_a_gap(source: list[Frame], length: int) -> None:
-    windows = Windows(length)
+def test_sliding_windows_grow_slide_by_one_and_begin_anew_after_a_gap(
+    source: list[Frame], length: int
+) -> None:
+    windows = Windows(length, sliding=True)
     before: Window | None = None
     for made in paired(sampled(source)):
         window = windows.push(made)
@@ -110,7 +112,38 @@ def test_windows_grow_slide_by_one_and_begin_anew_after_a_gap(source: list[Frame
             assert len(window) == 1
         else:
             assert window.slices == (*before.slices, made)[-length:]
+        assert window.successor == 0
         before = window
+
+
+@given(streams(), st.integers(1, 5))
+def test_windows_grow_at_their_end_and_hand_over_to_one_that_was_announced(
+    source: list[Frame], length: int
+) -> None:
+    windows = Windows(length)
+    before: Window | None = None
+    since_gap = 0
+    for made in paired(sampled(source)):
+        window = windows.push(made)
+        if before is None or before.slices[0].segment != made.segment:
+            since_gap = 0
+            assert window.slices == (made,)
+        elif len(before) == 2 * length - 1:
+            # What the younger window held already, and the new slice.
+            assert window.slices == (*before.slices[len(before) - before.successor :], made)
+            assert len(window) == length
+        else:
+            assert window.slices == (*before.slices, made)
+        since_gap += 1
+        assert len(window) == since_gap if since_gap < 2 * length else length + since_gap % length
+        assert window.successor == max(0, len(window) - length)
+        before = window
+
+
+def test_a_successor_that_cannot_be_is_refused() -> None:
+    (first, second) = paired(frames([0.0, 0.5, 1.0, 1.5]))
+    with pytest.raises(ValueError, match="successor"):
+        Window((first, second), successor=2)
 
 
 def test_a_hole_is_told_with_its_times_and_marks_the_frame_behind_it() -> None:

@@ -14,9 +14,11 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant import layout as layout_module
 from egolive.assistant.engine import Prompt, Request, Vision
+from egolive.assistant.halves import Chunk, Row
 from egolive.assistant.layout import SlicePiece, lay_out
 from egolive.assistant.loading import load_engine
 from egolive.assistant.positions import Part, rope_positions
+from egolive.assistant.torch_decoder import TorchDecoder
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.streaming.errors import EngineError
 from egolive.streaming.frames import Image
@@ -131,6 +133,13 @@ def reference_inputs(engine: TorchEngine, prompt: Prompt, answer: list[int]) -> 
     return inputs
 
 
+def read(
+    decoder: TorchDecoder, row: Row, embeddings: torch.Tensor, positions: np.ndarray[Any, Any], keep: int = 1
+) -> torch.Tensor:
+    """Let one row read on."""
+    return decoder.read([Chunk(row, embeddings, positions, keep)])[0]
+
+
 def our_logits(engine: TorchEngine, prompt: Prompt, answer: list[int]) -> torch.Tensor:
     """Logits after every token: the prompt in one pass, the answer token by token from the cache."""
     tower, decoder = engine.halves()
@@ -142,10 +151,10 @@ def our_logits(engine: TorchEngine, prompt: Prompt, answer: list[int]) -> torch.
         for piece in layout.pieces
     ]
     row = decoder.row()
-    logits = [row.append(torch.cat(embeddings), layout.positions, keep=len(layout))]
+    logits = [read(decoder, row, torch.cat(embeddings), layout.positions, keep=len(layout))]
     for place, token in enumerate(answer):
         position = np.full((3, 1), layout.next_position + place)
-        logits.append(row.append(decoder.embed((token,)), position))
+        logits.append(read(decoder, row, decoder.embed((token,)), position))
     return torch.cat(logits)
 
 
@@ -251,10 +260,10 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_engine: TorchEngine)
     _, decoder = tiny_engine.halves()
     layout = lay_out(PROMPTS["text"], tiny_engine.tokenizer)
     embeddings = torch.cat([decoder.embed(piece) for piece in layout.pieces if isinstance(piece, tuple)])
-    whole = decoder.row().append(embeddings, layout.positions, keep=len(layout))
+    whole = read(decoder, decoder.row(), embeddings, layout.positions, keep=len(layout))
     row = decoder.row()
     chunks = [slice(at, at + 7) for at in range(0, len(layout), 7)]
-    pieces = [row.append(embeddings[chunk], layout.positions[:, chunk], keep=7) for chunk in chunks]
+    pieces = [read(decoder, row, embeddings[chunk], layout.positions[:, chunk], keep=7) for chunk in chunks]
     assert row.length == len(layout)
     assert (torch.cat(pieces) - whole).abs().max() <= 1e-4
 
@@ -264,14 +273,14 @@ def test_a_fork_goes_its_own_way_and_leaves_the_row_alone(tiny_engine: TorchEngi
     row = decoder.row()
     positions = rope_positions([12])
     first, second = decoder.embed(range(20, 28)), decoder.embed(range(40, 44))
-    row.append(first, positions[:, :8])
+    read(decoder, row, first, positions[:, :8])
     fork = row.fork(5)
     assert (row.length, fork.length) == (8, 5)
-    fork.append(second, positions[:, 5:9])
-    alone = row.append(second, positions[:, 8:12])
+    read(decoder, fork, second, positions[:, 5:9])
+    alone = read(decoder, row, second, positions[:, 8:12])
     undisturbed = decoder.row()
-    undisturbed.append(first, positions[:, :8])
-    assert torch.equal(alone, undisturbed.append(second, positions[:, 8:12]))
+    read(decoder, undisturbed, first, positions[:, :8])
+    assert torch.equal(alone, read(decoder, undisturbed, second, positions[:, 8:12]))
     assert fork.fork(0).length == 0
     with pytest.raises(ValueError, match="cannot be cut to 13"):
         row.fork(13)
@@ -317,7 +326,7 @@ def test_running_out_of_memory_is_one_line(tiny_checkpoint: Path, monkeypatch: p
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore lines")
 
-    monkeypatch.setattr(engine.halves()[1].text_model, "forward", fail)
+    monkeypatch.setattr(engine.halves()[1].text_model.layers[1].mlp, "forward", fail)
     with engine.session() as session, pytest.raises(EngineError, match="ran out of memory") as caught:
         list(session.ask([Request(PROMPTS["text"])]))
     assert "\n" not in str(caught.value)
