@@ -107,6 +107,8 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
         found.append(
             Finding(f"only {memory['available'] / GB:.1f} GB of memory are free", "close other programs")
         )
+    if "xgrammar" not in versions:
+        found.append(Finding("boxes and intervals are not held to their form", "pip install xgrammar"))
     missing = [name for name in ("trl", "peft", "datasets") if name not in versions]
     if missing:
         found.append(Finding(f"training needs {', '.join(missing)}", "pip install 'egolive[train]'"))

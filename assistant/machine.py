@@ -27,6 +27,7 @@ PACKAGES = (
     "supervision",
     "numpy",
     "pillow",
+    "xgrammar",
     "trl",
     "peft",
     "datasets",

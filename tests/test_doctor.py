@@ -18,7 +18,7 @@ def facts(**changes: object) -> machine.Facts:
         "cameras": [{"path": "/dev/video0", "name": "cam", "readable": True}],
         "memory": {"total": 32_000_000_000, "available": 16_000_000_000},
     }
-    versions = {"trl": "1", "peft": "1", "datasets": "1"}
+    versions = {"trl": "1", "peft": "1", "datasets": "1", "xgrammar": "1"}
     return {"machine": here | {k: v for k, v in changes.items() if k != "versions"}, "versions": versions} | {
         k: v for k, v in changes.items() if k == "versions"
     }
@@ -39,9 +39,10 @@ def test_a_machine_that_has_everything_gets_no_advice() -> None:
             "usermod -aG video",
         ),
         ({"memory": {"total": 4_000_000_000, "available": 1_000_000_000}}, "only 1.0 GB", "close"),
-        ({"versions": {"trl": "1"}}, "peft, datasets", "egolive[train]"),
+        ({"versions": {"trl": "1", "xgrammar": "1"}}, "peft, datasets", "egolive[train]"),
+        ({"versions": {"trl": "1", "peft": "1", "datasets": "1"}}, "not held to their form", "xgrammar"),
     ],
-    ids=["no gpu", "no camera", "no rights", "little memory", "no training libraries"],
+    ids=["no gpu", "no camera", "no rights", "little memory", "no training libraries", "no grammar"],
 )
 def test_each_lack_comes_with_its_remedy(changes: dict[str, object], what: str, mend: str) -> None:
     (finding,) = diagnose(facts(**changes))
