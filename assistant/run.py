@@ -4,11 +4,14 @@
     egolive run 0 --model hyf015/EgoThinker-v1
     egolive run rtsp://camera/stream --out out
 
-Nothing is written unless `--out` names a folder.
+Nothing is written unless `--out` names a folder. At a terminal, a line that is typed while a live source runs
+is a question of the wearer.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import sys
 import threading
@@ -22,21 +25,22 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from egolive.assistant.answers import Answer, Question, Task
+from egolive.assistant.answers import Question, Task
 from egolive.assistant.engine import Engine
 from egolive.assistant.options import ModelOptions
+from egolive.assistant.playing import play
 from egolive.assistant.session import Assistant, Sampling, live_questions
-from egolive.assistant.sinks import EventSink, Shown, Sink, VideoSink
+from egolive.assistant.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.view import LineView, TerminalView
-from egolive.streaming import pipeline
-from egolive.streaming.clock import Clock, MonotonicClock
+from egolive.assistant.wearer import lines_to
 from egolive.streaming.errors import SourceError, UsageError
-from egolive.streaming.frames import Frame, Interval
+from egolive.streaming.metrics import Metrics
 from egolive.streaming.opening import open_source
+from egolive.streaming.report import Report
 from egolive.streaming.source import Source
 from egolive.streaming.writer import VideoWriter
 
-__all__ = ["bundled_clip", "play", "run"]
+__all__ = ["bundled_clip", "run"]
 
 LiveTask = Literal["intent", "next", "ground"]
 _MODEL = ModelOptions()
@@ -60,6 +64,10 @@ def run(
     think: bool | None = None,
     paper_prompt: bool | None = None,
     max_tokens: int | None = None,
+    every: int | None = None,
+    deadline: float | None = None,
+    give_up: float | None = None,
+    ask: bool = True,
     view: bool = True,
     video: bool = True,
 ) -> int:
@@ -79,16 +87,26 @@ def run(
         think: Let the model reason before it answers, or not; the model's own habit without it.
         paper_prompt: Text before the pictures, as EgoThinker's last training stage had it.
         max_tokens: Most tokens of an answer; enough for the task without it.
+        every: Slices (pairs of frames) from one intent and next step to the following ones; 2 without it, for
+            a recording 1.
+        deadline: Seconds after which an answer about a live source is not shown as current any more; without
+            it 5 for boxes and 15 for words.
+        give_up: Seconds for which a camera or address that was lost is tried again; for ever without it.
+        ask: Take questions from the terminal while a live source runs, one a line.
         view: Show answers in the terminal.
         video: Write overlay.mp4 where `--out` is given.
     """
-    _check(tasks=tasks, phrase=phrase, seconds=seconds, fps=fps, slices=slices, max_tokens=max_tokens)
+    _check(
+        tasks,
+        phrase,
+        least_one={"slices": slices, "max-tokens": max_tokens, "every": every},
+        above_zero={"seconds": seconds, "fps": fps, "deadline": deadline, "give-up": give_up},
+    )
     spec = bundled_clip() if source is None else source
     # A source that is not there is told before the model is loaded, which may take minutes.
     opened = open_source(spec, realtime=realtime)
     if opened.live:
         opened.close()
-
     try:
         engine = model.load()
     except BaseException:
@@ -96,8 +114,9 @@ def run(
         raise
     if opened.live:
         # Its time runs from when it is opened.
-        opened = open_source(spec, realtime=realtime)
+        opened = open_source(spec, realtime=realtime, give_up=math.inf if give_up is None else give_up)
     questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
+    metrics = Metrics()
     with ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(opened.close)
@@ -109,8 +128,14 @@ def run(
                 questions=questions,
                 sampling=Sampling(max_tokens=max_tokens),
                 paper_prompt=paper_prompt,
+                every=every or (2 if opened.live else 1),
+                deadline=deadline,
+                metrics=metrics,
             )
         )
+        # A terminal cannot be waited for like this on Windows.
+        if ask and opened.live and sys.stdin.isatty() and os.name == "posix":
+            stack.enter_context(lines_to(lambda line: assistant.put(Question("ask", line)), sys.stdin))
         report = play(
             opened,
             assistant,
@@ -119,75 +144,10 @@ def run(
             slices=slices or engine.profile.window_slices,
             seconds=seconds,
             stop=stop,
+            metrics=metrics,
         )
-    _tell(report, out, video=video)
+    _tell(report, metrics, out, video=video)
     return stop.exit_code
-
-
-def play(
-    source: Source,
-    assistant: Assistant,
-    sinks: Sequence[Sink],
-    *,
-    fps: float,
-    slices: int,
-    seconds: float | None = None,
-    stop: threading.Event | None = None,
-    clock: Clock | None = None,
-) -> pipeline.Report:
-    """Play a source through the assistant into sinks; closes the sinks, whatever happens.
-
-    Args:
-        source: What is seen; closed at the end.
-        assistant: Its questions are asked of each new picture and window.
-        sinks: Where pictures and answers go.
-        fps: Frames a second that the model sees.
-        slices: Slices of a full window.
-        seconds: End at this time of the stream.
-        stop: Ends the run when set.
-        clock: What rates are measured with.
-
-    Returns:
-        Counts and rates of the run.
-
-    Raises:
-        EgoliveError: The source, the engine or a sink failed; the files of the other sinks are finished.
-    """
-    clock = clock or MonotonicClock()
-    current: dict[Question, Answer] = {}
-
-    def show(frame: Frame, new: Sequence[Answer]) -> None:
-        current.update((answer.question, answer) for answer in new)
-        answers = [current[question] for question in assistant.questions if question in current]
-        shown = Shown(frame, answers, new)
-        for sink in sinks:
-            sink.emit(shown)
-
-    def note(event: Mapping[str, object]) -> None:
-        for sink in sinks:
-            sink.note(event)
-
-    def on_gap(gap: Interval) -> None:
-        # What was seen before it says nothing about what comes after it.
-        current.clear()
-        note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
-
-    with ExitStack() as stack:
-        for sink in reversed(sinks):
-            stack.callback(sink.close)
-        report = pipeline.run(
-            source,
-            assistant,
-            show,
-            fps_sampled=fps,
-            slices=slices,
-            seconds=seconds,
-            stop=stop,
-            on_gap=on_gap,
-            clock=clock,
-        )
-        note(_metrics(report))
-    return report
 
 
 def bundled_clip() -> Path:
@@ -230,20 +190,18 @@ def _stopped_by_signal() -> Iterator[_Stop]:
 
 
 def _check(
-    *,
     tasks: Sequence[Task],
     phrase: Sequence[str],
-    seconds: float | None,
-    fps: float | None,
-    slices: int | None,
-    max_tokens: int | None,
+    *,
+    least_one: Mapping[str, int | None],
+    above_zero: Mapping[str, float | None],
 ) -> None:
-    for name, value, least in (("slices", slices, 1), ("max-tokens", max_tokens, 1)):
-        if value is not None and value < least:
-            raise UsageError(f"--{name} is {least} or more, got {value}")
-    for name, number in (("seconds", seconds), ("fps", fps)):
+    for name, value in least_one.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is 1 or more, got {value}")
+    for name, number in above_zero.items():
         # Written so that "nan" is refused too.
-        if number is not None and not 0 < number < float("inf"):
+        if number is not None and not 0 < number < math.inf:
             raise UsageError(f"--{name} is more than 0, got {number:g}")
     if any(not words.strip() for words in phrase):
         raise UsageError("--phrase needs words: what to find")
@@ -267,27 +225,7 @@ def _sinks(
     return sinks
 
 
-def _metrics(report: pipeline.Report) -> dict[str, object]:
-    """The run in figures, for `events.jsonl`."""
-    return {
-        "type": "metrics",
-        "captured": report.captured,
-        "shown": report.shown,
-        "answers": report.results,
-        "windows": report.windows,
-        "gaps": report.gaps,
-        "drops": report.drops,
-        "seconds": round(report.seconds, 3),
-        "stream_seconds": round(report.stream_seconds, 3),
-        "source_per_s": round(report.source_rate, 3),
-        "shown_per_s": round(report.shown_rate, 3),
-        "engine_per_s": round(report.think_rate, 3),
-        "answers_per_s": round(report.results / report.seconds, 3) if report.seconds else 0.0,
-        "ended": report.ended,
-    }
-
-
-def _tell(report: pipeline.Report, out: Path | None, *, video: bool) -> None:
+def _tell(report: Report, metrics: Metrics, out: Path | None, *, video: bool) -> None:
     """Write the summary for people."""
     answers = report.results / report.seconds if report.seconds else 0.0
     drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items()) or "none"
@@ -298,6 +236,13 @@ def _tell(report: pipeline.Report, out: Path | None, *, video: bool) -> None:
         f"({report.results} answers in {report.seconds:.1f} s)",
         f"drops    {drops}",
     ]
+    if overlay := metrics.stage("glass_to_overlay"):
+        lines.append(
+            f"overlay  {overlay.p50 * 1e3:.0f} ms after the capture, 95 % within {overlay.p95 * 1e3:.0f} ms"
+        )
+    if age := metrics.stage("answer_age"):
+        late = ", ".join(f"{report.requests.get(status, 0)} {status}" for status in ("expired", "preempted"))
+        lines.append(f"answers  {age.p50:.2f} s old when shown, 95 % within {age.p95:.2f} s; {late}")
     if out is not None:
         names = ("overlay.mp4", "events.jsonl") if video and report.shown else ("events.jsonl",)
         lines.append(f"written  {', '.join(str(out / name) for name in names)}")

@@ -7,18 +7,24 @@ the engine together. Threads and time are the pipeline's business, drawing and w
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from egolive.assistant.answers import Answer, Question, Task, Timing, Usage
+from egolive.assistant.audit import Audit
 from egolive.assistant.coordinates import Size
 from egolive.assistant.engine import Engine, EngineSession, Prompt, Request, Vision
 from egolive.assistant.parsing import parse
 from egolive.assistant.profiles import Profile
 from egolive.assistant.prompts import build_prompt, uses_thinking, vision_of
+from egolive.assistant.rules import rules_for, wearer_rule
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame, Interval, Window
+from egolive.streaming.metrics import Metrics
+from egolive.streaming.results import Result, Status
+from egolive.streaming.scheduler import Scheduler, Work
 
 __all__ = ["LIVE_QUESTIONS", "Assistant", "Job", "Sampling", "answer_jobs", "live_questions"]
 
@@ -67,14 +73,14 @@ class _Draft:
     """The tokens of one answer so far, with their probabilities."""
 
     tokens: list[tuple[str, float]] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     first_token: float = 0.0
 
 
 class Assistant:
-    """Answers questions about one stream. Not thread-safe: one thread owns it.
+    """Answers questions about one stream. One thread owns it, but for `put`.
 
-    As a function of window and picture it is what the pipeline thinks with: it answers those of its questions
-    that are due.
+    As a function of work it is what the pipeline thinks with; its scheduler says which questions are due.
     """
 
     def __init__(
@@ -85,47 +91,60 @@ class Assistant:
         questions: Sequence[Question] = LIVE_QUESTIONS,
         sampling: Sampling | None = None,
         paper_prompt: bool | None = None,
+        every: int = 1,
+        deadline: float | None = None,
+        metrics: Metrics | None = None,
         clock: Clock | None = None,
+        audit: Audit | None = None,
     ) -> None:
         """Open a session of the engine.
 
         Args:
             engine: Stays the caller's to close.
             profile: In place of the engine's own.
-            questions: What is asked again and again; boxes of each new picture, the rest of each new window.
+            questions: What is asked again and again; boxes of each new picture, the rest of the window.
             sampling: How tokens are chosen; greedy without it.
             paper_prompt: Text before the pictures; the profile decides where None.
+            every: Slices from one question about the window to the next.
+            deadline: Seconds after which an answer is not current any more; as befits its task without it.
+            metrics: Takes how long "first_token", "decode" (first token to last) and "parse" take, and the
+                engine's counts.
             clock: What work is timed with.
+            audit: Checks the answers, on the same engine.
         """
-        self.questions = tuple(questions)
+        self.scheduler = Scheduler(rules_for(questions, every=every, deadline=deadline))
+        """Says which questions are due."""
         self._profile = profile or engine.profile
         self._sampling = sampling or Sampling()
         self._paper_prompt = paper_prompt
         self._clock = clock or MonotonicClock()
+        self._metrics = metrics or Metrics(self._clock)
+        self._audit = audit
         self._session = engine.session()
 
-    def __call__(self, window: Window | None, picture: Frame) -> Generator[Answer]:
-        """Answer those questions that are due.
+    def __call__(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
+        """Answer questions that are due.
 
         Args:
-            window: The newest window; None where it is the one of the call before, or there is none yet.
-            picture: The newest picture.
+            work: The questions, what there is to see, and whether to go on.
 
-        Returns:
-            A generator of the answers, each as soon as it is complete; closing it stops the work.
+        Yields:
+            Each answer as soon as it is complete, then those that had to make way; closing stops the work.
 
         Raises:
             EngineError: The engine failed.
         """
-        jobs = [self._job(question, window, picture) for question in self.due(window)]
-        found = answer_jobs(self._session, jobs, self._profile, self._sampling, self._clock)
-        return (answer for _, answer in found)
+        jobs = [self._job(question, work.window, work.picture) for question in work.tasks]
+        with closing(self._answer(jobs, work.stopped)) as found:
+            for number, answer in found:
+                timing = replace(answer.timing, queued=max(0.0, work.time - answer.time))
+                answer = replace(answer, timing=timing)
+                status: Status = "preempted" if answer.status == "preempted" else "ok"
+                yield Result(work.tasks[number], answer, answer.time, status)
 
-    def due(self, window: Window | None) -> tuple[Question, ...]:
-        """The questions to which a new picture, and a new window where there is one, bring a new answer."""
-        return tuple(
-            question for question in self.questions if question.task == "ground" or window is not None
-        )
+    def put(self, question: Question) -> None:
+        """Ask something once while the stream runs, before everything else; may be called from any thread."""
+        self.scheduler.ask(question, wearer_rule(question))
 
     def answer(
         self, questions: Sequence[Question], *, window: Window | None = None, picture: Frame | None = None
@@ -147,7 +166,7 @@ class Assistant:
         if picture is None and window is not None:
             picture = window.newest
         jobs = [self._job(question, window, picture) for question in questions]
-        answers = dict(answer_jobs(self._session, jobs, self._profile, self._sampling, self._clock))
+        answers = dict(self._answer(jobs))
         return iter([answers[number] for number in range(len(jobs))])
 
     def forget(self) -> None:
@@ -165,6 +184,20 @@ class Assistant:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _answer(
+        self, jobs: Sequence[Job], stopped: Callable[[], bool] | None = None
+    ) -> Generator[tuple[int, Answer]]:
+        return answer_jobs(
+            self._session,
+            jobs,
+            self._profile,
+            self._sampling,
+            self._clock,
+            audit=self._audit,
+            metrics=self._metrics,
+            stopped=stopped,
+        )
 
     def _job(self, question: Question, window: Window | None, picture: Frame | None) -> Job:
         seen = picture if question.task == "ground" else window
@@ -187,8 +220,16 @@ class Assistant:
 
 
 def answer_jobs(
-    session: EngineSession, jobs: Sequence[Job], profile: Profile, sampling: Sampling, clock: Clock
-) -> Iterator[tuple[int, Answer]]:
+    session: EngineSession,
+    jobs: Sequence[Job],
+    profile: Profile,
+    sampling: Sampling,
+    clock: Clock,
+    *,
+    audit: Audit | None = None,
+    metrics: Metrics | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> Generator[tuple[int, Answer]]:
     """Put several prompts to an engine at once and read what comes back.
 
     Args:
@@ -197,25 +238,55 @@ def answer_jobs(
         profile: The checkpoint's.
         sampling: How tokens are chosen.
         clock: What work is timed with.
+        audit: Told of each answer that is complete; its own work is not in the answer's time.
+        metrics: Takes stages and the engine's counts.
+        stopped: Asked after each token; answers that are under way end there, as preempted.
 
     Yields:
-        The place of a job and its answer, as soon as that is complete.
+        The place of a job and its answer, as soon as that is complete; those without one last.
 
     Raises:
         EngineError: The engine failed.
     """
     if not jobs:
         return
+    metrics = metrics or Metrics(clock)
     start = clock.now()
     drafts = [_Draft() for _ in jobs]
-    for delta in session.ask([_request(job, profile, sampling) for job in jobs]):
-        draft = drafts[delta.request]
-        if not draft.tokens:
-            draft.first_token = clock.now() - start
-        draft.tokens.append((delta.text, math.exp(delta.logprob)))
-        if delta.finished:
-            timing = Timing(first_token=draft.first_token, total=clock.now() - start)
-            yield delta.request, _read(jobs[delta.request], draft, profile, timing, session.usage())
+    requests = [_request(job, profile, sampling) for job in jobs]
+    under_way = set(range(len(jobs)))
+    deltas = session.ask(requests)
+    try:
+        for delta in deltas:
+            draft = drafts[delta.request]
+            if not draft.tokens:
+                draft.first_token = clock.now() - start
+            draft.tokens.append((delta.text, math.exp(delta.logprob)))
+            draft.ids.append(delta.token)
+            if delta.finished:
+                timing = Timing(first_token=draft.first_token, total=clock.now() - start)
+                usage = session.usage(delta.request)
+                with metrics.measure("parse"):
+                    answer = _read(jobs[delta.request], draft, profile, timing, usage)
+                under_way.remove(delta.request)
+                metrics.add("first_token", timing.first_token)
+                metrics.add("decode", timing.total - timing.first_token)
+                yield delta.request, answer
+                if audit is not None:
+                    audit.check(requests[delta.request], draft.ids)
+            if under_way and stopped is not None and stopped():
+                break
+    finally:
+        if isinstance(deltas, Generator):
+            deltas.close()
+    metrics.count(session.usage())
+    for number in sorted(under_way):
+        job = jobs[number]
+        timing = Timing(first_token=drafts[number].first_token, total=clock.now() - start)
+        yield (
+            number,
+            Answer(job.question, "", status="preempted", time=job.time, window=job.window, timing=timing),
+        )
 
 
 def live_questions(
@@ -246,6 +317,7 @@ def _request(job: Job, profile: Profile, sampling: Sampling) -> Request:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=sampling.seed,
+        key=job.question,
     )
 
 
@@ -264,11 +336,13 @@ def _read(job: Job, draft: _Draft, profile: Profile, timing: Timing, counts: Map
     slices = [len(vision.frames) // 2 if vision.kind == "video" else 1 for vision in visions]
     tokens = [n * v.height * v.width // _CELL_AREA for n, v in zip(slices, visions, strict=True)]
     usage = Usage(
-        # The engine counts what is asked together as one: a shared prefix belongs to all its questions.
         prompt_tokens=counts.get("prompt_tokens", 0),
+        prompt_tokens_reused=counts.get("prompt_tokens_reused", 0),
         vision_tokens=sum(tokens),
         completion_tokens=len(draft.tokens),
         slices_encoded=counts.get("slices_encoded", 0),
         slices_used=sum(slices),
+        draft_proposed=counts.get("draft_proposed", 0),
+        draft_accepted=counts.get("draft_accepted", 0),
     )
     return replace(answer, timing=timing, usage=usage)

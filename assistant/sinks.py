@@ -25,22 +25,32 @@ __all__ = ["CallbackSink", "EventSink", "Shown", "Sink", "VideoSink", "answer_ev
 class Shown:
     """One picture at the moment it is shown, with what is known by then."""
 
-    def __init__(self, frame: Frame, answers: Sequence[Answer], new: Sequence[Answer] = ()) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        answers: Sequence[Answer],
+        new: Sequence[Answer] = (),
+        *,
+        late: Sequence[Answer] = (),
+        now: float | None = None,
+        figures: str = "",
+    ) -> None:
         """Hold one picture and its answers.
 
         Args:
             frame: The picture.
-            answers: The newest answer to each question.
+            answers: The newest answer to each question, where it is in time.
             new: Those that have come in since the picture before.
+            late: Those that came too late or had to make way, which are only written down.
+            now: Stream time in seconds; the frame's own without it.
+            figures: The run in one line, for people.
         """
         self.frame = frame
         self.answers = tuple(answers)
         self.new = tuple(new)
-
-    @property
-    def now(self) -> float:
-        """Stream time in seconds."""
-        return self.frame.time
+        self.late = tuple(late)
+        self.now = frame.time if now is None else now
+        self.figures = figures
 
     @cached_property
     def picture(self) -> Image:
@@ -103,8 +113,8 @@ class EventSink:
             raise SinkError(_unwritable(path, error)) from error
 
     def emit(self, shown: Shown) -> None:
-        """Write one line for each new answer."""
-        for answer in shown.new:
+        """Write one line for each new answer, and for those that came too late."""
+        for answer in (*shown.new, *shown.late):
             self.note(answer_event(answer, shown.now))
 
     def note(self, event: Mapping[str, object]) -> None:
@@ -128,7 +138,7 @@ class VideoSink:
 
     def emit(self, shown: Shown) -> None:
         """Append one picture."""
-        self._writer.write(shown.picture, shown.now)
+        self._writer.write(shown.picture, shown.frame.time)
 
     def note(self, event: Mapping[str, object]) -> None:
         """Events have no place in a picture."""

@@ -12,6 +12,10 @@ from typing import Protocol
 __all__ = ["Clock", "MonotonicClock", "VirtualClock"]
 
 
+# Linux stops its CLOCK_MONOTONIC in sleep, macOS does not, and Windows knows neither.
+_RUNS_IN_SLEEP: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+
 class Clock(Protocol):
     """A clock that never goes back."""
 
@@ -25,11 +29,11 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The machine's own clock."""
+    """The machine's own clock; it runs on while the machine sleeps, so that a sleep is a gap in a stream."""
 
     def now(self) -> float:
         """Seconds since the machine started."""
-        return time.monotonic()
+        return time.monotonic() if _RUNS_IN_SLEEP is None else time.clock_gettime(_RUNS_IN_SLEEP)
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Sleep until `event` is set or `seconds` have passed; True when it is set."""

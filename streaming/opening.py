@@ -13,6 +13,7 @@ from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.folder import Folder
 from egolive.streaming.gstreamer import open_gstreamer
 from egolive.streaming.playback import Looped, Paced
+from egolive.streaming.reconnect import Reconnecting
 from egolive.streaming.source import Source
 from egolive.streaming.video import Video, without_password
 from egolive.streaming.webcam import open_webcam
@@ -31,6 +32,7 @@ def open_source(
     loop: bool = False,
     size: tuple[int, int] | None = None,
     timeout: float = 5.0,
+    give_up: float = 0.0,
     clock: Clock | None = None,
 ) -> Source:
     """Open a camera, an address, a file, a folder of pictures or the test picture.
@@ -44,6 +46,8 @@ def open_source(
         loop: start a recording again when it is over.
         size: width and height, of a camera, a pipeline or the test picture.
         timeout: seconds to wait for an answer before a source counts as unreachable or lost.
+        give_up: seconds for which a camera, pipeline or live address that was lost is opened again; the first
+            time it must open at once.
         clock: what live time is read from; the machine's own without it.
 
     Raises:
@@ -56,17 +60,28 @@ def open_source(
         raise ConfigError(f"fps: {fps:g} frames a second cannot work; give more than 0 and at most 1000")
     if size is not None and min(size) < 1:
         raise ConfigError(f"size: {size[0]}x{size[1]} is not a picture; give width and height in pixels")
-    if text.isdecimal() or text.startswith("/dev/video"):
-        camera = int(text) if text.isdecimal() else text
-        return open_webcam(camera, size=size, fps=fps, timeout=timeout, clock=clock)
     if text.startswith("test:"):
         return Paced(_open_test(text, size=size, fps=fps, timeout=timeout), clock)
+    connect = _camera(text, size=size, fps=fps, timeout=timeout, clock=clock)
+    reopen = connect or _recording(text, fps=fps, size=size, timeout=timeout)
+    source = Looped(reopen) if loop and connect is None else reopen()
+    if source.live:
+        return Reconnecting(source, reopen, clock=clock, give_up=give_up) if give_up > 0 else source
+    return Paced(source, clock) if realtime else source
+
+
+def _camera(
+    text: str, *, size: tuple[int, int] | None, fps: float | None, timeout: float, clock: Clock
+) -> Callable[[], Source] | None:
+    """How to open a camera or pipeline; None where the text names neither."""
+    if text.isdecimal() or text.startswith("/dev/video"):
+        camera = int(text) if text.isdecimal() else text
+        return partial(open_webcam, camera, size=size, fps=fps, timeout=timeout, clock=clock)
     if text.startswith("gst:"):
         _refuse(text, fps=fps)
-        return open_gstreamer(text.removeprefix("gst:").strip(), size=size, timeout=timeout, clock=clock)
-    reopen = _recording(text, fps=fps, size=size, timeout=timeout)
-    source = Looped(reopen) if loop else reopen()
-    return Paced(source, clock) if realtime and not source.live else source
+        pipeline = text.removeprefix("gst:").strip()
+        return partial(open_gstreamer, pipeline, size=size, timeout=timeout, clock=clock)
+    return None
 
 
 def _recording(

@@ -21,9 +21,9 @@ class Report:
     steps: int = 0
     """Times that thinking came to an end."""
     windows: int = 0
-    """Windows among them."""
+    """Windows that something was asked of."""
     results: int = 0
-    """Results that were shown."""
+    """Results that were shown, in time."""
     gaps: int = 0
     """Gaps in the stream."""
     seconds: float = 0.0
@@ -31,8 +31,10 @@ class Report:
     stream_seconds: float = 0.0
     """Time of the last frame of the source."""
     drops: dict[str, int] = field(default_factory=dict)
-    """What was passed over, by reason: "show_busy" (frames), "think_busy" (windows), "broken" (pieces of the
-    stream that could not be decoded)."""
+    """What was passed over, by reason: "show_busy" (frames), "think_busy" (windows that were due to be asked
+    of), "broken" (pieces of the stream that could not be decoded)."""
+    requests: dict[str, int] = field(default_factory=dict)
+    """Requests by what became of them, as `Scheduler.counts` and `Board.counts` have it."""
     ended: End = "source"
     """Why it ended: the source was over, the time was up, it was asked to stop, or Ctrl-C."""
 

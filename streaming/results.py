@@ -1,14 +1,31 @@
-"""Where the thinking thread leaves what it found, for the showing thread to pick up in order."""
+"""What thinking finds, and where its thread leaves it for the showing thread to pick up in order."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Generic, TypeVar
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
 
-__all__ = ["Results"]
+__all__ = ["Result", "Results", "Status"]
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+Status = Literal["ok", "expired", "preempted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[K, T]):
+    """What was found for one task."""
+
+    task: K
+    value: T
+    time: float
+    """Capture time of the newest frame that was seen, seconds of the stream."""
+    status: Status = "ok"
+    """expired: too late to be shown as current. preempted: it had to make way before it was complete."""
 
 
 class Results(Generic[T]):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, nano_script, text_of
 
-from egolive.assistant.answers import Question
+from egolive.assistant.answers import Answer, Question
 from egolive.assistant.engine import Vision
 from egolive.assistant.profiles import EGOTHINKER_V1
 from egolive.assistant.session import LIVE_QUESTIONS, Assistant, Sampling, live_questions
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.frames import Frame, Interval, Slice, Window
+from egolive.streaming.scheduler import Work
 
 
 def frame(index: int, width: int = 448, height: int = 252) -> Frame:
@@ -22,6 +23,18 @@ def frame(index: int, width: int = 448, height: int = 252) -> Frame:
 
 def window(slices: int = 2) -> Window:
     return Window(tuple(Slice(frame(2 * i), frame(2 * i + 1), i) for i in range(slices)))
+
+
+def due(assistant: Assistant, window: Window | None, picture: Frame) -> Work[Question]:
+    """What the assistant's scheduler makes of a picture and a window."""
+    assistant.scheduler.see(picture, window, picture.time)
+    work = assistant.scheduler.take(picture.time, everything=True)
+    assert work is not None
+    return work
+
+
+def answers_to(assistant: Assistant, window: Window | None, picture: Frame) -> list[Answer]:
+    return [result.value for result in assistant(due(assistant, window, picture))]
 
 
 def visions(engine: FakeEngine) -> dict[str, Vision]:
@@ -35,7 +48,7 @@ def visions(engine: FakeEngine) -> dict[str, Vision]:
 
 def test_all_due_questions_go_to_the_engine_in_one_ask() -> None:
     engine = FakeEngine()
-    answers = list(Assistant(engine)(window(), frame(4)))
+    answers = answers_to(Assistant(engine), window(), frame(4))
     assert len(engine.asked) == 1
     assert {answer.question for answer in answers} == set(LIVE_QUESTIONS)
 
@@ -43,7 +56,7 @@ def test_all_due_questions_go_to_the_engine_in_one_ask() -> None:
 def test_boxes_are_asked_of_the_newest_picture_as_an_image_and_words_of_the_window_as_a_video() -> None:
     engine = FakeEngine()
     newest = frame(9)
-    list(Assistant(engine)(window(3), newest))
+    answers_to(Assistant(engine), window(3), newest)
     for text, vision in visions(engine).items():
         if "Find" in text:
             assert vision.kind == "image"
@@ -54,7 +67,7 @@ def test_boxes_are_asked_of_the_newest_picture_as_an_image_and_words_of_the_wind
 
 
 def test_without_a_new_window_only_boxes_are_asked_for() -> None:
-    answers = list(Assistant(FakeEngine())(None, frame(3)))
+    answers = answers_to(Assistant(FakeEngine()), None, frame(3))
     assert [answer.question.task for answer in answers] == ["ground"] * 4
 
 
@@ -96,7 +109,7 @@ def test_answer_keeps_the_order_of_the_questions_while_the_call_gives_the_first_
     questions = (Question("intent"), Question("ground", "left hand"))
     assistant = Assistant(FakeEngine(script), questions=questions)
     assert [answer.question for answer in assistant.answer(questions, window=window())] == list(questions)
-    assert next(iter(assistant(window(), frame(4)))).question == questions[1]
+    assert answers_to(assistant, window(), frame(4))[0].question == questions[1]
 
 
 def test_the_same_question_may_be_asked_twice() -> None:
@@ -183,7 +196,8 @@ def test_closing_the_assistant_frees_the_session() -> None:
 
 def test_closing_the_answers_early_stops_the_engine() -> None:
     engine = FakeEngine()
-    found = Assistant(engine)(window(), frame(4))
+    assistant = Assistant(engine)
+    found = assistant(due(assistant, window(), frame(4)))
     next(iter(found))
     found.close()
     assert list(found) == []

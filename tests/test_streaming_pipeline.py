@@ -1,7 +1,7 @@
 """The three threads of a run, with sources and engines that are driven by events instead of time."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,13 @@ def run(
     """Run two tasks as one function of the newest window, where it is due, and the newest picture."""
 
     def work(work: Work[str]) -> Iterator[Result[str, str]]:
-        for value in think(work.window, work.picture):
-            yield Result("look", value, work.picture.time)
+        found = think(work.window, work.picture)
+        try:
+            for value in found:
+                yield Result("look", value, work.picture.time)
+        finally:
+            if isinstance(found, Generator):
+                found.close()
 
     return run_tasks(source, Scheduler(rules), work, show, **options)
 

@@ -1,0 +1,130 @@
+"""How long each stage takes, how often things happen, and how much memory the process holds.
+
+Stages and counts are plain names that callers give; what they mean is their business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from egolive.streaming.clock import Clock, MonotonicClock
+
+__all__ = ["Metrics", "Stage", "rss_bytes", "slope_per_hour"]
+
+_STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Seconds that one stage took: percentiles of its last times, the most of all times."""
+
+    count: int
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+class Metrics:
+    """Times and counts of one run, from any thread, in bounded memory.
+
+    Args:
+        clock: What `measure` measures with; the machine's own without it.
+        recent: Times of each stage that percentiles are taken of.
+    """
+
+    def __init__(self, clock: Clock | None = None, *, recent: int = 1024) -> None:
+        self._clock = clock or MonotonicClock()
+        self._recent = recent
+        self._lock = threading.Lock()
+        self._times: dict[str, deque[float]] = {}
+        self._number: Counter[str] = Counter()
+        self._most: dict[str, float] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Note that a stage took so long."""
+        with self._lock:
+            self._times.setdefault(stage, deque(maxlen=self._recent)).append(seconds)
+            self._number[stage] += 1
+            self._most[stage] = max(seconds, self._most.get(stage, seconds))
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Note how long what happens inside takes, also where it fails."""
+        start = self._clock.now()
+        try:
+            yield
+        finally:
+            self.add(stage, self._clock.now() - start)
+
+    def count(self, amounts: Mapping[str, int]) -> None:
+        """Add to the counts of these names."""
+        with self._lock:
+            self._counts.update(amounts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Sums of what was counted."""
+        with self._lock:
+            return dict(self._counts)
+
+    def share(self, part: str, whole: str) -> float | None:
+        """One count over another; None while there is no whole."""
+        with self._lock:
+            return self._counts[part] / self._counts[whole] if self._counts[whole] else None
+
+    def stage(self, name: str) -> Stage | None:
+        """Figures of one stage; None where it never happened."""
+        with self._lock:
+            times = list(self._times.get(name, ()))
+            number, most = self._number[name], self._most.get(name, 0.0)
+        if not times:
+            return None
+        p50, p95, p99 = np.percentile(times, (50, 95, 99)).tolist()
+        return Stage(number, p50, p95, p99, most)
+
+    def stages(self) -> dict[str, Stage]:
+        """Figures of every stage, in the order in which they first happened."""
+        with self._lock:
+            names = list(self._times)
+        found = ((name, self.stage(name)) for name in names)
+        return {name: stage for name, stage in found if stage is not None}
+
+
+def rss_bytes() -> int | None:
+    """Memory that this process holds, in bytes; the most so far, or None, where the system tells no more."""
+    if _STATM.exists():
+        resident_pages = int(_STATM.read_text().split()[1])
+        return resident_pages * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
+
+
+def slope_per_hour(samples: Sequence[tuple[float, float]]) -> float:
+    """How much a quantity grows an hour: the slope of the least-squares line.
+
+    Args:
+        samples: Pairs of seconds and the quantity, at two different times at least.
+
+    Raises:
+        ValueError: There are too few samples to tell.
+    """
+    if len({seconds for seconds, _ in samples}) < 2:
+        raise ValueError(f"a slope needs samples at two times, got {len(samples)} samples")
+    seconds, values = np.asarray(samples, dtype=np.float64).T
+    centred = seconds - seconds.mean()
+    return float(centred @ (values - values.mean()) / (centred @ centred)) * 3600
