@@ -75,6 +75,8 @@ class Session:
             slice_cache_bytes: Limit of the encoded slices that are kept.
             row_bytes: Limit of the keys and values that are kept.
         """
+        self.kept = KeptRows(row_bytes)
+        """Rows kept from one question to the next, for those who watch memory."""
         self._reader = Reader(
             tower,
             decoder,
@@ -82,7 +84,7 @@ class Session:
             preprocessor=preprocessor,
             reuse=reuse,
             slices=SliceCache(slice_cache_bytes),
-            rows=KeptRows(row_bytes),
+            rows=self.kept,
         )
         self._decoder = decoder
         self._tokenizer = tokenizer

@@ -6,6 +6,7 @@ over when the window has become too long; nothing is ever cut off at the front, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,7 +41,7 @@ class KeptRows:
     """A few rows, within a limit of memory; of each kind those used longest ago leave first."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
+        self.limit = limit_bytes
         self._kept: list[KeptRow] = []
         """The one used last stands last."""
 
@@ -66,7 +67,7 @@ class KeptRows:
         same = [other for other in self._kept if other.kind == kept.kind]
         if len(same) > _MOST[kept.kind]:
             self._kept.remove(same[0])
-        while self.nbytes > self._limit:
+        while self.nbytes > self.limit:
             self._kept.pop(0)
 
     def clear(self) -> None:
@@ -75,6 +76,9 @@ class KeptRows:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __iter__(self) -> Iterator[KeptRow]:
+        return iter(self._kept)
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,419 @@
+"""Reuse changes no answer: each switch against the naive loop, over whole cycles of windows with a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from egolive.assistant.drafts import Draft, Drafts
+from egolive.assistant.engine import Delta, Prompt, Request, Vision
+from egolive.assistant.engine_session import Session
+from egolive.assistant.halves import Chunk
+from egolive.assistant.loading import load_engine
+from egolive.assistant.positions import rope_positions
+from egolive.assistant.profiles import NANO
+from egolive.assistant.prompts import vision_of
+from egolive.assistant.reuse import FULL_REUSE, NO_REUSE, Reuse
+from egolive.assistant.torch_engine import TorchEngine
+from egolive.streaming.frames import Frame, Slice
+from egolive.streaming.windows import Windows
+
+LENGTH = 3
+SLICE = 2 * 3
+"""Tokens of a slice of 56 x 84 pixels."""
+SLICES = 22
+GAP = 9
+"""The slice before which the stream breaks off: in the middle of a window with a successor."""
+WINDOW_QUESTIONS = ("What is the wearer trying to do?", "What comes next?")
+PICTURE_QUESTIONS = ("Find the left hand.",)
+SWITCHES = ("slices", "prefix", "together", "draft")
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint: Path) -> Iterator[TorchEngine]:
+    engine = load_engine(str(tiny_checkpoint), device="cpu", dtype="fp32")
+    yield engine
+    engine.close()
+
+
+class Recorder:
+    """A guide that allows everything and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.logits: list[torch.Tensor] = []
+        self.accepted: list[int] = []
+        self.finished = False
+
+    def mask(self, logits: torch.Tensor) -> None:
+        self.logits.append(logits.clone())
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+    def rollback(self, n: int) -> None:
+        del self.accepted[len(self.accepted) - n :]
+
+
+class OnlyAfter(Recorder):
+    """A guide that allows one token less than the one before, and ends after five."""
+
+    def mask(self, logits: torch.Tensor) -> None:
+        allowed = 30 + len(self.accepted)
+        logits[:allowed] = -torch.inf
+        logits[allowed + 8 :] = -torch.inf
+
+    @property
+    def finished(self) -> bool:  # type: ignore[override]
+        return len(self.accepted) == 5
+
+    @finished.setter
+    def finished(self, _: bool) -> None: ...
+
+
+def frame(index: int) -> Frame:
+    """Still for a while, then new with every frame."""
+    rng = np.random.default_rng(max(0, index - 14))
+    return Frame(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), index * 0.5, index)
+
+
+def stream(sliding: bool = False) -> list[tuple[Vision, Vision]]:
+    """The window and the newest picture after each slice."""
+    profile = replace(NANO, picture=(56, 84))
+    windows = Windows(LENGTH, sliding=sliding)
+    found = []
+    for number in range(SLICES):
+        newest = Slice(frame(2 * number), frame(2 * number + 1), number, segment=int(number >= GAP))
+        found.append((vision_of(windows.push(newest), profile), vision_of(newest.second, profile)))
+    return found
+
+
+STREAM = stream()
+
+
+def ask(vision: Vision | None, question: str, max_tokens: int = 6) -> Request:
+    seen = () if vision is None else ("<|vision_start|>", vision, "<|vision_end|>")
+    opening = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    prompt = Prompt((opening, *seen, question + "<|im_end|>\n<|im_start|>assistant\n"))
+    return Request(prompt, max_tokens, key=question)
+
+
+def requests_at(window: Vision, picture: Vision) -> list[Request]:
+    return [
+        *(ask(window, question) for question in WINDOW_QUESTIONS),
+        *(ask(picture, question) for question in PICTURE_QUESTIONS),
+    ]
+
+
+def answers(session: Session, requests: list[Request]) -> list[list[Delta]]:
+    found: list[list[Delta]] = [[] for _ in requests]
+    for delta in session.ask(requests):
+        found[delta.request].append(delta)
+    return found
+
+
+def tokens(found: list[list[Delta]]) -> list[list[int]]:
+    return [[delta.token for delta in answer] for answer in found]
+
+
+def play(engine: TorchEngine, reuse: Reuse) -> list[tuple[list[list[int]], list[torch.Tensor]]]:
+    """For each window the tokens of all answers, and the logits that they were chosen from."""
+    found = []
+    with engine.session(reuse) as session:
+        for window, picture in STREAM:
+            guides = [Recorder() for _ in range(3)]
+            requests = [
+                replace(request, guide=guide)
+                for request, guide in zip(requests_at(window, picture), guides, strict=True)
+            ]
+            said = tokens(answers(session, requests))
+            found.append((said, [torch.stack(guide.logits) for guide in guides]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def naive(engine: TorchEngine) -> list[tuple[list[list[int]], list[torch.Tensor]]]:
+    return play(engine, NO_REUSE)
+
+
+@pytest.mark.parametrize(
+    "reuse",
+    [FULL_REUSE]
+    + [replace(FULL_REUSE, **{switch: False}) for switch in SWITCHES]
+    + [replace(NO_REUSE, **{switch: True}) for switch in SWITCHES],
+    ids=["all"] + [f"without {switch}" for switch in SWITCHES] + [f"{switch} alone" for switch in SWITCHES],
+)
+def test_every_switch_leaves_tokens_and_logits_as_the_naive_loop_has_them(
+    engine: TorchEngine, naive: list[tuple[list[list[int]], list[torch.Tensor]]], reuse: Reuse
+) -> None:
+    for (expected, exact), (said, logits) in zip(naive, play(engine, reuse), strict=True):
+        assert said == expected
+        for one, other in zip(exact, logits, strict=True):
+            # Tokens that may not be said are at minus infinity in both.
+            allowed = one.isfinite()
+            assert torch.equal(allowed, other.isfinite())
+            assert (one[allowed] - other[allowed]).abs().max() <= 1e-4
+
+
+def test_the_answers_compared_depend_on_what_is_seen(
+    naive: list[tuple[list[list[int]], list[torch.Tensor]]],
+) -> None:
+    said = [answer for found, _ in naive for answer in found]
+    assert len({token for answer in said for token in answer}) >= 8
+    assert len({tuple(answer) for answer in said}) >= 30
+
+
+def test_a_slice_is_encoded_once_for_all_windows_that_hold_it(engine: TorchEngine) -> None:
+    encoded = used = 0
+    with engine.session() as session:
+        for window, picture in STREAM:
+            answers(session, requests_at(window, picture))
+            usage = session.usage()
+            assert usage["slices_ahead"] == 0
+            encoded, used = encoded + usage["slices_encoded"], used + usage["slices_used"]
+    assert encoded == 2 * SLICES
+    assert used == sum(2 * len(window.keys) + 1 for window, _ in STREAM)
+
+
+def test_a_window_reads_its_new_slice_only_and_so_does_the_one_that_takes_over(engine: TorchEngine) -> None:
+    lengths, read = [], []
+    with engine.session() as session:
+        for window, _ in STREAM:
+            requests = [ask(window, question) for question in WINDOW_QUESTIONS]
+            answers(session, requests)
+            first, second = session.usage(0), session.usage(1)
+            tails = [len(engine.tokenizer.encode(str(request.prompt.parts[-1]))) for request in requests]
+            assert second["prompt_tokens"] - second["prompt_tokens_reused"] == tails[1] + 1
+            lengths.append(len(window.keys))
+            read.append(first["prompt_tokens"] - first["prompt_tokens_reused"] - tails[0] - 1)
+            # Beside it, the younger window is read, its opening once.
+            assert session.usage()["prompt_tokens_ahead"] == (SLICE if lengths[-1] > LENGTH else 0)
+    assert lengths == [1, 2, 3, 4, 5, 3, 4, 5, 3, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5, 3, 4]
+    # After the first prompt its opening is not read again, not even behind the gap.
+    assert read[0] > SLICE
+    assert read[1:] == [SLICE] * (SLICES - 1)
+
+
+def test_sliding_windows_are_read_anew_but_for_their_opening(engine: TorchEngine) -> None:
+    with engine.session() as session:
+        for window, _ in stream(sliding=True)[:6]:
+            answers(session, [ask(window, WINDOW_QUESTIONS[0])])
+        usage = session.usage()
+    assert usage["slices_encoded"] == 1
+    assert usage["prompt_tokens_ahead"] == 0
+    assert usage["prompt_tokens"] - usage["prompt_tokens_reused"] > LENGTH * SLICE
+
+
+def test_what_is_kept_stays_within_its_bounds(engine: TorchEngine) -> None:
+    most = []
+    with engine.session() as session:
+        for window, picture in STREAM:
+            answers(session, requests_at(window, picture))
+            rows = session.kept
+            assert len(rows) <= 5
+            most.append(rows.nbytes)
+    half = GAP + 2
+    assert max(most[half:]) <= max(most[:half])
+
+
+def test_rows_that_do_not_fit_are_not_kept_and_answers_stay(engine: TorchEngine) -> None:
+    window, picture = STREAM[3]
+    with engine.session() as free, engine.session() as bound:
+        bound.kept.limit = 1000
+        expected = tokens(answers(free, requests_at(window, picture)))
+        for _ in range(2):
+            assert tokens(answers(bound, requests_at(window, picture))) == expected
+            assert bound.kept.nbytes == 0
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 8])
+def test_closing_the_answers_midway_leaves_what_is_kept_valid(
+    engine: TorchEngine, naive: list[tuple[list[list[int]], list[torch.Tensor]]], stop: int
+) -> None:
+    with engine.session() as session:
+        for number, (window, picture) in enumerate(STREAM[:9]):
+            requests = requests_at(window, picture)
+            if number % 2:
+                assert tokens(answers(session, requests)) == naive[number][0]
+                continue
+            deltas = session.ask(requests)
+            for _ in range(stop):
+                next(deltas)
+            deltas.close()  # type: ignore[attr-defined]
+            assert session.usage()["completion_tokens"] == stop
+        assert list(deltas) == []
+
+
+def test_an_ask_ends_the_one_before(engine: TorchEngine) -> None:
+    window, picture = STREAM[4]
+    with engine.session() as session:
+        expected = tokens(answers(session, requests_at(window, picture)))
+        before = session.ask(requests_at(window, picture))
+        next(before)
+        assert tokens(answers(session, requests_at(window, picture))) == expected
+        assert list(before) == []
+
+
+def test_a_repeated_answer_is_drafted_and_accepted_whole(engine: TorchEngine) -> None:
+    window, picture = STREAM[4]
+    requests = requests_at(window, picture)
+    with engine.session() as session:
+        first = answers(session, requests)
+        assert session.usage()["draft_proposed"] == 0
+        again = answers(session, requests)
+        for number, answer in enumerate(first):
+            usage = session.usage(number)
+            # The token behind the draft needs none.
+            assert usage["draft_proposed"] == usage["draft_accepted"] >= len(answer) - 1
+        assert tokens(again) == tokens(first)
+
+
+def test_an_answer_that_is_drawn_or_has_no_key_is_not_drafted(engine: TorchEngine) -> None:
+    request = ask(None, "What?")
+    for plain in (replace(request, key=None), replace(request, temperature=1.0)):
+        with engine.session() as session:
+            for _ in range(2):
+                answers(session, [plain])
+                assert session.usage()["draft_proposed"] == 0
+
+
+def test_counts_of_the_requests_add_up(engine: TorchEngine) -> None:
+    with engine.session() as session:
+        for window, picture in STREAM[:6]:
+            requests = requests_at(window, picture)
+            found = answers(session, requests)
+            total = session.usage()
+            each = [session.usage(number) for number in range(3)]
+            assert [usage["completion_tokens"] for usage in each] == [len(answer) for answer in found]
+            assert [usage["slices_used"] for usage in each] == [len(window.keys)] * 2 + [1]
+            for key in each[0]:
+                assert total[key] == sum(usage[key] for usage in each)
+
+
+def test_what_was_seen_ahead_is_neither_encoded_nor_read_again(engine: TorchEngine) -> None:
+    (window, _), (grown, _) = STREAM[3:5]
+    request, later = ask(window, "What comes next?"), ask(grown, "What comes next?")
+    with engine.session() as session:
+        answers(session, [request])
+        session.see(grown)
+        assert session.usage()["slices_ahead"] == 1
+        assert session.usage()["prompt_tokens_ahead"] == 3 * SLICE
+        after = tokens(answers(session, [later]))
+        usage = session.usage()
+        assert (usage["slices_encoded"], usage["slices_ahead"], usage["prompt_tokens_ahead"]) == (0, 0, 0)
+    with engine.session(NO_REUSE) as fresh:
+        assert after == tokens(answers(fresh, [later]))
+
+
+@pytest.mark.parametrize("reuse", [FULL_REUSE, NO_REUSE], ids=["reuse", "naive"])
+def test_a_guide_decides_what_may_be_said_and_stands_at_its_beginning_again(
+    engine: TorchEngine, reuse: Reuse
+) -> None:
+    guide = OnlyAfter()
+    request = replace(ask(STREAM[3][0], "What comes next?"), guide=guide)
+    with engine.session(reuse) as session:
+        for _ in range(2):
+            (answer,) = answers(session, [request])
+            assert [delta.finished for delta in answer] == [""] * 4 + ["stop"]
+            assert all(30 + place <= d.token < 38 + place for place, d in enumerate(answer))
+            assert guide.accepted == []
+        assert session.usage()["draft_accepted"] == (5 if reuse.draft else 0)
+        deltas = session.ask([replace(request, key=None)])
+        next(deltas)
+        assert len(guide.accepted) == 1
+        deltas.close()  # type: ignore[attr-defined]
+        assert guide.accepted == []
+
+
+def test_a_margin_is_that_of_the_two_likeliest_tokens(engine: TorchEngine) -> None:
+    recorder = Recorder()
+    with engine.session() as session:
+        (answer,) = answers(session, [replace(ask(None, "What?"), guide=recorder)])
+    for delta, logits in zip(answer, recorder.logits, strict=True):
+        first, second = logits.sort(descending=True).values[:2].tolist()
+        assert delta.margin == pytest.approx(first - second, abs=1e-4)
+
+
+def test_a_draft_goes_on_behind_what_has_changed() -> None:
+    draft = Draft((1, 2, 3, 4, 5, 6, 7, 8))
+    assert draft.propose(20) == (1, 2, 3, 4, 5, 6, 7, 8)
+    draft.learn((1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 9))
+    assert draft.propose(20) == (4, 5, 6, 7, 8)
+    draft.learn((4, 5, 6, 7, 8), (4, 6))
+    # The 5 was left out.
+    assert draft.propose(20) == (7, 8)
+    assert draft.propose(1) == (7,)
+    draft.learn((7, 8), (7, 8, 0))
+    assert draft.propose(20) == ()
+
+
+def test_a_draft_that_is_never_right_is_left_alone() -> None:
+    draft = Draft(range(100, 150))
+    tried = []
+    for _ in range(6):
+        proposed = draft.propose(20)
+        tried.append(len(proposed))
+        draft.learn(proposed, (0,))
+    assert tried == [20, 1, 1, 1, 0, 0]
+
+
+def test_only_so_many_drafts_are_remembered() -> None:
+    drafts = Drafts()
+    for key in range(100):
+        drafts.keep(key, (key,))
+    assert drafts.of(99).propose(5) == (99,)
+    assert drafts.of(0).propose(5) == ()
+
+
+def test_branches_read_side_by_side_are_as_each_alone(engine: TorchEngine) -> None:
+    _, decoder = engine.halves()
+    trunk, tails = decoder.embed(range(20, 31)), [decoder.embed(range(40, 44)), decoder.embed(range(50, 57))]
+    places = rope_positions([20])
+    alone = []
+    for tail in tails:
+        (logits,) = decoder.read(
+            [Chunk(decoder.row(), torch.cat([trunk, tail]), places[:, : 11 + len(tail)])]
+        )
+        alone.append(logits)
+    row, other = decoder.row(), decoder.row()
+    branches = [row.branch(), row.branch()]
+    found = decoder.read(
+        [
+            Chunk(row, trunk, places[:, :11], keep=0),
+            Chunk(other, trunk, places[:, :11], keep=2),
+            *(
+                Chunk(branch, tail, places[:, 11 : 11 + len(tail)])
+                for branch, tail in zip(branches, tails, strict=True)
+            ),
+        ]
+    )
+    assert [len(logits) for logits in found] == [0, 2, 1, 1]
+    for one, two in zip(alone, found[2:], strict=True):
+        assert (one - two).abs().max() <= 1e-4
+    # Taken back and read again, between tokens of the other branch.
+    branches[0].rewind(2)
+    assert (branches[0].length, branches[1].length, row.length) == (2, 7, 11)
+    (again,) = decoder.read([Chunk(branches[0], tails[0][2:], places[:, 13:15])])
+    assert (again - alone[0]).abs().max() <= 1e-4
+
+
+def test_a_row_is_not_read_further_under_its_branches(engine: TorchEngine) -> None:
+    _, decoder = engine.halves()
+    row, places = decoder.row(), rope_positions([8])
+    branch = row.branch()
+    decoder.read(
+        [Chunk(row, decoder.embed((20,)), places[:, :1]), Chunk(branch, decoder.embed((21,)), places[:, 1:2])]
+    )
+    with pytest.raises(ValueError, match="thrown away"):
+        decoder.read([Chunk(row, decoder.embed((22,)), places[:, 1:2])])
+    with pytest.raises(ValueError, match="cannot be cut to 2"):
+        branch.rewind(2)
+    row.prune()
+    decoder.read([Chunk(row, decoder.embed((22,)), places[:, 1:2])])
+    assert row.length == 2
+    with pytest.raises(ValueError, match="thrown away"):
+        decoder.read([Chunk(branch, decoder.embed((21,)), places[:, 1:2])])
