@@ -1,5 +1,6 @@
 """The three threads of a run, with sources and engines that are driven by events instead of time."""
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from egolive.streaming import (
 )
 from egolive.streaming import run as run_tasks
 from egolive.streaming.errors import EngineError, SinkError, SourceError, SourceLost
+from egolive.streaming.metrics import rss_bytes, slope_per_hour
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 PATIENCE = 60.0
@@ -410,3 +412,130 @@ def test_a_source_that_cannot_be_closed_is_told() -> None:
 
     with pytest.raises(SourceError, match="released"):
         run(Stuck(tenths(3), live=False), name, Screen())
+
+
+def test_a_question_of_the_wearer_stops_what_is_running_and_is_answered_first() -> None:
+    asked, answered = threading.Event(), threading.Event()
+    shown = threading.Semaphore(0)
+    log: list[tuple[str, ...]] = []
+    scheduler = Scheduler({"boxes": Rule("picture", rank=1)})
+
+    def before(index: int) -> None:
+        if index > 0:
+            assert shown.acquire(timeout=PATIENCE)
+        if index == 3:
+            scheduler.ask("where is my cup?", Rule("picture", rank=0))
+            asked.set()
+        if index == 6:
+            await_event(answered)
+
+    def think(work: Work[str]) -> Iterator[Result[str, str]]:
+        log.append(work.tasks)
+        if len(log) == 1:
+            await_event(asked)
+            assert work.stopped()
+            yield Result("boxes", "", work.picture.time, "preempted")
+            return
+        for task in work.tasks:
+            yield Result(task, "found", work.picture.time)
+        if len(log) >= 3:
+            answered.set()
+
+    statuses: list[tuple[str, str]] = []
+
+    def show(showing: Showing[str, str]) -> None:
+        statuses.extend((result.task, result.status) for result in showing.new)
+        assert all(result.status == "ok" for result in showing.current)
+        shown.release()
+
+    report = run_tasks(Scripted(tenths(10), live=True, before=before), scheduler, think, show)
+    assert log[:3] == [("boxes",), ("where is my cup?",), ("boxes",)]
+    assert statuses[:2] == [("boxes", "preempted"), ("where is my cup?", "ok")]
+    assert report.requests["preempted"] == 1
+
+
+def test_an_answer_past_its_deadline_is_told_and_never_current() -> None:
+    clock = VirtualClock()
+    shown, thought = threading.Semaphore(0), threading.Semaphore(0)
+    told: list[str] = []
+
+    class Camera(Scripted):
+        """Its times are the clock's."""
+
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                clock.advance(0.1)
+                yield Frame(frame.image, clock.now(), frame.index)
+
+    def before(index: int) -> None:
+        if index > 0:
+            assert thought.acquire(timeout=PATIENCE)
+
+    def think(work: Work[str]) -> Iterator[Result[str, str]]:
+        # The picture is on the screen before its answer comes, which takes every other one three seconds.
+        assert shown.acquire(timeout=PATIENCE)
+        clock.advance(3.0 if work.picture.index % 2 else 0.0)
+        yield Result("boxes", "found", work.picture.time)
+        thought.release()
+
+    def show(showing: Showing[str, str]) -> None:
+        told.extend(result.status for result in showing.new)
+        for result in showing.current:
+            assert showing.now - result.time <= 2.0
+        shown.release()
+
+    scheduler = Scheduler({"boxes": Rule(deadline=2.0)})
+    metrics = Metrics(clock)
+    report = run_tasks(
+        Camera(tenths(20), live=True, before=before), scheduler, think, show, metrics=metrics, clock=clock
+    )
+    # Each is told with the picture after it.
+    assert told == ["ok", "expired"] * 9 + ["ok"]
+    assert report.requests["expired"] == 9
+    assert report.results == 10
+    age = metrics.stage("answer_age")
+    assert age is not None
+    assert age.max <= 2.0
+
+
+def test_twenty_minutes_leave_nothing_behind() -> None:
+    clock = VirtualClock()
+    shown, thought = threading.Semaphore(0), threading.Semaphore(0)
+    scheduler = Scheduler(
+        {"boxes": Rule(rank=1, deadline=5.0), "intent": Rule("window", 2, every=2, deadline=15.0)}
+    )
+    metrics = Metrics(clock)
+    memory: list[tuple[float, float]] = []
+    waiting = 0
+
+    class Pictures(Scripted):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                yield Frame(np.full((90, 160, 3), frame.index % 256, np.uint8), frame.time, frame.index)
+
+    def before(index: int) -> None:
+        nonlocal waiting
+        if index > 0:
+            assert thought.acquire(timeout=PATIENCE)
+            assert shown.acquire(timeout=PATIENCE)
+        waiting = max(waiting, scheduler.waiting)
+        clock.advance(0.5)
+        if index % 120 == 0:
+            memory.append((index / 2, (rss_bytes() or 0) / 1e6))
+
+    def think(work: Work[str]) -> Iterator[Result[str, str]]:
+        for task in work.tasks:
+            yield Result(task, "found", work.picture.time)
+        if "boxes" in work.tasks:
+            thought.release()
+
+    source = Pictures([index / 2 for index in range(2400)], live=True, before=before)
+    report = run_tasks(source, scheduler, think, lambda _: shown.release(), metrics=metrics, clock=clock)
+    # What imports and the first minutes take is no leak.
+    slope = slope_per_hour(memory[5:])
+    sys.stdout.write(f"memory {memory[5][1]:.1f} to {memory[-1][1]:.1f} MB, {slope:+.1f} MB an hour\n")
+    assert report.stream_seconds == pytest.approx(1199.5)
+    assert report.shown == 2400
+    assert waiting <= 2
+    # 2,400 pictures are 104 MB: none may stay.
+    assert memory[-1][1] - memory[5][1] < 20

@@ -1,0 +1,93 @@
+"""Times, counts, shares and memory of a run."""
+
+import sys
+import threading
+
+import pytest
+
+from egolive.streaming import Metrics, VirtualClock
+from egolive.streaming.metrics import rss_bytes, slope_per_hour
+
+
+def test_percentiles_are_of_the_last_times_and_the_most_is_of_all() -> None:
+    metrics = Metrics(recent=100)
+    metrics.add("encode", 9.0)
+    for hundredths in range(1, 101):
+        metrics.add("encode", hundredths / 100)
+    stage = metrics.stage("encode")
+    assert stage is not None
+    assert (stage.count, stage.max) == (101, 9.0)
+    assert stage.p50 == pytest.approx(0.505)
+    assert stage.p95 == pytest.approx(0.9505)
+    assert stage.p99 == pytest.approx(0.9901)
+
+
+def test_stages_stand_in_the_order_in_which_they_first_happened() -> None:
+    metrics = Metrics()
+    for stage in ("capture", "wait", "capture", "draw"):
+        metrics.add(stage, 0.1)
+    assert list(metrics.stages()) == ["capture", "wait", "draw"]
+    assert metrics.stage("parse") is None
+
+
+def test_what_fails_is_measured_too() -> None:
+    clock = VirtualClock()
+    metrics = Metrics(clock)
+
+    def fail() -> None:
+        with metrics.measure("draw"):
+            clock.advance(0.25)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    stage = metrics.stage("draw")
+    assert stage is not None
+    assert stage.max == 0.25
+
+
+def test_shares_are_of_sums_and_none_without_a_whole() -> None:
+    metrics = Metrics()
+    assert metrics.share("slices_encoded", "slices_used") is None
+    for _ in range(3):
+        metrics.count({"slices_encoded": 1, "slices_used": 8})
+    assert metrics.share("slices_encoded", "slices_used") == pytest.approx(1 / 8)
+    assert metrics.share("draft_accepted", "slices_used") == 0
+    assert metrics.counts == {"slices_encoded": 3, "slices_used": 24}
+
+
+def test_nothing_is_lost_between_threads_and_memory_is_bounded() -> None:
+    metrics = Metrics(recent=16)
+
+    def work() -> None:
+        for _ in range(2000):
+            metrics.add("encode", 0.1)
+            metrics.count({"tokens": 1})
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stage = metrics.stage("encode")
+    assert stage is not None
+    assert stage.count == metrics.counts["tokens"] == 8000
+    assert len(metrics._times["encode"]) == 16
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system tells no memory")
+def test_memory_that_is_held_is_seen() -> None:
+    before = rss_bytes()
+    held = bytearray(b"x" * 64_000_000)
+    after = rss_bytes()
+    assert before is not None
+    assert after is not None
+    assert after - before > 50_000_000
+    del held
+
+
+def test_a_slope_is_an_hours_growth() -> None:
+    assert slope_per_hour([(0.0, 100.0), (1800.0, 101.0), (3600.0, 102.0)]) == pytest.approx(2.0)
+    assert slope_per_hour([(0.0, 5.0), (10.0, 7.0), (20.0, 5.0)]) == pytest.approx(0.0)
+    with pytest.raises(ValueError, match="two times"):
+        slope_per_hour([(1.0, 5.0), (1.0, 6.0)])
