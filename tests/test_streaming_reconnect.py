@@ -18,7 +18,6 @@ from egolive.streaming import (
     Showing,
     Source,
     VirtualClock,
-    Window,
     Work,
     open_source,
     run,
