@@ -210,6 +210,7 @@ class GrammarGuide:
 def _compiler(tokenizer: Tokenizer) -> xgrammar.GrammarCompiler | None:
     """What turns grammars into masks over this vocabulary; None where xgrammar is not to be had."""
     try:
+        # Here and not above: a command that answers nothing does not wait for it.
         import xgrammar
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -256,10 +257,8 @@ def _form(task: Task, profile: Profile, tokenizer: Tokenizer) -> str:
     else:
         return ""
     none = '("none" | "None") "."?' if loose else '"none"'
-    return "\n".join([*rules, f"none ::= {none}", f"comma ::= {_COMMA[loose]}", ""])
-
-
-_COMMA = {True: '"," " "?', False: '","'}
+    comma = '"," " "?' if loose else '","'
+    return "\n".join([*rules, f"none ::= {none}", f"comma ::= {comma}", ""])
 
 
 def _box_rules(profile: Profile, tokenizer: Tokenizer, loose: bool) -> list[str]:
