@@ -90,7 +90,8 @@ class Carrier:
             if hand is None or hand.answer.time != carried.answer.time:
                 continue
             for held, holding in zip(carried.tracks, hand.tracks, strict=False):
-                if not (held.lost or holding.lost) and _apart(held, holding) > _APART:
+                # A hand that is lost counts where it was last seen: most are lost on their way out.
+                if _apart(held, holding) > _APART:
                     self._lose(carried)
 
     def _hand_of(self, question: Question) -> _Carried | None:

@@ -148,8 +148,8 @@ def test_what_comes_too_late_is_in_the_file_but_neither_shown_nor_told(tmp_path:
     # Told with the picture four seconds after it, boxes are in time: they are current for five.
     events, _, _ = run(tmp_path, seconds=60.0, fps=0.25)
     assert set(statuses_of_boxes()) == {"ok"}
-    # Now a box takes 14 tokens and so seven seconds more.
-    events, shown, told = run(tmp_path, seconds=60.0, fps=0.25, seconds_per_token=0.5)
+    # Now a box takes 14 tokens and so three seconds more.
+    events, shown, told = run(tmp_path, seconds=60.0, fps=0.25, seconds_per_token=0.2)
     assert not any(event["type"] == "gap" for event in events)
     assert len(statuses_of_boxes()) > 10
     assert set(statuses_of_boxes()) == {"expired"}

@@ -153,18 +153,21 @@ def test_the_loss_of_a_packed_row_is_the_mean_over_the_tokens_of_all_answers(
         losses += [-float(chances[place, token]) for place, token in enumerate(truth)]
     batch = collate([pack(prompts, ANSWERS, tokenizer())], pad=0)
     inputs = {name: getattr(batch, name) for name in ("tokens", "positions", "labels", "mask")}
-    no_boxes = {
+    nothing_else = {
         "word_there": torch.full(batch.tokens.shape, -1.0),
         "word_boxes": torch.zeros(*batch.tokens.shape, 4),
         "inside": torch.zeros(0),
         "rects": torch.zeros(0),
+        "aim": torch.zeros(*batch.tokens.shape, 2, dtype=torch.bool),
+        "visual": visual_of(1)[None],
     }
     model().reading = ReadingHeads(model().config.text_config.hidden_size, 2)
     with torch.inference_mode():
-        parts = answer_loss(model(), {**inputs, **no_boxes, "visual": visual_of(1)[None]})
+        rows = {f"pictures.{name}": value for name, value in (inputs | nothing_else).items()}
+        parts = answer_loss(model(), rows)
     del model().reading
-    assert set(parts) == {"answers"}
-    loss = parts["answers"]
+    assert set(parts) == {"pictures_answers"}
+    loss = parts["pictures_answers"]
     assert float(loss) == pytest.approx(np.mean(losses), abs=1e-4)
 
 

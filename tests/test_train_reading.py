@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from egolive.train.answering import unwritten
+from egolive.train.answer_batches import unwritten
 from egolive.train.reading import READ_CELLS, READ_WORDS, ReadingHeads, reading_loss
 
 BOX = torch.tensor([0.1, 0.2, 0.5, 0.8])

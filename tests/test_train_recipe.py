@@ -44,11 +44,11 @@ def test_there_are_bundled_recipes() -> None:
 
 
 def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> None:
-    raw = {**values(), "out": "somewhere/else", "seed": 7, "window_share": 1}
+    raw = {**values(), "out": "somewhere/else", "seed": 7, "windows": 4}
     recipe = load_recipe(written(tmp_path, raw))
     assert recipe.tower == Phase(steps=3, batch=2, lr=0.001)
     assert (recipe.data, recipe.out) == (Path("d"), Path("somewhere/else"))
-    assert (recipe.seed, recipe.window_share, recipe.slices) == (7, 1, 8)
+    assert (recipe.seed, recipe.windows, recipe.slices) == (7, 4, 8)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> No
         ("tower.steps", 0, "steps must be at least 1, got 0"),
         ("tower.save_every", 0, "save_every must be at least 1, got 0"),
         ("slices", 1, "slices must be at least 2, got 1"),
-        ("window_share", 1.5, "window_share must be at least 0 and at most 1, got 1.5"),
+        ("held_out", 1.5, "held_out must be at least 0 and at most 1, got 1.5"),
     ],
 )
 def test_a_setting_that_cannot_work_is_told_in_one_line(

@@ -21,7 +21,8 @@ from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Frame
 from egolive.train import evaluate as evaluation
 from egolive.train import sft
-from egolive.train.answering import AnswerBatches, answer_check, answer_loss
+from egolive.train.answer_batches import AnswerBatches
+from egolive.train.answering import answer_check, answer_loss, kinds
 from egolive.train.loop import Loss, Tensors
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.recipe import Phase, Recipe
@@ -193,44 +194,48 @@ def test_checks_measure_the_held_out_episodes(recipe: Recipe, whole: tuple[Run, 
         shares = {name for name in found if name.endswith(("miou", "acc"))}
         assert shares == set(found) >= {"hand_miou", "held_miou", "hand_there_acc", "step_acc"}
         assert all(0 <= value <= 1 for value in found.values())
-        found = answer_check(model, answer_batches(data, out, window_share=0.5))()
+        found = answer_check(model, answer_batches(data, out))()
     assert set(found) == {"windows_loss", "windows_token_acc", "pictures_loss", "pictures_token_acc"}
     assert all(value > 0 for name, value in found.items() if name.endswith("loss"))
 
 
-def answer_batches(data: SimulatedData, out: Path, *, window_share: float) -> AnswerBatches:
+def answer_batches(data: SimulatedData, out: Path) -> AnswerBatches:
     return AnswerBatches(
         data,
         out / "tokens",
         sft.nano_tokenizer(),
-        batch=2,
+        pictures=2,
+        windows=2,
         slices=3,
-        window_share=window_share,
         seed=0,
+        pictures_first=1,
     )
 
 
-@pytest.mark.parametrize("window_share", [0.0, 1.0])
 def test_answer_batches_are_pure_functions_of_their_number_and_carry_their_own_tokens(
-    window_share: float, recipe: Recipe, whole: tuple[Run, Path]
+    recipe: Recipe, whole: tuple[Run, Path]
 ) -> None:
     data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
-    batches = answer_batches(data, whole[1], window_share=window_share)
+    batches = answer_batches(data, whole[1])
     tokenizer = batches.tokenizer
-    pad = tokenizer.convert_tokens_to_ids("<|video_pad|>" if window_share else "<|image_pad|>")
     for number in range(4):
         batch = batches[number]
         again = batches[number]
         assert all(torch.equal(value, again[name]) for name, value in batch.items())
-        # One place in the text for each visual token.
-        assert ((batch["tokens"] == pad).sum(1) == batch["visual"].shape[1]).all()
-        assert batch["visual"].isfinite().all()
-        # An answer looks at cells inside the box, or in front of the picture where there is none.
-        for row, word in (batch["word_there"] >= 0).nonzero():
-            aim = batch["aim"][row, word]
-            assert aim[0] == (batch["word_there"][row, word] == 0) != aim[1:].any()
-        assert (batch["labels"][batch["aim"].any(2)] >= 0).all()
-    assert not torch.equal(batches[0]["visual"], batches[1]["visual"])
+        found = dict(kinds(batch))
+        # The first batch is of pictures alone.
+        assert set(found) == ({"pictures", "windows"} if number else {"pictures"})
+        for kind, rows in found.items():
+            pad = tokenizer.convert_tokens_to_ids("<|video_pad|>" if kind == "windows" else "<|image_pad|>")
+            # One place in the text for each visual token.
+            assert ((rows["tokens"] == pad).sum(1) == rows["visual"].shape[1]).all()
+            assert rows["visual"].isfinite().all()
+            # An answer looks at cells inside the box, or in front of the picture where there is none.
+            for row, word in (rows["word_there"] >= 0).nonzero():
+                aim = rows["aim"][row, word]
+                assert aim[0] == (rows["word_there"][row, word] == 0) != aim[1:].any()
+            assert (rows["labels"][rows["aim"].any(2)] >= 0).all()
+    assert not torch.equal(batches[0]["pictures.visual"], batches[1]["pictures.visual"])
 
 
 def test_a_base_that_cannot_be_trained_is_refused(recipe: Recipe, tmp_path: Path) -> None:

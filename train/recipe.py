@@ -52,8 +52,8 @@ class Recipe:
     """What to start from; v0 knows only fresh nano weights."""
     slices: int = 8
     """Slices in a training window, at most: windows of every shorter length are trained too."""
-    window_share: float = 0.5
-    """Share of the rows that show a window; the others show one picture."""
+    windows: int = 10
+    """Rows of windows in each step of the second phase, beside its rows of pictures."""
     pictures_first: int = 0
     """Steps of the second phase on pictures alone, before windows come in."""
     held_out: float = 0.03
@@ -101,7 +101,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "Phase": Phase,
 }
 _LEAST = {"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "episodes": 2, "slices": 2}
-_MOST = {"window_share": 1, "held_out": 1}
+_MOST = {"held_out": 1}
 
 
 def _build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:

@@ -26,7 +26,8 @@ from egolive.assistant.profiles import NANO, save_profile
 from egolive.assistant.prompts import build_prompt
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Interval
-from egolive.train.answering import AnswerBatches, answer_check, answer_loss, encode_clips
+from egolive.train.answer_batches import AnswerBatches, encode_clips
+from egolive.train.answering import answer_check, answer_loss
 from egolive.train.card import write_card
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
@@ -162,25 +163,25 @@ def train_answers(
     torch.manual_seed(recipe.seed)
     model.reading = ReadingHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
 
-    def batches(data: SimulatedData, size: int, seed: int, first: int = 0) -> AnswerBatches:
+    def batches(data: SimulatedData, pictures: int, windows: int, seed: int, first: int) -> AnswerBatches:
         return AnswerBatches(
             data,
             out / "tokens",
             tokenizer,
-            batch=size,
+            pictures=pictures,
+            windows=windows,
             slices=recipe.slices,
-            window_share=recipe.window_share,
-            pictures_first=first,
             seed=seed,
+            pictures_first=first,
         )
 
     with watched(model):
         history = fit(
             model,
-            batches(train, recipe.answers.batch, recipe.seed, recipe.pictures_first),
+            batches(train, recipe.answers.batch, recipe.windows, recipe.seed, recipe.pictures_first),
             recipe.answers,
             loss=answer_loss,
-            check=answer_check(model, batches(held_out, 16, recipe.seed + 1)),
+            check=answer_check(model, batches(held_out, 16, 16, recipe.seed + 1, 0)),
             out=out / "answers",
             seed=recipe.seed,
         )
