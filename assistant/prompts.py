@@ -24,8 +24,10 @@ __all__ = [
     "Message",
     "build_prompt",
     "chat_prompt",
+    "conversation",
     "fit_size",
     "make_vision",
+    "question_text",
     "render_answer",
     "uses_thinking",
     "vision_for",
@@ -164,7 +166,7 @@ def build_prompt(
         ConfigError: a question about time and no window.
     """
     text_first = profile.paper_prompt if paper_prompt is None else paper_prompt
-    text = _question_text(profile, question, window)
+    text = question_text(profile, question, window)
     parts: tuple[str | Vision, ...] = (text, *vision) if text_first else (*vision, text)
     return chat_prompt(profile, [Message("user", parts)])
 
@@ -180,6 +182,23 @@ def chat_prompt(profile: Profile, messages: Sequence[Message]) -> Prompt:
     """
     if not messages or messages[-1].role != "user":
         raise ConfigError("a conversation ends with a message of the user; add the question")
+    *parts, text = _turns(profile, messages)
+    return Prompt((*parts, f"{text}<|im_start|>assistant\n"))
+
+
+def conversation(profile: Profile, messages: Sequence[Message]) -> Prompt:
+    """A whole conversation, answers included, as training reads it; else as `chat_prompt`.
+
+    Raises:
+        ConfigError: no message, or a last one that is not the assistant's.
+    """
+    if not messages or messages[-1].role != "assistant":
+        raise ConfigError("a conversation to learn from ends with a message of the assistant; add the answer")
+    return Prompt(tuple(_turns(profile, messages)))
+
+
+def _turns(profile: Profile, messages: Sequence[Message]) -> list[str | Vision]:
+    """Texts and pictures in turns, the last one a text that ends the last message."""
     turns = list(messages)
     if turns[0].role != "system" and profile.system:
         turns.insert(0, Message("system", (profile.system,)))
@@ -194,7 +213,7 @@ def chat_prompt(profile: Profile, messages: Sequence[Message]) -> Prompt:
                 parts += [text + "<|vision_start|>", part]
                 text = "<|vision_end|>"
         text += "<|im_end|>\n"
-    return Prompt((*parts, text + "<|im_start|>assistant\n"))
+    return [*parts, text]
 
 
 def render_answer(
@@ -224,8 +243,12 @@ def render_answer(
     return f"<think>{answer.reasoning}</think><answer>{body}</answer>"
 
 
-def _question_text(profile: Profile, question: Question, window: Window | Interval | None) -> str:
-    """The question in the profile's words."""
+def question_text(profile: Profile, question: Question, window: Window | Interval | None = None) -> str:
+    """The question in the profile's words.
+
+    Raises:
+        ConfigError: a question about time and no window.
+    """
     thinking = profile.think_prompts if question.think else None
     template: str = getattr(thinking or profile.prompts, question.task)
     if window is None and (question.task == "when" or "{duration}" in template):
