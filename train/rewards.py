@@ -1,8 +1,8 @@
 """What a completion earns in GRPO: its form, and how well its box or interval fits. Pure functions.
 
 A completion is read by the parser that reads answers everywhere, so training rewards what the evaluation
-counts. An answer that cannot be read earns 0. What does not apply to a row is None, which TRL leaves out of the
-sum, where a 0 would look like a failure. `trl_rewards` brings the three into TRL's calling form.
+counts. An answer that cannot be read earns 0. What does not apply to a row is None, which TRL leaves out of
+the sum, where a 0 would look like a failure. `trl_rewards` brings the three into TRL's calling form.
 """
 
 from __future__ import annotations
