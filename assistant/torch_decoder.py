@@ -17,8 +17,9 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.halves import Chunk
+from egolive.assistant.spans import Span, plan
 from egolive.assistant.torch_errors import as_engine_errors
-from egolive.assistant.torch_rows import OWN, TorchBranch, TorchRow
+from egolive.assistant.torch_rows import TorchRow
 
 __all__ = ["TorchDecoder"]
 
@@ -60,7 +61,8 @@ class TorchDecoder:
         if not chunks:
             return []
         with as_engine_errors("reading a prompt"), torch.inference_mode():
-            spans, order = self._plan(chunks)
+            planned, order = plan(chunks)
+            spans = [_Attention(span) for span in planned]
             embeddings = torch.cat([chunks[at].embeddings for at in order])
             positions = np.concatenate([chunks[at].positions for at in order], axis=1)
             hidden = self._layers(embeddings, positions, spans)
@@ -71,30 +73,13 @@ class TorchDecoder:
                 kept += range(end - chunks[at].keep, end)
             last = self.text_model.norm(hidden[kept])
             logits = torch.split(linear(last.float(), self.head), [chunks[at].keep for at in order])
-        for span in spans:
+        for span in planned:
             span.row.commit(span.owners)
         found = dict(zip(order, logits, strict=True))
         return [found[at] for at in range(len(chunks))]
 
-    def _plan(self, chunks: Sequence[Chunk]) -> tuple[list[_Span], list[int]]:
-        """Bring the chunks of each row together: the rows' spans of tokens, the order of the chunks."""
-        members: dict[TorchRow, list[int]] = {}
-        for at, chunk in enumerate(chunks):
-            onto = chunk.onto
-            if not isinstance(onto, TorchRow | TorchBranch):
-                raise ValueError("a chunk is read onto a row or branch of the same decoder")
-            members.setdefault(onto.row, []).append(at)
-        spans, start = [], 0
-        for row, places in members.items():
-            owners: list[int] = []
-            for at in places:
-                owners += [chunks[at].onto.owner] * len(chunks[at].embeddings)  # type: ignore[union-attr]
-            spans.append(_Span(row, start, np.array(owners, dtype=np.int32)))
-            start += len(owners)
-        return spans, [at for places in members.values() for at in places]
-
     def _layers(
-        self, hidden: torch.Tensor, positions: NDArray[np.int64], spans: Sequence[_Span]
+        self, hidden: torch.Tensor, positions: NDArray[np.int64], spans: Sequence[_Attention]
     ) -> torch.Tensor:
         count = len(hidden)
         places = torch.from_numpy(positions).to(self.device)[:, None]
@@ -114,40 +99,23 @@ class TorchDecoder:
         return hidden
 
 
-class _Span:
-    """The new tokens of one row and its branches among those of one pass."""
+class _Attention:
+    """What the new tokens of one span take from all that they see."""
 
-    def __init__(self, row: TorchRow, start: int, owners: NDArray[np.int32]) -> None:
-        """Make room for the new tokens and decide what each of them sees.
-
-        Args:
-            row: The row.
-            start: Place of the first new token in the pass.
-            owners: Whose token each is.
-        """
-        self.row = row
-        self.owners = owners
-        self._tokens = slice(start, start + len(owners))
-        before = row.owners
-        if OWN in owners and (len(before) > row.length or owners[0] != OWN):
-            raise ValueError("a row is read further before its branches, or once they are thrown away")
-        for owner in set(owners.tolist()) - {OWN}:
-            row.columns_of(owner)
-        used, new = len(before), len(owners)
-        self._buffer = buffer = row.room(used + new)
-        self._columns = slice(used, used + new)
-        everyone = np.concatenate([before, owners])
-        seen = (everyone == OWN) | (everyone == owners[:, None])
-        seen &= np.arange(used + new) <= np.arange(used, used + new)[:, None]
+    def __init__(self, span: Span) -> None:
+        """Make room for the new tokens."""
+        self._tokens = slice(span.start, span.start + span.count)
+        self._columns = slice(span.used, span.used + span.count)
+        self._buffer = buffer = span.row.room(self._columns.stop)
         self._mask: torch.Tensor | None = None
-        if not seen.all():
-            hidden = torch.from_numpy(~seen).to(buffer.device)
-            self._mask = torch.zeros(seen.shape, dtype=buffer.dtype, device=buffer.device)
+        if not span.seen.all():
+            hidden = torch.from_numpy(~span.seen).to(buffer.device)
+            self._mask = torch.zeros(hidden.shape, dtype=buffer.dtype, device=buffer.device)
             self._mask.masked_fill_(hidden, -torch.inf)
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Store the span's keys and values of one layer; what its tokens take from all they see."""
-        new = len(self.owners)
+        new = self._columns.stop - self._columns.start
         keys, values = self._buffer[layer]
         keys[:, self._columns] = key[self._tokens].transpose(0, 1)
         values[:, self._columns] = value[self._tokens].transpose(0, 1)

@@ -7,18 +7,15 @@ disturb each other. How a checkpoint becomes such an engine is in `egolive.assis
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.engine import EngineInfo
-from egolive.assistant.engine_session import Session
+from egolive.assistant.local_engine import LocalEngine
 from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import Profile
-from egolive.assistant.reuse import FULL_REUSE, Reuse
 from egolive.assistant.tokenizer import Tokenizer
 from egolive.assistant.torch_decoder import TorchDecoder
 from egolive.assistant.torch_errors import as_engine_errors
@@ -44,7 +41,7 @@ class TorchTower:
         return tokens
 
 
-class TorchEngine:
+class TorchEngine(LocalEngine[TorchTower, TorchDecoder]):
     """A loaded Qwen2-VL checkpoint; an `Engine`."""
 
     def __init__(
@@ -59,50 +56,21 @@ class TorchEngine:
         """Take over a model in evaluation mode, on its device.
 
         Args:
-            model: With weights of one precision, all on one device.
+            model: All of its weights on one device.
             tokenizer: Of the same checkpoint.
             preprocessor: Of the same checkpoint.
             profile: How it is asked and read.
             info: What to say about it.
         """
-        self.info = info
-        self.tokenizer = tokenizer
-        self.preprocessor = preprocessor
-        self.profile = profile
-        self._tower: TorchTower | None = TorchTower(model)
-        self._decoder: TorchDecoder | None = TorchDecoder(model)
         config = model.config.text_config
-        self._context = int(config.max_position_embeddings)
-        # Beyond the tokenizer's ids a model has unused outputs, up to a round number.
-        banned = sorted(tokenizer.vision_tokens | set(range(len(tokenizer), config.vocab_size)))
-        self._banned = torch.tensor(banned, device=model.device)
-
-    def halves(self) -> tuple[TorchTower, TorchDecoder]:
-        """The two halves, for measuring and for exporting.
-
-        Raises:
-            ValueError: The engine is closed.
-        """
-        if self._tower is None or self._decoder is None:
-            raise ValueError("this engine is closed; load it again")
-        return self._tower, self._decoder
-
-    def session(self, reuse: Reuse = FULL_REUSE) -> Session:
-        """A fresh stream state; use as a context manager."""
-        tower, decoder = self.halves()
-        return Session(
-            tower,
-            decoder,
-            tokenizer=self.tokenizer,
-            preprocessor=self.preprocessor,
-            context=self._context,
-            banned=self._banned,
-            reuse=reuse,
+        super().__init__(
+            TorchTower(model),
+            TorchDecoder(model),
+            tokenizer=tokenizer,
+            preprocessor=preprocessor,
+            profile=profile,
+            info=info,
+            context=int(config.max_position_embeddings),
+            vocabulary=int(config.vocab_size),
+            device=model.device,
         )
-
-    def close(self) -> None:
-        """Free the weights, as soon as no session holds them any more."""
-        self._tower = self._decoder = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
