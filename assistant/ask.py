@@ -26,10 +26,12 @@ from cyclopts import Parameter
 from egolive.assistant.answers import Answer, Question, Task
 from egolive.assistant.conversations import Conversation, read_conversation
 from egolive.assistant.engine import Engine
+from egolive.assistant.grammar import guides_of
+from egolive.assistant.jobs import Sampling, answer_jobs
 from egolive.assistant.media import Picture, Video, is_video, load_picture, load_video, window_of
 from egolive.assistant.options import LookOptions, ModelOptions
 from egolive.assistant.profiles import Profile
-from egolive.assistant.session import Assistant, Sampling, answer_jobs
+from egolive.assistant.session import Assistant
 from egolive.assistant.sinks import answer_event
 from egolive.assistant.view import in_words
 from egolive.streaming.clock import MonotonicClock
@@ -68,6 +70,7 @@ def ask(
     sampling: Sampling | None = None,
     profile: Profile | None = None,
     think: bool = False,
+    grammar: bool = True,
 ) -> list[Answer]:
     """Answer conversations, all together; they may mix text, pictures and videos in any way.
 
@@ -77,6 +80,7 @@ def ask(
         sampling: How tokens are chosen; greedy without it.
         profile: In place of the engine's own, for example with other picture sizes.
         think: Ask for reasoning before the answer, where the model knows how.
+        grammar: Hold reasoning to its form and its bound.
 
     Returns:
         The answers, in order; boxes in pixels of the last picture of their conversation.
@@ -88,8 +92,10 @@ def ask(
     """
     profile = profile or engine.profile
     jobs = [read_conversation(turns, profile, think=think) for turns in conversations]
+    guides = guides_of(engine, profile) if grammar else None
     with engine.session() as session:
-        found = dict(answer_jobs(session, jobs, profile, sampling or Sampling(), MonotonicClock()))
+        answers = answer_jobs(session, jobs, profile, sampling or Sampling(), MonotonicClock(), guides=guides)
+        found = dict(answers)
     return [found[number] for number in range(len(jobs))]
 
 
@@ -103,6 +109,7 @@ def ask_task(
     sampling: Sampling | None = None,
     profile: Profile | None = None,
     paper_prompt: bool | None = None,
+    grammar: bool = True,
 ) -> Answer:
     """Ask one of the assistant's own questions, in the checkpoint's own words.
 
@@ -115,6 +122,7 @@ def ask_task(
         sampling: How tokens are chosen; greedy without it.
         profile: In place of the engine's own, for example with other picture sizes.
         paper_prompt: Text before the pictures; the profile decides where None.
+        grammar: Hold boxes, intervals and reasoning to their form.
 
     Raises:
         UsageError: The question needs a video, or anything to look at.
@@ -138,7 +146,9 @@ def ask_task(
         frame = Frame(load_picture(picture), 0.0, 0)
     if window is None and (frame is None or question.task != "ground"):
         raise UsageError(f"the task {question.task} needs a video; give a video file or a folder of frames")
-    with Assistant(engine, profile, sampling=sampling, paper_prompt=paper_prompt) as assistant:
+    with Assistant(
+        engine, profile, sampling=sampling, paper_prompt=paper_prompt, grammar=grammar
+    ) as assistant:
         (answer,) = assistant.answer([question], window=window, picture=frame)
     return answer
 
@@ -153,6 +163,7 @@ def ask_command(
     system: str | None = None,
     think: bool | None = None,
     paper_prompt: bool | None = None,
+    grammar: bool = True,
     batch: Path | None = None,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
@@ -169,6 +180,7 @@ def ask_command(
         system: System message, in place of the model's own.
         think: Let the model reason before it answers, or not; the model's own habit without it.
         paper_prompt: Text before the pictures, as EgoThinker's last training stage had it.
+        grammar: Hold boxes, intervals and reasoning to their form.
         batch: File of conversations, a JSON list of messages a line, all answered together.
         json_lines: Print each answer as one JSON object a line.
     """
@@ -187,7 +199,9 @@ def ask_command(
         profile = look.applied_to(engine.profile)
         reasons = profile.think if think is None else think
         if task == "ask":
-            answers = ask(conversations, engine, sampling=sampling, profile=profile, think=reasons)
+            answers = ask(
+                conversations, engine, sampling=sampling, profile=profile, think=reasons, grammar=grammar
+            )
         else:
             answer = ask_task(
                 Question(task, words, reasons),
@@ -198,6 +212,7 @@ def ask_command(
                 sampling=sampling,
                 profile=profile,
                 paper_prompt=paper_prompt,
+                grammar=grammar,
             )
             answers = [answer]
     for answer in answers:

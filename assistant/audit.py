@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from egolive.assistant.engine import Engine, Request
 from egolive.assistant.reuse import NO_REUSE
 
-__all__ = ["Audit", "AuditCounts"]
+__all__ = ["Audit", "AuditCounts", "tie_margin"]
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +21,15 @@ _TIE = {"fp32": 1e-3}
 """Margin of the likeliest token below which a difference is a tie, by precision of the weights."""
 _COARSE_TIE = 0.25
 """The same for all other precisions: bf16 has 8 bits."""
+
+
+def tie_margin(precision: str) -> float:
+    """Margin of the likeliest token below which another one in its place is a tie, not an error.
+
+    Args:
+        precision: Of the weights, as in `EngineInfo`.
+    """
+    return _TIE.get(precision, _COARSE_TIE)
 
 
 @dataclass(slots=True)
@@ -32,6 +41,11 @@ class AuditCounts:
     errors: int = 0
     skipped: int = 0
     """Drawn answers, which are no proof either way."""
+
+    @property
+    def summary(self) -> str:
+        """The counts in a few words."""
+        return f"{self.checked} answers given again without reuse: {self.errors} errors, {self.ties} ties"
 
 
 class Audit:
@@ -53,7 +67,7 @@ class Audit:
         self.counts = AuditCounts()
         self._engine = engine
         self._every = round(1 / share)
-        self._tie = _TIE.get(engine.info.precision, _COARSE_TIE)
+        self._tie = tie_margin(engine.info.precision)
         self._asked = 0
 
     def check(self, request: Request, tokens: Sequence[int]) -> None:

@@ -15,10 +15,10 @@ from typing import cast
 from egolive.assistant.answers import Question
 from egolive.assistant.coordinates import Size
 from egolive.assistant.engine import Vision
+from egolive.assistant.jobs import Job
 from egolive.assistant.media import Picture, Video, load_picture, load_video
 from egolive.assistant.profiles import Profile
 from egolive.assistant.prompts import Message, chat_prompt, make_vision
-from egolive.assistant.session import Job
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
 

@@ -17,6 +17,7 @@ import torch
 
 from egolive.assistant.profiles import Profile
 from egolive.assistant.reuse import FULL_REUSE, Reuse
+from egolive.assistant.tokenizer import Tokenizer
 from egolive.streaming.frames import Image
 
 __all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "Guide", "Prompt", "Request", "Vision"]
@@ -184,6 +185,11 @@ class Engine(Protocol):
     @property
     def profile(self) -> Profile:
         """How the checkpoint is asked and read."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Tells text and ids of tokens; None where the engine keeps them to itself, as a remote one does."""
         ...
 
     def session(self, reuse: Reuse = FULL_REUSE) -> EngineSession:

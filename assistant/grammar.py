@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from egolive.assistant.answers import Question, Task
+from egolive.assistant.engine import Engine
 from egolive.assistant.profiles import Profile
 from egolive.assistant.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import xgrammar
 
-__all__ = ["THINK_TOKENS", "GrammarGuide", "Guides"]
+__all__ = ["THINK_TOKENS", "GrammarGuide", "Guides", "guides_of"]
 
 THINK_TOKENS = 960
 """Tokens after which reasoning is closed. With the tags and the longest box, an answer to a question of place
@@ -205,6 +207,21 @@ class GrammarGuide:
         begun = next(n for n in range(len(_CLOSE) - 1, -1, -1) if self._text.endswith(_CLOSE[:n]))
         if begun:
             self._forced.accept_string(_CLOSE[:begun])
+
+
+def guides_of(engine: Engine, profile: Profile) -> Guides | None:
+    """The grammars of an engine's answers; None where it keeps its tokens to itself.
+
+    Args:
+        engine: Its tokenizer is read once for all that ask.
+        profile: As its answers are read.
+    """
+    return None if engine.tokenizer is None else _guides(engine.tokenizer, profile)
+
+
+@lru_cache(maxsize=4)
+def _guides(tokenizer: Tokenizer, profile: Profile) -> Guides:
+    return Guides(tokenizer, profile)
 
 
 def _compiler(tokenizer: Tokenizer) -> xgrammar.GrammarCompiler | None:

@@ -1,5 +1,7 @@
 """Draws answers on the picture: boxes in the colour of their role, the words above, and how old it all is.
 
+The age of the boxes stands in a badge at the top right, which turns from white over amber to red.
+
 supervision draws the boxes; text is set by Pillow once and blended in, since the same words stay for many
 pictures. Which answers are current is the caller's business: everything that is handed in is drawn.
 """
@@ -17,11 +19,13 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from egolive.assistant.answers import Answer
+from egolive.assistant.carrying import is_lost
 from egolive.streaming.frames import Box, Frame, Image
 
 __all__ = [
     "Colour",
     "Rectangle",
+    "age_badge",
     "colour_of",
     "coloured_boxes",
     "draw",
@@ -48,6 +52,8 @@ _GREY: Colour = (150, 150, 150)
 _WHITE: Colour = (255, 255, 255)
 _KEY: Colour = (190, 190, 190)
 _BLACK: Colour = (0, 0, 0)
+_AMBER: Colour = (255, 191, 71)
+_RED: Colour = (255, 99, 88)
 
 _FINER = 4
 """Text is set this much larger and reduced: at 10 pixels, whole-pixel steps close the gaps between words."""
@@ -147,14 +153,12 @@ def place_labels(
 
 
 def status_line(answers: Sequence[Answer], now: float) -> str:
-    """Ages, and what was looked for and is not there, in one line."""
+    """How old the words are, and what was looked for and is not there, or not in sight any more."""
     if not answers:
         return "waiting for the first answer"
     parts = []
     grounded = [answer for answer in answers if answer.question.task == "ground"]
     spoken = [answer for answer in answers if answer.question.task != "ground"]
-    if grounded:
-        parts.append(f"boxes {max(0.0, now - min(a.time for a in grounded)):.1f} s old")
     if spoken:
         parts.append(f"words {max(0.0, now - min(a.time for a in spoken)):.1f} s old")
     absent = {answer.question.phrase for answer in grounded if answer.absent}
@@ -163,11 +167,28 @@ def status_line(answers: Sequence[Answer], now: float) -> str:
         hand = phrase.removeprefix("object in the ")
         if answer.status == "unparsed":
             parts.append(f"{short_phrase(phrase)} ?")
+        elif is_lost(answer):
+            parts.append(f"{short_phrase(phrase)} lost")
         elif phrase in absent and hand == phrase:
             parts.append(f"no {phrase}")
         elif phrase in absent and hand not in absent:
             parts.append(f"{hand} empty")
     return " · ".join(parts)
+
+
+def age_badge(answers: Iterable[Answer], now: float) -> tuple[str, Colour] | None:
+    """How old what is known about boxes is, at most, and in which colour that is told; None without any.
+
+    Args:
+        answers: What is known.
+        now: Stream time in seconds.
+    """
+    times = [answer.time for answer in answers if answer.question.task == "ground"]
+    if not times:
+        return None
+    age = max(0.0, now - min(times))
+    colour = _WHITE if age <= _FRESH else _AMBER if age <= (_FRESH + _OLD) / 2 else _RED
+    return f"boxes {age:.1f} s", colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +229,12 @@ def _draw_bar(canvas: Image, answers: Sequence[Answer], now: float, style: _Styl
         for number, line in enumerate(_wrap(text, style.font, room - indent, lines=2)):
             rows.append([(key if number == 0 else "", style.font, _KEY), (line, style.font, colour)])
     rows = rows[: max(0, most - 1)]
-    status = _fit(status_line(answers, now), small, room)
-    if most and status:
+    badge = age_badge(answers, now)
+    mask = _set(badge[0], small, room) if badge else None
+    status = _fit(
+        status_line(answers, now), small, room - (mask.shape[1] + 2 * padding if mask is not None else 0)
+    )
+    if most and (status or badge):
         rows.append([(status, small, _KEY)])
     bar = len(rows) * line_height + padding if rows else 0
     # A quarter of the picture shines through: dark enough for white text on any background.
@@ -219,6 +244,11 @@ def _draw_bar(canvas: Image, answers: Sequence[Answer], now: float, style: _Styl
         for text, size, colour in row:
             _blend(canvas, _set(text, size, width - x), x, y, colour)
             x += indent
+    if badge and mask is not None and rows:
+        x, y = width - padding - mask.shape[1], padding // 2 + (len(rows) - 1) * line_height
+        edge = max(1, padding // 2)
+        canvas[y : y + mask.shape[0], max(0, x - edge) : x + mask.shape[1] + edge] = badge[1]
+        _blend(canvas, mask, x, y, _BLACK)
     return bar
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from egolive.assistant.answers import Answer, Question, Status
+from egolive.assistant.audit import AuditCounts
+from egolive.assistant.carrying import Carrier
 from egolive.assistant.session import Assistant
 from egolive.assistant.sinks import Shown, Sink
 from egolive.streaming import pipeline
@@ -37,6 +39,7 @@ def play(
     stop: threading.Event | None = None,
     metrics: Metrics | None = None,
     clock: Clock | None = None,
+    audit: AuditCounts | None = None,
 ) -> pipeline.Report:
     """Play a source through the assistant into sinks; closes the sinks, whatever happens.
 
@@ -50,6 +53,7 @@ def play(
         stop: Ends the run when set.
         metrics: The assistant's own, so that its figures stand beside those of the stream.
         clock: What rates and live time are measured with.
+        audit: What the assistant's audit finds, to be told with the figures.
 
     Returns:
         Counts and rates of the run.
@@ -59,7 +63,7 @@ def play(
     """
     clock = clock or MonotonicClock()
     metrics = metrics or Metrics(clock)
-    player = _Player(sinks, metrics)
+    player = _Player(sinks, metrics, audit)
     with ExitStack() as stack:
         for sink in reversed(sinks):
             stack.callback(sink.close)
@@ -77,16 +81,18 @@ def play(
             metrics=metrics,
             clock=clock,
         )
-        player.note(metrics_event(metrics, report.stream_seconds) | _totals(report))
+        player.note(metrics_event(metrics, report.stream_seconds, audit) | _totals(report))
     return report
 
 
 class _Player:
-    """Takes what is shown to the sinks, and the figures every few seconds."""
+    """Takes what is shown to the sinks, boxes carried to now, and the figures every few seconds."""
 
-    def __init__(self, sinks: Sequence[Sink], metrics: Metrics) -> None:
+    def __init__(self, sinks: Sequence[Sink], metrics: Metrics, audit: AuditCounts | None) -> None:
         self._sinks = sinks
         self._metrics = metrics
+        self._audit = audit
+        self._carrier = Carrier()
         self._figures = ""
         self._figures_at = _FIGURES_PERIOD
         self._event_at = _METRICS_PERIOD
@@ -95,10 +101,12 @@ class _Player:
         time = showing.frame.time
         if time >= self._figures_at:
             self._figures_at = time + _FIGURES_PERIOD
-            self._figures = _in_one_line(self._metrics)
+            self._figures = _in_one_line(self._metrics, self._audit)
+        with self._metrics.measure("track"):
+            current = self._carrier.carry(showing.frame, [result.value for result in showing.current])
         shown = Shown(
             showing.frame,
-            [result.value for result in showing.current],
+            current,
             [result.value for result in showing.new if result.status == "ok"],
             late=[_late(result) for result in showing.new if result.status != "ok"],
             now=showing.now,
@@ -109,7 +117,7 @@ class _Player:
                 sink.emit(shown)
         if time >= self._event_at:
             self._event_at = time + _METRICS_PERIOD
-            self.note(metrics_event(self._metrics, time))
+            self.note(metrics_event(self._metrics, time, self._audit))
 
     def gap(self, gap: Interval) -> None:
         self.note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
@@ -119,12 +127,13 @@ class _Player:
             sink.note(event)
 
 
-def metrics_event(metrics: Metrics, time: float) -> dict[str, object]:
+def metrics_event(metrics: Metrics, time: float, audit: AuditCounts | None = None) -> dict[str, object]:
     """The figures so far as one JSON object.
 
     Args:
         metrics: Of the stream and the assistant.
         time: Stream time in seconds.
+        audit: What has been checked so far, where anything is.
 
     Returns:
         Stages and `glass_to_overlay_ms` in milliseconds, `answer_age_s` in seconds; the reuse as shares, null
@@ -142,7 +151,7 @@ def metrics_event(metrics: Metrics, time: float) -> dict[str, object]:
         "reuse": {name: _rounded(metrics.share(*counts)) for name, counts in _REUSE.items()},
         "counts": metrics.counts,
         "memory_mb": None if memory is None else round(memory / 1e6, 1),
-    }
+    } | ({} if audit is None else {"audit": asdict(audit)})
 
 
 _REUSE = {
@@ -182,7 +191,7 @@ def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
 
-def _in_one_line(metrics: Metrics) -> str:
+def _in_one_line(metrics: Metrics, audit: AuditCounts | None) -> str:
     """The figures that a person watches: how old the picture and the answers are, and what was saved."""
     overlay, age = metrics.stage("glass_to_overlay"), metrics.stage("answer_age")
     reused = metrics.share("prompt_tokens_reused", "prompt_tokens")
@@ -192,6 +201,7 @@ def _in_one_line(metrics: Metrics) -> str:
         f"answers {age.p50:.1f}/{age.p95:.1f} s old" if age else "",
         f"reused {reused:.0%}" if reused is not None else "",
         f"{memory / 1e6:.0f} MB" if memory is not None else "",
+        f"audit {audit.errors} errors of {audit.checked}" if audit else "",
     ]
     return " · ".join(part for part in parts if part)
 

@@ -26,10 +26,12 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from egolive.assistant.answers import Question, Task
+from egolive.assistant.audit import Audit, AuditCounts
 from egolive.assistant.engine import Engine
+from egolive.assistant.jobs import Sampling
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.playing import play
-from egolive.assistant.session import Assistant, Sampling, live_questions
+from egolive.assistant.session import Assistant, live_questions
 from egolive.assistant.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.view import LineView, TerminalView
 from egolive.assistant.wearer import lines_to
@@ -67,6 +69,8 @@ def run(
     every: int | None = None,
     deadline: float | None = None,
     give_up: float | None = None,
+    audit: float = 0.0,
+    grammar: bool = True,
     ask: bool = True,
     view: bool = True,
     video: bool = True,
@@ -92,6 +96,9 @@ def run(
         deadline: Seconds after which an answer about a live source is not shown as current any more; without
             it 5 for boxes and 15 for words.
         give_up: Seconds for which a camera or address that was lost is tried again; for ever without it.
+        audit: Percentage of the answers that are given once more without any reuse, and compared token by
+            token; costs time.
+        grammar: Hold boxes, intervals and reasoning to their form.
         ask: Take questions from the terminal while a live source runs, one a line.
         view: Show answers in the terminal.
         video: Write overlay.mp4 where `--out` is given.
@@ -101,6 +108,7 @@ def run(
         phrase,
         least_one={"slices": slices, "max-tokens": max_tokens, "every": every},
         above_zero={"seconds": seconds, "fps": fps, "deadline": deadline, "give-up": give_up},
+        audit=audit,
     )
     spec = bundled_clip() if source is None else source
     # A source that is not there is told before the model is loaded, which may take minutes.
@@ -117,6 +125,7 @@ def run(
         opened = open_source(spec, realtime=realtime, give_up=math.inf if give_up is None else give_up)
     questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
     metrics = Metrics()
+    checked = Audit(engine, audit / 100) if audit else None
     with ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(opened.close)
@@ -131,6 +140,8 @@ def run(
                 every=every or (2 if opened.live else 1),
                 deadline=deadline,
                 metrics=metrics,
+                grammar=grammar,
+                audit=checked,
             )
         )
         # A terminal cannot be waited for like this on Windows.
@@ -145,8 +156,9 @@ def run(
             seconds=seconds,
             stop=stop,
             metrics=metrics,
+            audit=checked.counts if checked else None,
         )
-    _tell(report, metrics, out, video=video)
+    _tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
     return stop.exit_code
 
 
@@ -195,6 +207,7 @@ def _check(
     *,
     least_one: Mapping[str, int | None],
     above_zero: Mapping[str, float | None],
+    audit: float,
 ) -> None:
     for name, value in least_one.items():
         if value is not None and value < 1:
@@ -203,6 +216,8 @@ def _check(
         # Written so that "nan" is refused too.
         if number is not None and not 0 < number < math.inf:
             raise UsageError(f"--{name} is more than 0, got {number:g}")
+    if not 0 <= audit <= 100:
+        raise UsageError(f"--audit is a percentage from 0 to 100, got {audit:g}")
     if any(not words.strip() for words in phrase):
         raise UsageError("--phrase needs words: what to find")
     if not tasks and not phrase:
@@ -225,7 +240,9 @@ def _sinks(
     return sinks
 
 
-def _tell(report: Report, metrics: Metrics, out: Path | None, *, video: bool) -> None:
+def _tell(
+    report: Report, metrics: Metrics, out: Path | None, *, video: bool, audit: AuditCounts | None
+) -> None:
     """Write the summary for people."""
     answers = report.results / report.seconds if report.seconds else 0.0
     drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items()) or "none"
@@ -243,6 +260,8 @@ def _tell(report: Report, metrics: Metrics, out: Path | None, *, video: bool) ->
     if age := metrics.stage("answer_age"):
         late = ", ".join(f"{report.requests.get(status, 0)} {status}" for status in ("expired", "preempted"))
         lines.append(f"answers  {age.p50:.2f} s old when shown, 95 % within {age.p95:.2f} s; {late}")
+    if audit is not None:
+        lines.append(f"audit    {audit.summary}")
     if out is not None:
         names = ("overlay.mp4", "events.jsonl") if video and report.shown else ("events.jsonl",)
         lines.append(f"written  {', '.join(str(out / name) for name in names)}")

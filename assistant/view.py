@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from egolive.assistant.answers import Answer
+from egolive.assistant.carrying import is_lost
 from egolive.assistant.overlay import colour_of, coloured_boxes, draw_boxes, short_phrase
 from egolive.assistant.sinks import Shown
 from egolive.streaming.clock import Clock, MonotonicClock
@@ -140,7 +141,7 @@ class TerminalView:
         rates = self._rates
         return Text(
             f"source {rates.source:.1f}/s · shown {rates.shown:.1f}/s · answers {rates.answers:.1f}/s\n"
-            f"not shown {self._dropped} · gaps {self._gaps}",
+            f"not shown {self._dropped} · gaps {self._gaps}\n{self._shown.figures if self._shown else ''}",
             style="dim",
         )
 
@@ -222,6 +223,8 @@ def in_words(answer: Answer) -> str:
         return "not understood"
     if answer.absent:
         return "none"
+    if is_lost(answer):
+        return "lost from sight"
     if answer.question.task == "ground":
         boxes = (f"[{', '.join(f'{value:.0f}' for value in box)}]" for box in answer.boxes)
         return ", ".join(boxes) or "none"

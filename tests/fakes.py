@@ -47,6 +47,7 @@ class FakeEngine:
     ) -> None:
         self.info = EngineInfo("fake", "fake", "fp32", "cpu", profile.name, 0)
         self.profile = profile
+        self.tokenizer = None
         self.script = script
         self.probability = probability
         self.clock = clock

@@ -22,11 +22,11 @@ from egolive.assistant.answers import Question
 from egolive.assistant.ask import ask, ask_task
 from egolive.assistant.conversations import Conversation
 from egolive.assistant.engine import Vision
+from egolive.assistant.jobs import Sampling
 from egolive.assistant.loading import load_engine
 from egolive.assistant.media import is_video, load_picture, load_video, window_of
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.profiles import EGOTHINKER_V1
-from egolive.assistant.session import Sampling
 from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.frames import Image
 from egolive.streaming.writer import VideoWriter

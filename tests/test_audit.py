@@ -16,10 +16,11 @@ from fakes import FakeEngine, FakeSession
 from egolive.assistant.answers import Question
 from egolive.assistant.audit import Audit
 from egolive.assistant.engine import Delta, Prompt, Request
+from egolive.assistant.jobs import Sampling
 from egolive.assistant.loading import load_engine
 from egolive.assistant.profiles import NANO
 from egolive.assistant.reuse import FULL_REUSE, NO_REUSE, Reuse
-from egolive.assistant.session import Assistant, Sampling
+from egolive.assistant.session import Assistant
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.streaming.frames import Frame, Slice, Window
 from egolive.streaming.windows import Windows

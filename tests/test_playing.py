@@ -148,13 +148,18 @@ def test_what_comes_too_late_is_in_the_file_but_neither_shown_nor_told(tmp_path:
     # Told with the picture four seconds after it, boxes are in time: they are current for five.
     events, _, _ = run(tmp_path, seconds=60.0, fps=0.25)
     assert set(statuses_of_boxes()) == {"ok"}
-    # Now a box takes 14 tokens and so three seconds more.
+    # Now a box takes 14 tokens and so three seconds more; how much of that the next picture waits for is open.
     events, shown, told = run(tmp_path, seconds=60.0, fps=0.25, seconds_per_token=0.2)
     assert not any(event["type"] == "gap" for event in events)
-    assert len(statuses_of_boxes()) > 10
-    assert set(statuses_of_boxes()) == {"expired"}
-    assert not [answer for picture in shown for answer in picture.answers if answer.question == HAND]
-    assert HAND not in {answer.question for answer in told}
+    boxes = [event for event in events if event.get("task") == "ground"]
+    assert len(boxes) > 10
+    assert statuses_of_boxes().count("expired") >= 3
+    # Overtaken ones are younger than that and still not told.
+    assert all(event["age"] <= 5 for event in boxes if event["status"] == "ok")
+    assert all(event["status"] == "expired" for event in boxes if event["age"] > 5)
+    assert len([answer for answer in told if answer.question == HAND]) == statuses_of_boxes().count("ok")
+    for picture in shown:
+        assert all(picture.now - answer.time <= 5 for answer in picture.answers if answer.question == HAND)
     for event in events:
         if event["type"] == "answer" and event["status"] == "ok":
             assert event["age"] <= 15

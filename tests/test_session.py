@@ -10,8 +10,9 @@ from fakes import FakeEngine, nano_script, text_of
 
 from egolive.assistant.answers import Answer, Question
 from egolive.assistant.engine import Vision
+from egolive.assistant.jobs import Sampling
 from egolive.assistant.profiles import EGOTHINKER_V1
-from egolive.assistant.session import LIVE_QUESTIONS, Assistant, Sampling, live_questions
+from egolive.assistant.session import LIVE_QUESTIONS, Assistant, live_questions
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.frames import Frame, Interval, Slice, Window
 from egolive.streaming.scheduler import Work
