@@ -89,6 +89,19 @@ def test_answers_with_reuse_pass_a_whole_audit(engine: TorchEngine) -> None:
     assert (counts.checked, counts.errors, counts.ties, counts.skipped) == (16, 0, 0, 0)
 
 
+def test_boxes_of_a_model_that_knows_nothing_keep_their_form_unless_they_need_not(
+    engine: TorchEngine,
+) -> None:
+    picture = Frame(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8), 0.0, 0)
+    profile = replace(NANO, picture=(56, 84))
+    statuses = {}
+    for grammar in (True, False):
+        with Assistant(engine, profile, sampling=Sampling(max_tokens=96), grammar=grammar) as assistant:
+            (answer,) = assistant.answer([Question("ground", "left hand")], picture=picture)
+        statuses[grammar] = answer.status
+    assert statuses == {True: "ok", False: "unparsed"}
+
+
 def test_an_error_in_what_is_kept_is_found(engine: TorchEngine, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         counts = audited(engine, corrupt_at=5).counts

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egolive.assistant.answers import Answer, Question
-from egolive.assistant.overlay import Rectangle, colour_of, draw, place_labels, status_line
+from egolive.assistant.overlay import Rectangle, age_badge, colour_of, draw, place_labels, status_line
 from egolive.streaming.frames import Box, Frame
 
 
@@ -113,6 +113,26 @@ def test_the_status_tells_ages_and_what_is_not_there(answers: list[Answer], expe
 def test_an_answer_that_was_not_understood_is_told_as_such() -> None:
     answer = Answer(Question("ground", "left hand"), "banana", status="unparsed", time=10.0)
     assert status_line([answer], 10.0).endswith("left hand ?")
+
+
+def test_what_is_out_of_sight_is_told_as_lost() -> None:
+    lost = Answer(Question("ground", "left hand"), "(1,2),(3,4)", time=10.0)
+    assert status_line([lost], 10.0) == "left hand lost"
+
+
+def test_the_badge_tells_the_oldest_boxes_and_reddens_with_age() -> None:
+    assert age_badge([words("intent", "x", time=1.0)], 10.0) is None
+    colours = []
+    for age in (0.4, 2.4, 4.9):
+        found = age_badge(
+            [grounded("left hand", HAND, time=10.0 - age), grounded("mug", HAND, time=9.9)], 10.0
+        )
+        assert found is not None
+        assert found[0] == f"boxes {age:.1f} s"
+        colours.append(found[1])
+    assert len(set(colours)) == 3
+    drawn = draw(frame(), [grounded("left hand", HAND, time=5.1)], 10.0)
+    assert (drawn[:40] == colours[-1]).all(-1).any()
 
 
 corners = st.floats(-50, 500)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fakes import FakeEngine
@@ -32,7 +33,13 @@ class Camera(Source):
     """Pictures by the clock, each when the engine is at rest and the one before is shown."""
 
     def __init__(
-        self, clock: VirtualClock, seconds: float, *, fps: float, before: Callable[[int], object]
+        self,
+        clock: VirtualClock,
+        seconds: float,
+        *,
+        fps: float,
+        before: Callable[[int], object],
+        speed: int = 0,
     ) -> None:
         self.live = True
         self.name = "camera"
@@ -40,12 +47,16 @@ class Camera(Source):
         self.size: tuple[int, int] | None = (64, 36)
         self.broken = 0
         self._clock, self._pictures, self._rate, self._before = clock, round(seconds * fps), fps, before
+        self._speed = speed
+        noise = np.random.default_rng(0).integers(0, 256, (36, 64, 3), dtype=np.uint8)
+        self._scene = cv2.GaussianBlur(np.tile(noise, (1, 4, 1)), (7, 7), 0)
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(self._pictures):
             self._before(index)
             self._clock.advance(1 / self._rate if index else 0.0)
-            yield Frame(np.zeros((36, 64, 3), np.uint8), self._clock.now(), index)
+            left = 64 + index * self._speed
+            yield Frame(self._scene[:, left : left + 64].copy(), self._clock.now(), index)
 
     def close(self) -> None: ...
 
@@ -90,6 +101,7 @@ def run(
     fps: float = 2.0,
     before: Callable[[int], object] = lambda _: None,
     after: Callable[[Assistant, VirtualClock], object] = lambda *_: None,
+    speed: int = 0,
     **engine: Any,
 ) -> tuple[list[dict[str, Any]], list[Shown], list[Answer]]:
     """Play a camera and return the events, what was shown, and what a program was told."""
@@ -108,7 +120,7 @@ def run(
         after(assistant, clock)
 
     sinks: list[Sink] = [EventSink(folder / "events.jsonl"), CallbackSink(told.append), lockstep]
-    camera = Camera(clock, seconds, fps=fps, before=step)
+    camera = Camera(clock, seconds, fps=fps, before=step, speed=speed)
     play(camera, assistant, sinks, fps=2.0, slices=2, metrics=metrics, clock=clock)
     lines = (folder / "events.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], lockstep.shown, told
@@ -148,7 +160,7 @@ def test_what_comes_too_late_is_in_the_file_but_neither_shown_nor_told(tmp_path:
     # Told with the picture four seconds after it, boxes are in time: they are current for five.
     events, _, _ = run(tmp_path, seconds=60.0, fps=0.25)
     assert set(statuses_of_boxes()) == {"ok"}
-    # Now a box takes 14 tokens and so three seconds more; how much of that the next picture waits for is open.
+    # Now a box takes 14 tokens and three seconds more; how many of them the next picture waits for is open.
     events, shown, told = run(tmp_path, seconds=60.0, fps=0.25, seconds_per_token=0.2)
     assert not any(event["type"] == "gap" for event in events)
     boxes = [event for event in events if event.get("task") == "ground"]
@@ -163,6 +175,22 @@ def test_what_comes_too_late_is_in_the_file_but_neither_shown_nor_told(tmp_path:
     for event in events:
         if event["type"] == "answer" and event["status"] == "ok":
             assert event["age"] <= 15
+
+
+def test_boxes_go_with_what_they_are_round_until_the_next_answer(tmp_path: Path) -> None:
+    # The camera turns by a pixel a picture, ten pictures a second, and boxes are asked of every fifth.
+    events, shown, _ = run(tmp_path, seconds=2.0, fps=10.0, speed=1)
+    found = [event["boxes"][0]["x1"] for event in events if event.get("task") == "ground"]
+    assert len(set(found)) == 1
+    moved = 0
+    for picture in shown:
+        for answer in picture.answers:
+            if answer.question == HAND and answer.boxes:
+                age = round(10 * (picture.frame.time - answer.time))
+                assert answer.boxes[0].x1 == pytest.approx(found[0] - age, abs=0.5)
+                moved += age > 0
+    assert moved >= 5
+    assert "track" in events[-1]["stages"]
 
 
 def test_how_long_a_picture_waited_is_in_its_answers(tmp_path: Path) -> None:
