@@ -39,6 +39,9 @@ app.command(
     "egolive.train.simulator.write:simulate", name="simulate", help="Write simulated first-person episodes."
 )
 app.command(
+    "egolive.train.rows_command:write_rows", name="rows", help="Turn a data set's annotations into rows."
+)
+app.command(
     "egolive.train.evaluate:evaluate", name="evaluate", help="Measure a model on simulated or real data."
 )
 train = App(name="train", help="Train a model from a recipe.")

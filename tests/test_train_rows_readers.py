@@ -1,0 +1,273 @@
+"""VISOR's masks, timed segments and simulated episodes as rows; on the real files where they are at hand."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from egolive.assistant.profiles import NANO
+from egolive.streaming.errors import DataError
+from egolive.streaming.frames import Interval
+from egolive.train.row_files import mix_rows
+from egolive.train.row_media import show
+from egolive.train.rows import Tally, row_from_dict
+from egolive.train.rows_command import write_rows
+from egolive.train.rows_segments import (
+    Segment,
+    read_egoexolearn,
+    read_epic,
+    temporal_rows,
+    video_lengths,
+)
+from egolive.train.rows_simulated import read_simulated
+from egolive.train.rows_visor import read_visor
+from egolive.train.simulator.write import simulate
+
+REAL = Path(__file__).parents[2] / "shared" / "real" / "annotations"
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not beside this checkout")
+
+
+def square(x: float, y: float, side: float = 100) -> list[list[list[float]]]:
+    """A mask of one polygon."""
+    return [[[x, y], [x + side, y], [x + side, y + side], [x, y + side]]]
+
+
+def thing(id: str, kind: int, name: str, x: float, **more: Any) -> dict[str, Any]:
+    return {"id": id, "class_id": kind, "name": name, "segments": square(x, 10), "exhaustive": "y", **more}
+
+
+def visor(folder: Path, *frames: list[dict[str, Any]], errata: dict[str, Any] | None = None) -> Any:
+    """Rows of a VISOR file with these frames, by frame and phrase, and the tally."""
+    path = folder / "P01_01.json"
+    listed = [
+        {"image": {"name": f"f{number}.jpg", "video": "P01_01"}, "annotations": things}
+        for number, things in enumerate(frames)
+    ]
+    path.write_text(json.dumps({"info": {}, "video_annotations": listed}))
+    correct = None
+    if errata is not None:
+        correct = folder / "correct.json"
+        correct.write_text(json.dumps(errata))
+    tally = Tally()
+    rows = list(read_visor([path], tally, errata=correct))
+    for row in rows:
+        row_from_dict(row, where="visor:1")
+    assert tally.good == len(rows)
+    return [
+        {row["object"]: row["box"] for row in rows if row["path"] == f"P01_01/f{number}.jpg"}
+        for number in range(len(frames))
+    ], tally
+
+
+def test_hands_what_they_hold_and_other_things_become_rows(tmp_path: Path) -> None:
+    (found,), _ = visor(
+        tmp_path,
+        [
+            thing("h", 301, "right hand", 500, in_contact_object="k"),
+            thing("k", 4, "knife", 550),
+            thing("a", 2, "plate", 10),
+            thing("b", 2, "plate", 900),
+        ],
+    )
+    assert found == {
+        "left hand": None,
+        "right hand": [500, 10, 600, 110],
+        "object in the right hand": [550, 10, 650, 110],
+        "knife": [550, 10, 650, 110],
+    }
+
+
+@pytest.mark.parametrize(
+    ("touches", "expected"),
+    [
+        ("hand-not-in-contact", {"object in the left hand": None}),
+        ("inconclusive", {}),
+        ("none-of-the-above", {}),
+        (None, {}),
+        ("gone", {}),
+    ],
+)
+def test_a_free_hand_holds_nothing_and_of_an_unknown_one_nothing_is_said(
+    tmp_path: Path, touches: str | None, expected: dict[str, Any]
+) -> None:
+    (found,), _ = visor(tmp_path, [thing("h", 300, "left hand", 500, in_contact_object=touches)])
+    assert found == {"left hand": [500, 10, 600, 110], "right hand": None, **expected}
+
+
+def test_a_worn_glove_is_the_hand_and_a_glove_that_lies_about_a_thing(tmp_path: Path) -> None:
+    frames, _ = visor(
+        tmp_path,
+        # A hand in a glove that holds a pan: both are the hand, the pan is what it holds.
+        [
+            thing("h", 301, "right hand", 500, in_contact_object="g"),
+            thing("g", 304, "right glove", 580, on_which_hand=["right hand"], in_contact_object="p"),
+            thing("p", 5, "pan", 700),
+        ],
+        # Only gloves to be seen, one with the known misspelling, one without any field.
+        [
+            thing("g", 60, "glove", 100, on_which_hand=["rigth hand"], in_contact_object="p"),
+            thing("l", 303, "left glove", 300),
+            thing("p", 5, "pan", 700),
+        ],
+        [thing("g", 60, "oven glove", 100, on_which_hand=None, in_contact_object=None)],
+    )
+    assert frames[0]["right hand"] == [500, 10, 680, 110]
+    assert frames[0]["object in the right hand"] == [700, 10, 800, 110]
+    assert frames[1] == {
+        "left hand": [300, 10, 400, 110],
+        "right hand": [100, 10, 200, 110],
+        "object in the right hand": [700, 10, 800, 110],
+        "pan": [700, 10, 800, 110],
+    }
+    assert frames[2] == {"left hand": None, "right hand": None, "oven glove": [100, 10, 200, 110]}
+
+
+def test_wrong_relations_are_replaced_from_the_correction_file(tmp_path: Path) -> None:
+    things = [
+        thing("h", 300, "left hand", 500, in_contact_object="a"),
+        thing("a", 2, "plate", 10),
+        thing("b", 2, "cup", 900),
+    ]
+    (wrong,), _ = visor(tmp_path, things)
+    (right,), _ = visor(tmp_path, things, errata={"f0.jpg": {"left hand": "b"}})
+    assert wrong["object in the left hand"] == [10, 10, 110, 110]
+    assert right["object in the left hand"] == [900, 10, 1000, 110]
+
+
+def test_a_mask_of_several_parts_has_one_box_and_a_broken_one_hides_nothing_it_may_be(tmp_path: Path) -> None:
+    parts = thing("c", 2, "cup", 0)
+    parts["segments"] = square(10, 20) + square(300, 400, 50)
+    broken = thing("h", 300, "left hand", 0, in_contact_object="hand-not-in-contact")
+    broken["segments"] = [[[5, 5], [6, 6]]]
+    outside = thing("p", 2, "pan", 1900)
+    (found,), tally = visor(tmp_path, [parts, broken, outside])
+    # The left hand is in the frame, but not to be read: it may not be called absent, nor may the right one.
+    assert found == {"cup": [10, 20, 350, 450]}
+    assert tally.broken == {"a mask without an area": 1, "a mask that reaches out of its frame": 1}
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(DataError, match="not an annotation file"):
+        list(read_visor([tmp_path / "x.json"], tally))
+
+
+def test_a_clip_holds_its_segment_and_ends_before_the_same_thing_happens_again() -> None:
+    segments = [
+        Segment("a", "v", 100, 102, "wash the cup"),
+        Segment("b", "v", 110, 111, "wash the cup"),
+        Segment("c", "v", 105, 106, "take the cup"),
+        Segment("d", "v", 300, 300, "take the cup"),
+        Segment("e", "v", 10, 20, ""),
+        Segment("f", "v", 900, 901, "beyond the end"),
+        Segment("g", "w", 0, 90, "knead the dough"),
+    ]
+    tally = Tally()
+    rows = {row["id"]: row for row in temporal_rows(segments, tally, lengths={"v": 400.0})}
+    assert set(rows) == {"a", "b", "c", "g"}
+    assert tally.broken == {"a segment outside of its video": 2, "a segment without words": 1}
+    for row in rows.values():
+        start, end = row["clip"]
+        assert 0 <= start <= row["start"] < row["end"] <= end
+    assert rows["a"]["clip"][1] <= 110
+    assert rows["b"]["clip"][0] >= 102
+    assert rows["c"]["clip"][1] - rows["c"]["clip"][0] == pytest.approx(60)
+    # Longer than half a clip, and as long as its video.
+    assert rows["g"]["clip"] == [0, 90]
+    again = {row["id"]: row for row in temporal_rows(segments, Tally(), lengths={"v": 400.0})}
+    assert again == rows
+    other = {row["id"]: row for row in temporal_rows(segments, Tally(), lengths={"v": 400.0}, seed=1)}
+    assert other["c"]["clip"] != rows["c"]["clip"]
+
+
+@real
+def test_the_real_epic_file_converts_without_loss() -> None:
+    segments = read_epic(REAL / "epic100" / "EPIC_100_validation.csv")
+    assert len(segments) == 9668
+    assert segments[0] == Segment("P01_11_0", "P01_11", 0.0, 1.89, "take plate")
+    lengths = video_lengths(REAL / "epic100" / "EPIC_100_video_info.csv")
+    tally = Tally()
+    rows = list(temporal_rows(segments, tally, lengths=lengths, suffix=".MP4"))
+    assert tally.good == len(rows) == 9668
+    assert not tally.broken
+    by_id = {segment.id: segment for segment in segments}
+    for values in rows:
+        row = row_from_dict(values, where=values["id"])
+        truth = by_id[values["id"]]
+        assert row.interval is not None
+        assert row.stretch is not None
+        end = min(truth.end, lengths[truth.video])
+        assert row.interval.start + row.stretch.start == pytest.approx(truth.start, abs=2e-3)
+        assert row.interval.end + row.stretch.start == pytest.approx(end, abs=2e-3)
+        assert row.stretch.end <= lengths[truth.video] + 1e-3
+
+
+@real
+def test_the_real_egoexolearn_files_convert_without_loss() -> None:
+    folder = REAL / "egoexolearn"
+    every = read_egoexolearn(folder / "fine_annotation_test.csv")
+    assert len(every) == 23174
+    assert Counter(segment.view for segment in every) == {"ego": 18244, "exo": 4930}
+    assert len({segment.video for segment in every if segment.view == "ego"}) == 421
+    worded = read_egoexolearn(folder / "ego_val_valid.csv")
+    assert len(worded) == 7701
+    assert worded[0].words == "cut, operate and press the knife and the onion"
+    assert worded[2].words == "adjust"
+    assert all(segment.words for segment in worded)
+    lengths = video_lengths(folder / "video_meta_downsampled.json")
+    assert len(lengths) == 745
+    tally = Tally()
+    rows = list(temporal_rows(worded, tally, lengths=lengths))
+    assert tally.good == len(rows) == 7701
+    assert not tally.broken
+    assert all(row_from_dict(row, where="x").interval for row in rows)
+    tally = Tally()
+    assert not list(temporal_rows(every, tally, lengths=lengths))
+    assert sum(tally.broken.values()) == 23174
+
+
+@real
+def test_the_real_multiple_choice_file_is_read_whole() -> None:
+    mix = mix_rows([REAL / "egoexolearn" / "vid_vqa_video_tag_egoexolearn_video_mcq.jsonl"], shuffle=False)
+    tally = Tally()
+    assert len(mix.checked(tally)) == 6832
+    assert not tally.broken
+    assert len({mix[number].videos for number in range(len(mix))}) == 707
+
+
+def test_the_command_writes_rows_that_training_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    visor(annotations, [thing("h", 300, "left hand", 500, in_contact_object="hand-not-in-contact")])
+    out = tmp_path / "rows.jsonl"
+    write_rows("visor", annotations, out)
+    assert "3 rows" in capsys.readouterr().err
+    mix = mix_rows([out], shuffle=False)
+    assert [mix[number].box is None for number in range(len(mix))] == [False, True, True]
+    with pytest.raises(DataError, match=r"no \.json file"):
+        write_rows("visor", tmp_path / "empty", out)
+    with pytest.raises(DataError, match="cannot be read"):
+        write_rows("epic", tmp_path / "none.csv", out)
+    assert len(mix_rows([out])) == 3, "what was written before is kept until the new rows are whole"
+
+
+def test_simulated_episodes_become_rows_that_can_be_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no simulated episodes"):
+        list(read_simulated(tmp_path))
+    simulate(tmp_path, episodes=1, fps=2, size=(128, 96), workers=1)
+    values = list(read_simulated(tmp_path, seed=1))
+    assert values == list(read_simulated(tmp_path, seed=1))
+    rows = [row_from_dict(value, where="sim:1") for value in values]
+    tasks = Counter(row.question.task for row in rows if row.question)
+    assert tasks["ground"] >= 15
+    assert tasks["when"] >= 1
+    for row in rows:
+        if row.question and row.question.task == "when" and row.interval and row.stretch:
+            assert Interval(0, row.stretch.duration).iou(row.interval) > 0
+    pictured = next(row for row in rows if row.time is not None)
+    assert show(pictured, tmp_path, NANO).size == (128, 96)
+    window = next(row for row in rows if row.stretch is not None)
+    assert show(window, tmp_path, NANO).window is not None
