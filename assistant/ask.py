@@ -117,7 +117,7 @@ def ask_task(
         question: Boxes are asked of the picture, or of the video's last frame; everything else of the video.
         engine: What answers.
         picture: One picture.
-        video: A file, a folder, or frames; at most a full window of it is seen, evenly spread.
+        video: A file, a folder, or frames; as much of it is seen as of a stream, evenly spread.
         clip: Which frames of the video are seen.
         sampling: How tokens are chosen; greedy without it.
         profile: In place of the engine's own, for example with other picture sizes.
@@ -131,7 +131,8 @@ def ask_task(
     """
     window = frame = None
     if video is not None:
-        most = 2 * engine.profile.window_slices
+        # As many slices as the longest rolling window has.
+        most = 2 * (2 * engine.profile.window_slices - 1)
         clip = clip or ClipOptions()
         frames = load_video(
             video,

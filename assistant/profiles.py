@@ -174,6 +174,8 @@ NANO = Profile(
     ),
     time_decimals=1,
     picture=(140, 224),
+    # It was trained on windows of 2 to 8 slices; rolling ones grow to 7.
+    window_slices=4,
 )
 """The bundled model that the project trains itself."""
 
