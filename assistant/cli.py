@@ -46,7 +46,18 @@ app.command(
 )
 train = App(name="train", help="Train a model from a recipe.")
 train.command("egolive.train.sft:sft", name="sft", help="Train by supervised fine-tuning.")
+train.command("egolive.train.grpo:grpo", name="grpo", help="Train grounding by GRPO with IoU rewards.")
 app.command(train)
+bench = App(name="bench", help="Measure speed and quality; prints a table and one JSON line.")
+bench.command(
+    "egolive.benchmarks.stream:stream",
+    name="stream",
+    help="What reuse saves over the naive loop, and that it is exact.",
+)
+bench.command(
+    "egolive.benchmarks.tracking:tracking", name="tracking", help="How well late boxes are carried to now."
+)
+app.command(bench)
 
 
 def main() -> None:

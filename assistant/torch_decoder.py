@@ -31,6 +31,8 @@ class TorchDecoder:
     """Embeddings to logits, the last layer in fp32 whatever the weights are."""
 
     def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
+        self.model = model
+        """Weights of both halves as transformers has them, to compare with its own `generate`."""
         self.text_model = model.model.language_model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
