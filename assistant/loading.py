@@ -9,10 +9,14 @@ from pathlib import Path
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from egolive.assistant import machine
 from egolive.assistant.checkpoint import BUNDLED, Checkpoint, inspect_checkpoint, resolve_model
 from egolive.assistant.engine import EngineInfo
+from egolive.assistant.engine_folder import EngineCard, is_engine_folder, read_engine_card, verify_files
+from egolive.assistant.halves import Decoder, VisionTower
+from egolive.assistant.local_engine import LocalEngine
 from egolive.assistant.positions import install_rope_override
 from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import load_profile
@@ -20,7 +24,7 @@ from egolive.assistant.tokenizer import load_tokenizer
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["load_engine"]
+__all__ = ["load_engine", "load_model"]
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -35,47 +39,87 @@ _SPARE = 1.1
 
 def load_engine(
     model: str = BUNDLED, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
-) -> TorchEngine:
-    """Load a Qwen2-VL checkpoint into the torch engine.
+) -> LocalEngine[VisionTower, Decoder]:
+    """Load a Qwen2-VL checkpoint into the torch engine, or an engine folder into the backend it was made for.
 
     From here on transformers' Qwen2-VL computes positions by the rule of transformers 4.x, in this whole
     process (see `egolive.assistant.positions`).
 
     Args:
-        model: A checkpoint folder, a hub id ("owner/name"), or "nano", the bundled model.
+        model: A checkpoint folder, an engine folder, a hub id ("owner/name"), or "nano", the bundled model.
         device: "cpu", "cuda", "cuda:1"; "auto" takes a GPU where there is one.
         dtype: "fp32" or "bf16"; "auto" is bf16 on a GPU, and fp32 on the CPU unless only bf16 fits its
-            memory.
-        threads: CPU threads for torch in this process; None leaves them as they are.
+            memory. An engine folder has its own.
+        threads: CPU threads for torch and the backend in this process; None leaves them as they are.
 
     Raises:
-        EngineError: The checkpoint is not there, damaged, of another kind, or too large for the device.
+        EngineError: The checkpoint or engine is not there, damaged, of another kind or version, or too large
+            for the device.
         ConfigError: A setting that cannot work, or a mistake in the checkpoint's profile.
     """
     if threads is not None:
         if threads < 1:
             raise ConfigError(f"threads is at least 1, got {threads}")
         torch.set_num_threads(threads)
-    place = _device(device)
     folder = resolve_model(model)
-    checkpoint = inspect_checkpoint(folder)
-    precision = _precision(dtype, place, checkpoint)
+    if is_engine_folder(folder):
+        if dtype != "auto":
+            raise ConfigError(f"{folder} is an engine folder and has its own precision; leave --dtype away")
+        return _open_engine(folder, device, threads)
+    place = _device(device)
+    precision = _precision(dtype, place, inspect_checkpoint(folder))
+    name = folder.resolve().name if Path(model).expanduser().is_dir() else model
+    return _torch_engine(folder, name, place, precision, _NAMES[precision])
+
+
+def _open_engine(folder: Path, device: str, threads: int | None) -> LocalEngine[VisionTower, Decoder]:
+    """An engine folder, once every file in it is what its card says."""
+    card = read_engine_card(folder)
+    verify_files(folder, card)
+    if card.backend == "torch":
+        return _open_torch_engine(folder, card, device)
+    if card.backend == "onnx":
+        try:
+            from egolive.assistant.onnx_engine import load_onnx_engine
+            from egolive.assistant.onnx_runtime import default_device
+        except ImportError as error:
+            raise EngineError(
+                f"{folder} needs ONNX Runtime: pip install 'egolive[onnx]', or onnxruntime-gpu for a GPU"
+            ) from error
+        place = default_device() if device == "auto" else _device(device)
+        return load_onnx_engine(folder, card, device=place, threads=threads)
+    raise EngineError(f"{folder} is an engine for {card.backend}, which this egolive cannot run")
+
+
+def _open_torch_engine(folder: Path, card: EngineCard, device: str) -> TorchEngine:
+    """Weights that bitsandbytes has quantised, as transformers loads them."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise EngineError(f"{folder} needs bitsandbytes: pip install 'egolive[quantize]'") from error
+    inspect_checkpoint(folder)
+    return _torch_engine(folder, card.name, _device(device), None, card.precision["decoder"])
+
+
+def _torch_engine(
+    folder: Path, name: str, device: torch.device, dtype: torch.dtype | None, precision: str
+) -> TorchEngine:
+    # What is read at once comes first: a mistake in it is told before the weights are loaded.
     profile = load_profile(folder)
     preprocessor = Preprocessor.from_folder(folder)
-    install_rope_override()
-    loaded = _load(folder, place, precision)
+    model = load_model(folder, device, dtype)
     tokenizer = load_tokenizer(
-        folder, image_token=loaded.config.image_token_id, video_token=loaded.config.video_token_id
+        folder, image_token=model.config.image_token_id, video_token=model.config.video_token_id
     )
     info = EngineInfo(
-        name=folder.resolve().name if Path(model).expanduser().is_dir() else model,
+        name=name,
         backend="torch",
-        precision=_NAMES[precision],
-        device=str(place),
+        precision=precision,
+        device=str(device),
         profile=profile.name,
-        weight_bytes=sum(parameter.nbytes for parameter in loaded.parameters()),
+        weight_bytes=sum(parameter.nbytes for parameter in model.parameters()),
     )
-    return TorchEngine(loaded, tokenizer=tokenizer, preprocessor=preprocessor, profile=profile, info=info)
+    return TorchEngine(model, tokenizer=tokenizer, preprocessor=preprocessor, profile=profile, info=info)
 
 
 def _device(name: str) -> torch.device:
@@ -134,13 +178,32 @@ def _free_bytes(device: torch.device) -> int:
     return machine.memory()["available"]
 
 
-def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> Qwen2VLForConditionalGeneration:
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    *,
+    quantization: QuantizationConfigMixin | None = None,
+) -> Qwen2VLForConditionalGeneration:
+    """The transformers model of a checkpoint folder, in evaluation mode.
+
+    Args:
+        folder: Of the checkpoint.
+        device: Where its weights go.
+        dtype: Of its weights; None takes them as they are stored.
+        quantization: How transformers shall quantise them while it loads them.
+
+    Raises:
+        EngineError: It cannot be loaded, or is not whole.
+    """
+    install_rope_override()
     try:
         with _quiet_transformers():
             model, report = Qwen2VLForConditionalGeneration.from_pretrained(
                 folder,
-                dtype=dtype,
+                dtype=dtype or "auto",
                 device_map={"": device},
+                quantization_config=quantization,
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from egolive.assistant.profiles import Profile
 from egolive.streaming.errors import UsageError
 
 if TYPE_CHECKING:
-    from egolive.assistant.torch_engine import TorchEngine
+    from egolive.assistant.halves import Decoder, VisionTower
+    from egolive.assistant.local_engine import LocalEngine
 
 __all__ = ["LookOptions", "ModelOptions"]
 
@@ -20,16 +22,17 @@ __all__ = ["LookOptions", "ModelOptions"]
 class ModelOptions:
     """Which model answers, and where it runs."""
 
-    model: str = "nano"
-    """`nano`, the bundled model; a checkpoint folder; or a hub id, such as hyf015/EgoThinker-v1."""
+    model: Annotated[str, Parameter(alias="--engine")] = "nano"
+    """`nano`, the bundled model; a checkpoint folder; an engine folder that `egolive quantize` wrote; or a
+    hub id, such as hyf015/EgoThinker-v1. `--engine` says the same."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: str = "auto"
-    """auto, fp32 or bf16."""
+    """auto, fp32 or bf16; an engine folder has its own."""
     threads: int | None = None
     """CPU threads of the model."""
 
-    def load(self) -> TorchEngine:
+    def load(self) -> LocalEngine[VisionTower, Decoder]:
         """Load the model, telling so on a terminal.
 
         Raises:

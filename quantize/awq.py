@@ -1,0 +1,109 @@
+"""AWQ int4 by NVIDIA's modelopt: weights scaled by what the activations show, then rounded in groups of 128.
+
+Only the text layers are given to modelopt, so that tower and last layer are out of its reach. What it finds
+is written as ONNX's own block-wise DequantizeLinear: ONNX Runtime fuses it with the product, TensorRT reads
+it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import Qwen2VLForConditionalGeneration
+
+from egolive.quantize.decoder_graph import HEAD, LinearWriter, linear_layers
+from egolive.quantize.graph import INT4, Graph
+from egolive.quantize.layers import in_dtype
+from egolive.quantize.weights import block_writer
+from egolive.streaming.errors import ConfigError
+
+__all__ = ["GROUP", "LIMIT", "Calibration", "Sample", "quantised_writer"]
+
+GROUP = 128
+"""Weights along a row that share a scale."""
+LIMIT = 1e-3
+"""Largest relative difference between the graph and modelopt's fake quantisation."""
+_MOST = 7
+"""The largest absolute weight of a group becomes this; -8 is never needed."""
+
+Sample = tuple[torch.Tensor, torch.Tensor]
+"""What the decoder reads at once: (n, width) embeddings and (3, n) positions."""
+Calibration = Callable[[Qwen2VLForConditionalGeneration], Iterable[Sample]]
+
+
+def quantised_writer(
+    model: Qwen2VLForConditionalGeneration, calibration: Calibration, block: int, head_bits: int
+) -> LinearWriter:
+    """Let modelopt search scales; the model computes with fake-quantised weights afterwards.
+
+    Args:
+        model: In fp32; changed in place.
+        calibration: What the decoder is shown.
+        block: Of the last layer, which is rounded without AWQ.
+        head_bits: Of the last layer.
+
+    Raises:
+        ConfigError: A layer's width is no multiple of 128.
+    """
+    for name, layer in linear_layers(model).items():
+        if name != HEAD and layer.in_features % GROUP:
+            raise ConfigError(
+                f"AWQ needs widths that are multiples of {GROUP}, {name} has {layer.in_features}"
+            )
+    samples = list(calibration(model))
+    _search(model.model.language_model, samples)
+    head = block_writer(head_bits, block, head_bits)
+
+    def write(graph: Graph, value: str, layer: nn.Linear, name: str) -> str:
+        return head(graph, value, layer, name) if name == HEAD else _write(graph, value, layer, name)
+
+    return write
+
+
+def _search(text: nn.Module, samples: Iterable[Sample]) -> None:
+    with warnings.catch_warnings():
+        # It warns of every transformers newer than itself, and of what torch will take away some day.
+        warnings.simplefilter("ignore")
+        import modelopt.torch.quantization as mtq
+
+        def show(module: nn.Module) -> None:
+            for embeddings, positions in samples:
+                module(inputs_embeds=embeddings[None], position_ids=positions[:, None], use_cache=False)
+
+        with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+            mtq.quantize(text, mtq.INT4_AWQ_CFG, show)
+
+
+def _write(graph: Graph, value: str, layer: Any, name: str) -> str:
+    """One layer: its input scaled, its weight in int4 groups along K."""
+    weight = layer.weight.detach().float()
+    out, width = weight.shape
+    largest = layer.weight_quantizer.amax.detach().float().reshape(out, -1)
+    scales = largest / _MOST
+    grouped = weight.reshape(out, -1, GROUP)
+    numbers = torch.round(grouped / scales[..., None].clamp(min=torch.finfo(torch.float32).tiny))
+    numbers = numbers.clamp(-_MOST - 1, _MOST).reshape(out, width).T.to(torch.int8).numpy()
+    smooth = layer.input_quantizer.pre_quant_scale
+    if smooth is not None:
+        factor = graph.weight(f"{name}.input_scale", in_dtype(graph, smooth.float()))
+        value = graph.op("Mul", value, factor, name=f"{name}/input_scale")
+    packed = graph.raw(f"{name}.weight", INT4, numbers.shape, _pack(numbers))
+    scale = graph.weight(f"{name}.scales", in_dtype(graph, scales.T))
+    wide = graph.op("DequantizeLinear", packed, scale, name=f"{name}/dequantised", axis=0, block_size=GROUP)
+    return graph.op("MatMul", value, wide, name=f"{name}/matmul")
+
+
+def _pack(numbers: NDArray[np.int8]) -> bytes:
+    """Two numbers a byte, the first one in its low half, as ONNX stores int4."""
+    flat = numbers.reshape(-1).view(np.uint8) & 15
+    if len(flat) % 2:
+        flat = np.append(flat, np.uint8(0))
+    return (flat[::2] | (flat[1::2] << 4)).astype(np.uint8).tobytes()

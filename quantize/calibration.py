@@ -1,0 +1,80 @@
+"""What quantisation is shown: windows and pictures with the assistant's questions, as they are read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from egolive.assistant.answers import Question
+from egolive.assistant.layout import SlicePiece, lay_out
+from egolive.assistant.media import load_video, window_of
+from egolive.assistant.preprocess import Preprocessor
+from egolive.assistant.profiles import Profile
+from egolive.assistant.prompts import build_prompt, vision_for
+from egolive.assistant.tokenizer import Tokenizer
+from egolive.assistant.torch_decoder import TorchDecoder
+from egolive.assistant.torch_engine import TorchTower
+from egolive.quantize.awq import Calibration, Sample
+from egolive.streaming.frames import Window
+from egolive.train.evaluate import FPS, render_window
+from egolive.train.simulator.episode import plan_episode
+
+__all__ = ["shown_windows", "simulated_windows", "windows_of_video"]
+
+_QUESTIONS = (
+    Question("intent"),
+    Question("next"),
+    Question("ground", "left hand"),
+    Question("ground", "object in the right hand"),
+)
+"""Asked in turn, one of each window."""
+_MOST_FRAMES = 2000
+"""Of a video: 1000 s at two a second."""
+
+
+def simulated_windows(count: int, slices: int, seed: int = 0) -> list[Window]:
+    """Windows of the simulator's training episodes, one an episode."""
+    windows = []
+    for index in range(count):
+        plan = plan_episode(index, seed=seed, split="train")
+        last = max(0.0, plan.duration - slices * 2 / FPS)
+        start = random.Random(f"calibrate {seed} {index}").uniform(0, last)
+        windows.append(render_window(plan, start, slices)[0])
+    return windows
+
+
+def windows_of_video(path: str, count: int, slices: int) -> list[Window]:
+    """Windows spread evenly over a video, whole ones where it is long enough.
+
+    Raises:
+        SourceError: It cannot be read.
+    """
+    frames = load_video(path, fps=FPS, max_frames=_MOST_FRAMES)
+    last = max(0, len(frames) - 2 * slices)
+    starts = [round(last * number / max(1, count - 1)) for number in range(count)]
+    return [window_of(frames[start : start + 2 * slices]) for start in dict.fromkeys(starts)]
+
+
+def shown_windows(
+    windows: Sequence[Window], profile: Profile, tokenizer: Tokenizer, preprocessor: Preprocessor
+) -> Calibration:
+    """The windows with a question each, as embeddings and positions."""
+
+    def samples(model: Qwen2VLForConditionalGeneration) -> Iterator[Sample]:
+        tower, decoder = TorchTower(model), TorchDecoder(model)
+        for number, window in enumerate(windows):
+            question = _QUESTIONS[number % len(_QUESTIONS)]
+            vision = vision_for(question, window, profile)
+            layout = lay_out(build_prompt(profile, question, [vision], window=window), tokenizer)
+            found = [
+                tower.encode(*preprocessor.patches(piece.frames, piece.height, piece.width))
+                if isinstance(piece, SlicePiece)
+                else decoder.embed(piece)
+                for piece in layout.pieces
+            ]
+            yield torch.cat(found).clone(), torch.from_numpy(layout.positions)
+
+    return samples
