@@ -46,7 +46,7 @@ nano: setup
 
 lock: $(UV)
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
-	  --python-version 3.11 --extra train --extra quantize --group dev pyproject.toml -o requirements.lock
+	  --python-version 3.11 --extra train --extra quantize --extra demo --group dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv .uv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
