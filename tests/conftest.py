@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, in the structure of Qwen2-VL, for every test that needs a model."""
+"""Checkpoints with random weights, in the structure of Qwen2-VL, and small pictures, for tests."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
+
+from egolive.streaming.frames import Image
+from egolive.streaming.writer import VideoWriter
 
 # Taken before any test loads a model and so puts our rule in its place.
 STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
@@ -138,3 +143,26 @@ def shallow_2b_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vision = {"depth": 2, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 1536}
     folder = tmp_path_factory.mktemp("shallow-2b")
     return make_checkpoint(folder, text=text, vision=vision, tied=True, dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="session")
+def pixels() -> Image:
+    """56 x 84 of noise."""
+    return np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory, pixels: Image) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "a picture.png"
+    PillowImage.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds, ten pictures a second; each as bright as its number times two."""
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
+    with VideoWriter(path) as writer:
+        for index in range(100):
+            writer.write(np.full((56, 84, 3), 2 * index, np.uint8), index / 10)
+    return path

@@ -12,49 +12,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fakes import FakeEngine, text_of
 from PIL import Image as PillowImage
 
 from egolive.assistant import cli
 from egolive.assistant.answers import Question
-from egolive.assistant.ask import ask, ask_task
+from egolive.assistant.ask import ClipOptions, ask, ask_task
 from egolive.assistant.conversations import Conversation
 from egolive.assistant.engine import Vision
 from egolive.assistant.jobs import Sampling
 from egolive.assistant.loading import load_engine
-from egolive.assistant.media import is_video, load_picture, load_video, window_of
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.profiles import EGOTHINKER_V1
-from egolive.streaming.errors import ConfigError, SourceError, UsageError
+from egolive.streaming.errors import ConfigError, UsageError
 from egolive.streaming.frames import Image
-from egolive.streaming.writer import VideoWriter
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
-
-
-@pytest.fixture(scope="session")
-def pixels() -> Image:
-    """56 x 84 of noise."""
-    return np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="session")
-def picture(tmp_path_factory: pytest.TempPathFactory, pixels: Image) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "a picture.png"
-    PillowImage.fromarray(pixels).save(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten seconds, ten pictures a second; each as bright as its number times two."""
-    path = tmp_path_factory.mktemp("video") / "video.mp4"
-    with VideoWriter(path) as writer:
-        for index in range(100):
-            writer.write(np.full((56, 84, 3), 2 * index, np.uint8), index / 10)
-    return path
 
 
 @pytest.fixture
@@ -267,52 +241,8 @@ def test_a_conversation_that_cannot_be_understood_is_told_by_its_place(
         ask([conversation], engine)
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("nowhere.png", "there is no such file"),
-        ("data:image/png,abc", "base64"),
-        ("data:image/png;base64,####", "base64"),
-        (b"no picture", "not a picture"),
-        ("SERVER/missing", "404"),
-        ("http://127.0.0.1:1/x.png", "cannot be reached"),
-        ("http://[broken/x.png", "cannot be reached"),
-        (np.zeros((4, 4), np.uint8), "an array"),
-    ],
-    ids=["missing", "data uri", "base64", "bytes", "404", "no server", "bad address", "grey array"],
-)
-def test_a_picture_that_cannot_be_read_is_one_line(server: str, source: Any, expected: str) -> None:
-    source = source.replace("SERVER", server) if isinstance(source, str) else source
-    with pytest.raises(SourceError, match=expected) as caught:
-        load_picture(source)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_turned_picture_is_set_upright_and_transparency_is_white(tmp_path: Path) -> None:
-    turned = PillowImage.new("RGB", (40, 20), (255, 0, 0))
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert load_picture(tmp_path / "turned.jpg").shape == (40, 20, 3)
-    PillowImage.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "clear.png")
-    assert (load_picture(tmp_path / "clear.png") == 255).all()
-
-
-def test_a_stretch_that_the_video_does_not_have_is_one_line(video: Path) -> None:
-    with pytest.raises(SourceError, match=r"no picture from 20 s on; it is 9\.9 s long"):
-        load_video(video, start=20.0)
-    with pytest.raises(ConfigError, match="stretch"):
-        load_video(video, start=3.0, end=2.0)
-
-
-def test_times_of_a_stretch_count_from_the_start_of_the_video(video: Path) -> None:
-    frames = load_video(video, start=7.0, nframes=4)
-    assert [frame.time for frame in frames] == pytest.approx([7.0, 8.0, 8.9, 9.9], abs=0.06)
-    assert window_of(frames).interval.start == pytest.approx(7.0)
-
-
-def test_a_task_on_a_video_sees_at_most_a_full_window(engine: FakeEngine, video: Path) -> None:
-    answer = ask_task(Question("when", "pour water"), engine, video=str(video))
+def test_a_task_on_a_video_sees_at_most_the_longest_window(engine: FakeEngine, video: Path) -> None:
+    answer = ask_task(Question("when", "pour water"), engine, video=str(video), clip=ClipOptions(fps=5))
     (vision,) = seen(engine)
     assert len(vision.frames) == 2 * (2 * EGOTHINKER_V1.window_slices - 1)
     assert answer.window is not None
@@ -346,7 +276,7 @@ def test_the_command_prints_the_answer(
 @pytest.mark.parametrize(
     ("arguments", "frames", "size"),
     [
-        (["VIDEO", "--task", "intent"], 16, (196, 280)),
+        (["VIDEO", "--task", "intent"], 20, (196, 280)),
         (["VIDEO", "--task", "when", "pour", "--start", "2", "--end", "4"], 4, (196, 280)),
         (["VIDEO", "What?", "--fps", "1", "--height", "56", "--width", "84"], 10, (56, 84)),
         (["PICTURE", "PICTURE", "What?", "--frames"], 2, (196, 280)),
@@ -406,10 +336,3 @@ def test_a_real_checkpoint_answers_a_mixed_batch(tiny_checkpoint: Path, pixels: 
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert [answer.usage.vision_tokens for answer in together] == [6, 0, 8]
     assert len({answer.text for answer in together}) == 3
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="the real material is not here")
-def test_real_pictures_and_animations_are_told_apart() -> None:
-    assert is_video(REAL / "video" / "hands" / "mixkit_baker_kneading.gif")
-    assert not is_video(REAL / "images" / "ego10k_r0c1.png")
-    assert len(load_video(REAL / "video" / "hands" / "mixkit_baker_kneading.gif")) == 10
