@@ -10,7 +10,7 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 from egolive.train import recipe as module
-from egolive.train.recipe import Phase, load_recipe
+from egolive.train.recipe import Phase, load_recipe, read_recipe
 
 BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -33,14 +33,16 @@ def test_a_bundled_recipe_is_found_by_its_name_from_anywhere(
     # A folder of the same name, such as an earlier run's, is no recipe.
     (tmp_path / name.removesuffix(".yaml")).mkdir()
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe(name.removesuffix(".yaml"))
-    assert recipe == load_recipe(name)
+    found, where = read_recipe(name.removesuffix(".yaml"))
+    assert (found, where) == read_recipe(name)
+    assert Path(where).name == name
+    assert {"data", "rows"} & set(found)
+
+
+def test_nano_from_nothing_is_among_the_bundled_recipes() -> None:
+    recipe = load_recipe("nano-sft")
     assert recipe.tower.steps > 0
     assert recipe.answers.lr > 0
-
-
-def test_there_are_bundled_recipes() -> None:
-    assert "nano-sft.yaml" in BUNDLED
 
 
 def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from egolive.streaming.errors import DataError
 
-__all__ = ["add_measurements", "write_card"]
+__all__ = ["add_measurements", "write_card", "write_tuned_card"]
 
 MEASURED = "## Measured"
 
@@ -37,10 +37,34 @@ kitchen and workbench, and nothing else.
 ```
 """
 
+_TUNED = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [qwen2_vl, egocentric, grounding]
+---
+
+# {name}
+
+`{base}`, trained further by {method}. {kind}
+
+- Steps: {steps}
+- Made by: `{command}` in {hours:.1f} hours on {device}; recipe below
+{notes}
+```yaml
+{recipe}
+```
+"""
+
 
 def write_card(folder: Path, values: Mapping[str, object]) -> None:
     """Write README.md; `values` fill the placeholders of the text above, all of them."""
     (folder / "README.md").write_text(_TEXT.format(**values), encoding="utf-8")
+
+
+def write_tuned_card(folder: Path, values: Mapping[str, object]) -> None:
+    """Write README.md of a checkpoint that was trained further; `values` fill the placeholders."""
+    (folder / "README.md").write_text(_TUNED.format(**values), encoding="utf-8")
 
 
 def add_measurements(folder: Path, table: str, command: str, machine: str) -> None:

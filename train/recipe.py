@@ -16,7 +16,7 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 
-__all__ = ["Phase", "Recipe", "load_recipe"]
+__all__ = ["Phase", "Recipe", "build", "load_recipe", "read_recipe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,18 +64,27 @@ class Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Read a recipe from a file, or by the name of one that comes with the package.
+    """Read a recipe for nano from nothing; see `read_recipe` and `build` for what can go wrong."""
+    raw, where = read_recipe(name)
+    for key in ("tower", "answers"):
+        if isinstance(raw.get(key), dict):
+            raw[key] = build(Phase, raw[key], f"{where}: {key}")
+    recipe: Recipe = build(Recipe, raw, where)
+    return recipe
+
+
+def read_recipe(name: str) -> tuple[dict[str, Any], str]:
+    """The settings in a recipe's file, or in one that comes with the package; and what to call it in errors.
 
     Raises:
-        ConfigError: no such recipe, not YAML, or a key that is unknown, missing, of the wrong kind or out of
-            range.
+        ConfigError: no such recipe, or not a YAML mapping.
     """
     path = Path(name)
     if not path.is_file():
-        bundled = files("egolive.train") / "recipes"
-        path = Path(str(bundled / (name if name.endswith(".yaml") else f"{name}.yaml")))
+        bundled = Path(str(files("egolive.train") / "recipes"))
+        path = bundled / (name if name.endswith(".yaml") else f"{name}.yaml")
         if not path.is_file():
-            known = ", ".join(sorted(p.name for p in Path(str(bundled)).glob("*.yaml")))
+            known = ", ".join(sorted(p.name for p in bundled.glob("*.yaml")))
             raise ConfigError(f"no recipe {name!r}: give a YAML file, or one of {known}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -83,40 +92,39 @@ def load_recipe(name: str) -> Recipe:
         raise ConfigError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no settings: a recipe is a mapping of keys to values")
-    for key in ("tower", "answers"):
-        if isinstance(raw.get(key), dict):
-            raw[key] = _build(Phase, raw[key], f"{path}: {key}")
-    for key in ("data", "out"):
-        if isinstance(raw.get(key), str):
-            raw[key] = Path(raw[key])
-    recipe: Recipe = _build(Recipe, raw, str(path))
-    return recipe
+    return raw, str(path)
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "int": int,
     "float": (int, float),
     "str": str,
+    "bool": bool,
     "Path": Path,
     "Phase": Phase,
+    "list[str]": list,
 }
 _LEAST = {"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "episodes": 2, "slices": 2}
 _MOST = {"held_out": 1}
 
 
-def _build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:
+def build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:
+    """A dataclass of settings from plain values, each checked against its field.
+
+    Args:
+        kind: the dataclass; a field of another kind than in `_KINDS` takes what its own `build` has given.
+        raw: the values.
+        where: named in the error.
+
+    Raises:
+        ConfigError: a key that is unknown, missing, of the wrong kind or out of range.
+    """
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in fields:
             raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(fields)}")
-        expected = _KINDS[str(fields[key].type)]
-        if not isinstance(value, expected) or isinstance(value, bool):
-            raise ConfigError(f"{where}: {key} must be of the kind {fields[key].type}, got {value!r}")
-        if isinstance(value, int | float):
-            least, most = _LEAST.get(key, 0), _MOST.get(key, math.inf)
-            if not (math.isfinite(value) and least <= value <= most):
-                upper = f" and at most {most}" if key in _MOST else ""
-                raise ConfigError(f"{where}: {key} must be at least {least}{upper}, got {value!r}")
+        values[key] = _checked(key, value, str(fields[key].type), where)
     missing = [
         name
         for name, f in fields.items()
@@ -124,4 +132,25 @@ def _build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:
     ]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} must be given")
-    return kind(**raw)
+    return kind(**values)
+
+
+def _checked(key: str, value: Any, type_name: str, where: str) -> Any:
+    wanted = type_name.removesuffix(" | None")
+    if value is None and wanted != type_name:
+        return None
+    if wanted == "Path" and isinstance(value, str):
+        value = Path(value)
+    expected = _KINDS.get(wanted, object)
+    whole_list = wanted != "list[str]" or (
+        isinstance(value, list) and all(isinstance(one, str) for one in value)
+    )
+    is_bool = isinstance(value, bool)
+    if not isinstance(value, expected) or is_bool != (wanted == "bool") or not whole_list:
+        raise ConfigError(f"{where}: {key} must be of the kind {type_name}, got {value!r}")
+    if isinstance(value, int | float) and not is_bool:
+        least, most = _LEAST.get(key, 0), _MOST.get(key, math.inf)
+        if not (math.isfinite(value) and least <= value <= most):
+            upper = f" and at most {most}" if key in _MOST else ""
+            raise ConfigError(f"{where}: {key} must be at least {least}{upper}, got {value!r}")
+    return value

@@ -1,0 +1,102 @@
+"""The end of a training run on a checkpoint: the finished model, its log, its plots, its card, the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import HfApi
+from transformers import Trainer
+
+from egolive.assistant.profiles import NANO
+from egolive.train.card import write_tuned_card
+from egolive.train.plots import plot_curves
+from egolive.train.trainer_recipe import GrpoRecipe, Shared
+from egolive.train.trainers import Loaded
+
+__all__ = ["finish"]
+
+CURVES = {
+    "loss": ("loss",),
+    "reward": ("reward", "rewards/box/mean", "rewards/interval/mean", "rewards/format/mean"),
+    "KL to the base": ("kl",),
+    "tokens a completion": ("completions/mean_length",),
+    "share of groups without variance": ("frac_reward_zero_std",),
+    "entropy": ("entropy",),
+}
+
+
+def finish(
+    trainer: Trainer,
+    loaded: Loaded,
+    recipe: Shared,
+    out: Path,
+    *,
+    command: str,
+    seconds: float,
+    hub: str = "",
+    notes: tuple[str, ...] = (),
+) -> Path:
+    """Write everything that a finished run leaves; all processes call it, the first one writes.
+
+    Args:
+        trainer: after its last step.
+        loaded: what it trained.
+        recipe: by which settings.
+        out: the run's folder.
+        command: that started it.
+        seconds: that it took in this process.
+        hub: id to upload the model to, or empty.
+        notes: further lines for the card.
+
+    Returns:
+        The folder of the model: a whole checkpoint, or adapters where only those were trained.
+    """
+    folder = out / "model"
+    trainer.save_model(str(folder))
+    if not trainer.is_world_process_zero():
+        return folder
+    # A pickle that only the Trainer writes and nobody reads.
+    (folder / "training_args.bin").unlink(missing_ok=True)
+    history = trainer.state.log_history
+    (out / "history.json").write_text(json.dumps(history))
+    plot_curves(history, out / "curves.png", CURVES)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+    write_tuned_card(
+        folder,
+        {
+            "name": out.name,
+            "base": recipe.base,
+            "method": "GRPO" if isinstance(recipe, GrpoRecipe) else "supervised fine-tuning",
+            "kind": simulated(loaded),
+            "steps": trainer.state.global_step,
+            "command": command,
+            "hours": seconds / 3600,
+            "device": f"{trainer.args.world_size} x {device}",
+            "notes": "".join(f"- {line}\n" for line in notes),
+            "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
+        },
+    )
+    if hub:
+        api = HfApi()
+        api.create_repo(hub, exist_ok=True)
+        api.upload_folder(repo_id=hub, folder_path=folder)
+    return folder
+
+
+def simulated(loaded: Loaded) -> str:
+    """A line for the card that keeps nano apart from the real model."""
+    if loaded.profile == NANO:
+        return "It is for trying and testing, and it is **not EgoThinker**: it knows the simulator alone."
+    return "A Qwen2-VL checkpoint, trained further with egolive."
+
+
+def plain(values: object) -> Any:
+    """Settings as YAML can hold them."""
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        return {f.name: plain(getattr(values, f.name)) for f in dataclasses.fields(values)}
+    return str(values) if isinstance(values, Path) else values

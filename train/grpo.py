@@ -1,0 +1,169 @@
+"""`egolive train grpo RECIPE`: grounding by GRPO with IoU rewards, on TRL's own trainer.
+
+    egolive train grpo nano-grpo
+    accelerate launch --config_file CONFIG -m egolive.assistant.cli train grpo egothinker-grpo
+
+The defaults are EgoThinker's settings. An interrupted run goes on where it stopped. The finished model, its
+log, its plots and its card end up in the recipe's output folder.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import GRPOConfig, GRPOTrainer
+
+from egolive.streaming.errors import ConfigError
+from egolive.train.finish import finish
+from egolive.train.loop import last_checkpoint
+from egolive.train.rewards import trl_rewards
+from egolive.train.samples import Samples, SimulatedSamples, trl_dataset
+from egolive.train.shared_pictures import encode_copies_once
+from egolive.train.simdata import load_simulated
+from egolive.train.simulator.write import simulate
+from egolive.train.trainer_recipe import GrpoRecipe, load_trainer_recipe
+from egolive.train.trainers import (
+    Loaded,
+    PartTrainer,
+    accumulation,
+    common_arguments,
+    load_for_training,
+    lora_config,
+)
+
+__all__ = ["GrpoTrainer", "grpo", "run_grpo", "sampling_values", "trainer_for"]
+
+
+def grpo(
+    recipe: str = "nano-grpo", *, threads: int = 1, out: Path | None = None, push_to_hub: str = ""
+) -> None:
+    """Train a model by GRPO; an interrupted run goes on where it stopped.
+
+    Args:
+        recipe: a YAML file, or the name of a recipe that comes with the package.
+        threads: CPU threads; small models are fastest with 1.
+        out: where to write, in place of the recipe's folder.
+        push_to_hub: also upload the finished model under this hub id.
+    """
+    settings = load_trainer_recipe(recipe, GrpoRecipe)
+    torch.set_num_threads(threads)
+    run_grpo(settings, out or settings.out, command=f"egolive train grpo {recipe}", push_to_hub=push_to_hub)
+
+
+def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = "") -> Path:
+    """Run all of a recipe; returns the folder of the finished model."""
+    loaded = load_for_training(recipe)
+    trainer = trainer_for(recipe, loaded, samples_for(recipe, loaded), out)
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    return finish(
+        trainer, loaded, recipe, out, command=command, seconds=time.monotonic() - began, hub=push_to_hub
+    )
+
+
+def samples_for(recipe: GrpoRecipe, loaded: Loaded) -> Samples:
+    """The prompts of all steps, in their order."""
+    count = recipe.steps * recipe.prompts
+    if recipe.simulator is None or recipe.data is None:
+        raise ConfigError("GRPO on rows is not there yet: give simulator")
+    shares = recipe.simulator
+    height, width = loaded.profile.picture or (252, 448)
+    simulate(recipe.data, episodes=shares.episodes, split="train", seed=recipe.seed, fps=2.0)
+    data = load_simulated(recipe.data, height=height, width=width)
+    train, _ = type(data)(data.clips[: shares.episodes]).split(shares.held_out)
+    return SimulatedSamples(
+        train,
+        loaded.profile,
+        count=count,
+        prompts=recipe.prompts,
+        boxes=shares.boxes,
+        slices=shares.slices,
+        think=recipe.think,
+        seed=recipe.seed,
+    )
+
+
+class GrpoTrainer(PartTrainer, GRPOTrainer):  # type: ignore[misc]  # trl is untyped
+    """TRL's trainer, with a learning rate for each part of the model."""
+
+
+def trainer_for(recipe: GrpoRecipe, loaded: Loaded, samples: Samples, out: Path) -> GrpoTrainer:
+    """TRL's trainer for a recipe; every copy of a picture is encoded once.
+
+    Raises:
+        ConfigError: a step that cannot be cut evenly over the devices, or windows with vLLM.
+    """
+    if recipe.vllm and (recipe.simulator is None or recipe.simulator.boxes < 1):
+        raise ConfigError("vLLM takes no windows from TRL: leave vllm out, or train on pictures alone")
+    rows = recipe.prompts * recipe.generations
+    settings = GRPOConfig(
+        **common_arguments(recipe, out),
+        max_steps=recipe.steps * recipe.updates,
+        gradient_accumulation_steps=accumulation(rows, recipe.per_device),
+        num_generations=recipe.generations,
+        num_iterations=recipe.updates,
+        max_completion_length=recipe.max_tokens,
+        pad_to_multiple_of=None,
+        beta=recipe.beta,
+        use_bias_correction_kl=recipe.kl_correction,
+        loss_type=recipe.loss,
+        scale_rewards=recipe.scale_rewards,
+        epsilon=recipe.epsilon,
+        epsilon_high=recipe.epsilon_high,
+        importance_sampling_level=recipe.importance,
+        mask_truncated_completions=recipe.mask_truncated,
+        reward_weights=[recipe.format_weight, recipe.box_weight, recipe.interval_weight],
+        # The samples come in their order already, a step at a time.
+        shuffle_dataset=False,
+        use_vllm=recipe.vllm,
+        **sampling_values(recipe, loaded),
+    )
+    trainer = GrpoTrainer(
+        model=loaded.model,
+        reward_funcs=trl_rewards(loaded.profile, shaped=recipe.shaped),
+        args=settings,
+        train_dataset=trl_dataset(samples, loaded.profile),
+        processing_class=loaded.processor,
+        peft_config=lora_config(recipe),
+    )
+    trainer.rates = recipe.rates
+    encode_copies_once(loaded.model)
+    if trainer.ref_model is not None:
+        encode_copies_once(trainer.accelerator.unwrap_model(trainer.ref_model))
+    return trainer
+
+
+def sampling_values(recipe: GrpoRecipe, loaded: Loaded) -> dict[str, Any]:
+    """Every value that decides how tokens are drawn.
+
+    What is left unset, transformers takes from the checkpoint's generation_config.json, and those of
+    Qwen2-VL's family sample all but greedily: eight equal completions, and nothing to learn from. Tokens that
+    stand for pictures, and numbers beyond the vocabulary, are never drawn.
+    """
+    tokenizer = loaded.processor.tokenizer
+    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+    size = loaded.model.config.get_text_config().vocab_size
+    banned = {*tokenizer.convert_tokens_to_ids(list(names)), *range(len(tokenizer), size)}
+    values: dict[str, Any] = {
+        "temperature": recipe.temperature,
+        "top_p": recipe.top_p,
+        "top_k": recipe.top_k,
+        "min_p": recipe.min_p,
+        "repetition_penalty": recipe.repetition_penalty,
+    }
+    if not recipe.vllm:
+        values["generation_kwargs"] = {
+            "suppress_tokens": sorted(banned),
+            "num_beams": 1,
+            "typical_p": 1.0,
+            "epsilon_cutoff": 0.0,
+            "eta_cutoff": 0.0,
+            "no_repeat_ngram_size": 0,
+            "length_penalty": 1.0,
+            "min_new_tokens": 0,
+            "renormalize_logits": False,
+        }
+    return values

@@ -1,0 +1,179 @@
+"""Questions with what is seen and what is true, for GRPO: of the simulator, as rows that TRL reads.
+
+A sample is a pure function of its number, so that a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from datasets import Dataset
+
+from egolive.assistant.answers import Question
+from egolive.assistant.coordinates import Size
+from egolive.assistant.engine import Vision
+from egolive.assistant.profiles import Profile
+from egolive.assistant.prompts import make_vision, question_text
+from egolive.streaming.errors import DataError
+from egolive.streaming.frames import Box, Interval
+from egolive.train.processor import Seen
+from egolive.train.questions import Asked, absent_when, picture_questions, window_questions
+from egolive.train.simdata import Clip, SimulatedData
+from egolive.train.tower import STEPS
+
+__all__ = ["Sample", "Samples", "SimulatedSamples", "trl_dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question, what it is asked of, and its true answer."""
+
+    question: Question
+    seen: Seen | None
+    """None for a row that turned out to be broken: nothing is earned by it."""
+    source_size: Size
+    """Width and height that the true box is in."""
+    box: Box | None = None
+    interval: Interval | None = None
+    """Seconds from the start of the clip."""
+    duration: float = 0.0
+    """Seconds of the clip; 0 for a picture."""
+
+
+class Samples(Protocol):
+    """A known number of samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Sample: ...
+
+
+class SimulatedSamples:
+    """Boxes and intervals of simulated episodes, all prompts of a step of one kind."""
+
+    def __init__(
+        self,
+        data: SimulatedData,
+        profile: Profile,
+        *,
+        count: int,
+        prompts: int,
+        boxes: float,
+        slices: int,
+        think: bool,
+        seed: int,
+    ) -> None:
+        """Take what to ask about.
+
+        Args:
+            data: episodes.
+            profile: of the model that is asked.
+            count: samples in all.
+            prompts: samples in a step.
+            boxes: share of the steps that ask for boxes.
+            slices: slices in a window.
+            think: ask for reasoning, where the profile knows how.
+            seed: of what is drawn.
+        """
+        self.data = data
+        self.profile = profile
+        self.count = count
+        self.prompts = prompts
+        self.boxes = boxes
+        self.slices = slices
+        self.think = think and profile.think_prompts is not None
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Sample:
+        step = random.Random(f"step {self.seed} {number // self.prompts}")
+        rng = random.Random(f"sample {self.seed} {number}")
+        if step.random() < self.boxes:
+            return self._picture(rng)
+        for _ in range(100):
+            found = self._window(rng)
+            if found is not None:
+                return found
+        raise DataError(
+            f"hardly any episode has a window of {self.slices} slices to ask about: simulate longer ones"
+        )
+
+    def _picture(self, rng: random.Random) -> Sample:
+        clip = rng.choice(self.data.clips)
+        frame = rng.randrange(len(clip.truths))
+        asked = rng.choice(picture_questions(clip.truths[frame], rng))
+        seen = Seen(partial(_vision, clip.path, frame, 1, self.profile))
+        return Sample(self._question(asked), seen, _size(clip), box=asked.box)
+
+    def _window(self, rng: random.Random) -> Sample | None:
+        clip = rng.choice(self.data.clips)
+        spare = len(clip.truths) // 2 - self.slices
+        if spare < 0:
+            return None
+        first = 2 * rng.randint(0, spare)
+        start, end = clip.truths[first].time, clip.truths[first + 2 * self.slices - 1].time
+        asked = [
+            one
+            for one in window_questions(clip.episode, start, end, rng)
+            if one.question.task == "when" and one.interval is not None
+        ]
+        if rng.random() < 0.2:
+            asked = [absent_when(clip.episode, start, end, STEPS, rng)]
+        if not asked:
+            return None
+        one = rng.choice(asked)
+        seen = Seen(partial(_vision, clip.path, first, 2 * self.slices, self.profile))
+        interval = one.interval.shift(-start) if one.interval else None
+        return Sample(self._question(one), seen, _size(clip), interval=interval, duration=end - start)
+
+    def _question(self, asked: Asked) -> Question:
+        return Question(asked.question.task, asked.question.phrase, self.think)
+
+
+def trl_dataset(samples: Samples, profile: Profile) -> Dataset:
+    """The samples in the columns that TRL and `egolive.train.rewards` read, made as they are asked for.
+
+    All copies of a sample in one batch share its pictures.
+    """
+    numbers = Dataset.from_dict({"number": range(len(samples))})
+    return numbers.with_transform(partial(_columns, samples=samples, profile=profile))
+
+
+def _columns(batch: dict[str, list[int]], *, samples: Samples, profile: Profile) -> dict[str, list[Any]]:
+    found = {number: samples[number] for number in dict.fromkeys(batch["number"])}
+    rows = [_row(found[number], profile) for number in batch["number"]]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _row(sample: Sample, profile: Profile) -> dict[str, Any]:
+    clip = Interval(0.0, sample.duration) if sample.duration else None
+    text = {"type": "text", "text": question_text(profile, sample.question, clip)}
+    pictures = [{"type": "image", "image": sample.seen}] if sample.seen else []
+    content = [text, *pictures] if profile.paper_prompt else [*pictures, text]
+    box, interval = sample.box, sample.interval
+    return {
+        "prompt": [{"role": "user", "content": content}],
+        "task": sample.question.task,
+        "think": sample.question.think,
+        "box": [box.x1, box.y1, box.x2, box.y2] if box else None,
+        "source_size": list(sample.source_size),
+        "interval": [interval.start, interval.end] if interval else None,
+        "duration": sample.duration,
+    }
+
+
+def _vision(path: Path, first: int, count: int, profile: Profile) -> Vision:
+    frames: Sequence[Any] = [np.array(frame) for frame in np.load(path, mmap_mode="r")[first : first + count]]
+    return make_vision(frames, profile, kind="image" if count == 1 else "video")
+
+
+def _size(clip: Clip) -> Size:
+    return clip.episode.width, clip.episode.height
