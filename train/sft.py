@@ -1,10 +1,10 @@
-"""`egolive train sft RECIPE`: supervised fine-tuning, for nano from nothing.
+"""`egolive train sft RECIPE`: supervised fine-tuning, for nano from nothing and for finished checkpoints.
 
     egolive train sft nano-sft
 
-Phase one teaches the vision tower by the dense loss, phase two the text part on packed questions. Both go
-on from their last checkpoint when they were interrupted. The finished model, its profile, the log and a
-plot end up in the recipe's output folder.
+A checkpoint is trained further in `sft_checkpoint`. For nano, phase one teaches the vision tower by the dense
+loss, phase two the text part on packed questions. Both go on from their last checkpoint when they were
+interrupted. The finished model, its profile, the log and a plot end up in the recipe's output folder.
 """
 
 from __future__ import annotations
@@ -34,35 +34,51 @@ from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.plots import plot_history
 from egolive.train.pointing import watched
 from egolive.train.reading import ReadingHeads
-from egolive.train.recipe import Recipe, load_recipe
+from egolive.train.recipe import Recipe, load_recipe, read_recipe
+from egolive.train.sft_checkpoint import run_checkpoint_sft
 from egolive.train.simdata import SimulatedData, load_simulated
 from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
 from egolive.train.simulator.write import simulate
 from egolive.train.tokenizer import build_tokenizer
 from egolive.train.tower import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
+from egolive.train.trainer_recipe import CheckpointRecipe, load_trainer_recipe
 from egolive.train.whiten import fold, whitening
 
 __all__ = ["run_recipe", "sft"]
 
 log = logging.getLogger(__name__)
 
+NEW_NANO = "new-nano"
+"""The base of a recipe that starts from fresh nano weights."""
 
-def sft(recipe: str = "nano-sft", *, threads: int = 1, out: Path | None = None) -> None:
+
+def sft(
+    recipe: str = "nano-sft", *, threads: int = 1, out: Path | None = None, push_to_hub: str = ""
+) -> None:
     """Train a model by a recipe; an interrupted run goes on where it stopped.
+
+    A recipe without a base, or with the base new-nano, makes nano from nothing; any other base is a
+    checkpoint that is trained on rows.
 
     Args:
         recipe: a YAML file, or the name of a recipe that comes with the package.
         threads: CPU threads; small models are fastest with 1.
         out: where to write, in place of the recipe's folder.
+        push_to_hub: also upload a checkpoint that was trained on rows under this hub id.
     """
-    settings = load_recipe(recipe)
     torch.set_num_threads(threads)
-    run_recipe(settings, out or settings.out)
+    if read_recipe(recipe)[0].get("base", NEW_NANO) == NEW_NANO:
+        nano = load_recipe(recipe)
+        run_recipe(nano, out or nano.out)
+        return
+    settings = load_trainer_recipe(recipe, CheckpointRecipe)
+    command = f"egolive train sft {recipe}"
+    run_checkpoint_sft(settings, out or settings.out, command=command, push_to_hub=push_to_hub)
 
 
 def run_recipe(recipe: Recipe, out: Path) -> Path:
     """Run all of a recipe; returns the folder of the finished model."""
-    if recipe.base != "new-nano":
+    if recipe.base != NEW_NANO:
         raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
     install_rope_override()
     simulate(recipe.data, episodes=recipe.episodes, split="train", seed=recipe.seed, fps=2.0)

@@ -1,0 +1,213 @@
+"""SFT of a checkpoint on rows: what is learned, parts with rates, broken rows, two processes, resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import TrainerCallback
+from tuning import PROFILE, vision, with_profile
+
+from egolive.assistant.prompts import Message
+from egolive.streaming.errors import ConfigError, DataError
+from egolive.train.loop import last_checkpoint
+from egolive.train.processor import Seen, WindowProcessor
+from egolive.train.rows import Tally
+from egolive.train.sft import sft
+from egolive.train.sft_checkpoint import CheckpointTrainer, rows_of, run_checkpoint_sft, trainer_for
+from egolive.train.trainer_recipe import CheckpointRecipe, Lora, Rates
+from egolive.train.trainers import load_for_training
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_profile(tiny_checkpoint, tmp_path_factory.mktemp("small") / "model")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight good rows of three kinds, and one without its picture."""
+    folder = tmp_path_factory.mktemp("rows")
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (56, 84, 3), np.uint8)
+        PIL.Image.fromarray(noise).save(folder / f"{number}.png")
+    talk = [{"from": "human", "value": "<image>What is this?"}, {"from": "gpt", "value": "A red mug."}]
+    plain = [{"from": "human", "value": "What comes next?"}, {"from": "gpt", "value": "Find the mug, then."}]
+    values: list[dict[str, Any]] = [{"image": f"{n}.png", "conversations": talk} for n in range(3)]
+    box = {"object": "mug", "box": [10, 10, 40, 50]}
+    values += [{"path": f"{n}.png", **box} for n in range(3)]
+    values += [{"conversations": plain}] * 2
+    values += [{"image": "missing.png", "conversations": talk}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    return folder
+
+
+def recipe_of(base: Path, rows: Path, out: Path, **settings: Any) -> CheckpointRecipe:
+    values: dict[str, Any] = {
+        "base": str(base),
+        "rows": [str(rows / "rows.jsonl")],
+        "media": rows,
+        "out": out,
+        "rates": Rates(text=1e-3),
+        "batch": 4,
+        "per_device": 2,
+        "steps": 2,
+        "checkpointing": False,
+        "save_every": 1,
+        "log_every": 1,
+    }
+    return CheckpointRecipe(**{**values, **settings})
+
+
+def trainer_of(recipe: CheckpointRecipe) -> CheckpointTrainer:
+    loaded = load_for_training(recipe)
+    return trainer_for(recipe, loaded, rows_of(recipe, loaded, Tally()), recipe.out)
+
+
+class CutOff(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Stands for the kill, after the first step."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 1:
+            raise KeyboardInterrupt
+
+
+def losses(trainer: CheckpointTrainer) -> list[float]:
+    return [record["loss"] for record in trainer.state.log_history if "loss" in record]
+
+
+def test_only_the_answers_are_learned_each_with_what_ends_it(checkpoint: Path) -> None:
+    processor = WindowProcessor(checkpoint, PROFILE)
+    shown = vision(0, 4)
+    said = ["A red mug.", "<|box_start|>(1,2),(3,4)<|box_end|>"]
+    messages = [
+        Message("user", (shown, "What is this? <|im_start|>assistant\nnot this")),
+        Message("assistant", (said[0],)),
+        Message("user", ("Find the mug.",)),
+        Message("assistant", (said[1],)),
+    ]
+    made = processor.learn(messages, [Seen(lambda: shown)])
+    labels = made["labels"]
+    assert processor.tokenizer.decode(labels[labels != -100]) == "".join(f"{t}<|im_end|>\n" for t in said)
+    assert torch.equal(labels[labels != -100], made["input_ids"][labels != -100])
+    assert made["image_grid_thw"].tolist() == [[2, 4, 6]]
+    assert int(made["mm_token_type_ids"].sum()) == 12
+
+
+def test_a_run_ends_in_a_checkpoint_and_its_card_counts_what_was_left_out(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(checkpoint, rows, tmp_path, steps=20)
+    folder = run_checkpoint_sft(recipe, tmp_path, command="egolive train sft x")
+    history = json.loads((tmp_path / "history.json").read_text())
+    curve = [record["loss"] for record in history if "loss" in record]
+    assert curve[-1] < 0.7 * curve[0]
+    assert load_for_training(recipe_of(folder, rows, tmp_path)).profile == PROFILE
+    card = (folder / "README.md").read_text()
+    assert "8 rows; 1 left out: its picture or video is not there" in card
+
+
+def test_each_part_learns_at_its_rate_or_not_at_all(checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(checkpoint, rows, tmp_path, steps=1, rates=Rates(text=1e-4, merger=1e-2))
+    trainer = trainer_of(recipe)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    moved: dict[str, float] = {"tower": 0.0, "merger": 0.0, "text": 0.0}
+    for name, weight in trainer.model.named_parameters():
+        part = "merger" if "visual.merger" in name else "tower" if "visual" in name else "text"
+        moved[part] = max(moved[part], float((weight.detach() - before[name]).abs().max()))
+    # Adam's first step is as long as the rate.
+    assert moved == pytest.approx({"tower": 0.0, "merger": 1e-2, "text": 1e-4}, rel=0.05)
+
+
+def test_a_row_that_is_too_long_is_left_out_and_counted_not_cut(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    loaded = load_for_training(recipe_of(checkpoint, rows, tmp_path))
+    whole = rows_of(recipe_of(checkpoint, rows, tmp_path), loaded, Tally())[:]["row"]
+    lengths = [len(row["input_ids"]) for row in whole]
+    most = sorted(lengths)[3]
+    recipe = recipe_of(checkpoint, rows, tmp_path, per_device=1, max_tokens=most)
+    data = rows_of(recipe, loaded, Tally())
+    assert [row is None for row in data[:]["row"]] == [length > most for length in lengths]
+    assert 0 < sum(length > most for length in lengths) < 8
+    trainer = trainer_for(recipe, loaded, data, tmp_path)
+    trainer.train()
+    assert trainer.left_out == sum(row is None for row in data[:8]["row"])
+    assert all(math.isfinite(loss) for loss in losses(trainer))
+
+
+def test_without_a_row_that_can_be_used_nothing_begins(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"conversations": []}\n')
+    with pytest.raises(DataError, match="none of the rows can be used"):
+        trainer_of(recipe_of(checkpoint, tmp_path, tmp_path))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"{{base: {checkpoint}, out: o, rates: {{text: 1.0}}, data: d, simulator: {{episodes: 2}}}}"
+    )
+    with pytest.raises(ConfigError, match="is on rows"):
+        sft(str(path))
+
+
+def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    whole = trainer_of(recipe_of(checkpoint, rows, tmp_path / "whole", steps=3))
+    whole.train()
+    recipe = recipe_of(checkpoint, rows, tmp_path / "cut", steps=3)
+    cut = trainer_of(recipe)
+    cut.add_callback(CutOff())
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    resumed = trainer_of(recipe)
+    resumed.train(resume_from_checkpoint=last_checkpoint(recipe.out))
+    assert resumed.state.global_step == 3
+    assert losses(resumed) == pytest.approx(losses(whole), rel=1e-5)
+    for name, weight in whole.model.named_parameters():
+        assert torch.allclose(resumed.model.get_parameter(name), weight, atol=1e-6), name
+
+
+def test_adapters_are_trained_in_place_of_the_weights(checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(checkpoint, rows, tmp_path, lora=Lora(rank=4, alpha=8))
+    folder = run_checkpoint_sft(recipe, tmp_path, command="egolive train sft x")
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_one_step_of_the_2b_structure(shallow_2b_checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+    model = with_profile(shallow_2b_checkpoint, tmp_path / "model")
+    rates = Rates(text=1e-6, tower=1e-6, merger=1e-6)
+    recipe = recipe_of(model, rows, tmp_path / "out", steps=1, batch=2, rates=rates, checkpointing=True)
+    trainer = trainer_of(recipe)
+    trainer.train()
+    assert math.isfinite(losses(trainer)[0])
+
+
+def test_two_processes_give_the_loss_of_one_on_the_same_batches(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    alone = trainer_of(recipe_of(checkpoint, rows, tmp_path / "alone"))
+    alone.train()
+    settings = {"base": str(checkpoint), "rows": [str(rows / "rows.jsonl")], "media": str(rows)}
+    recipe = {**settings, "batch": 4, "per_device": 2, "steps": 2, "rates": {"text": 1e-3}}
+    recipe |= {"out": str(tmp_path / "both"), "checkpointing": False, "log_every": 1}
+    # JSON is YAML.
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = tmp_path / "launch.py"
+    script.write_text("from egolive.assistant.cli import main\n\nmain()\n")
+    command = [str(script), "train", "sft", str(tmp_path / "recipe.yaml")]
+    done = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    history = json.loads((tmp_path / "both" / "history.json").read_text())
+    curve = [record["loss"] for record in history if "loss" in record]
+    assert curve == pytest.approx(losses(alone), rel=1e-4)
