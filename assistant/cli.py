@@ -22,6 +22,9 @@ __all__ = ["app", "call", "main"]
 
 Level = Literal["debug", "info", "warning", "error"]
 
+_EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "modelopt", "bitsandbytes"), "quantize")
+"""Where a missing package is one of another extra than `train`."""
+
 app = App(
     name="egolive",
     help="EgoThinker, live: intent and hand-object grounding from a first-person camera stream.",
@@ -48,6 +51,12 @@ train = App(name="train", help="Train a model from a recipe.")
 train.command("egolive.train.sft:sft", name="sft", help="Train by supervised fine-tuning.")
 train.command("egolive.train.grpo:grpo", name="grpo", help="Train grounding by GRPO with IoU rewards.")
 app.command(train)
+app.command("egolive.quantize.commands:export", name="export", help="Write a model as an engine folder.")
+app.command(
+    "egolive.quantize.commands:quantize",
+    name="quantize",
+    help="Write an engine folder with fewer bits, or compare engines.",
+)
 bench = App(name="bench", help="Measure speed and quality; prints a table and one JSON line.")
 bench.command(
     "egolive.benchmarks.stream:stream",
@@ -86,8 +95,10 @@ def call(tokens: Sequence[str]) -> int:
         missing = _missing_package(error)
         if not missing:
             raise
+        extra = _EXTRAS.get(missing, "train")
         _tell(
-            f"this command needs the package {missing}, which is not installed: pip install 'egolive[train]'"
+            f"this command needs the package {missing}, which is not installed: "
+            f"pip install 'egolive[{extra}]'"
         )
         return 1
     except BrokenPipeError:
