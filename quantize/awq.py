@@ -89,8 +89,8 @@ def _write(graph: Graph, value: str, layer: Any, name: str) -> str:
     largest = layer.weight_quantizer.amax.detach().float().reshape(out, -1)
     scales = largest / _MOST
     grouped = weight.reshape(out, -1, GROUP)
-    numbers = torch.round(grouped / scales[..., None].clamp(min=torch.finfo(torch.float32).tiny))
-    numbers = numbers.clamp(-_MOST - 1, _MOST).reshape(out, width).T.to(torch.int8).numpy()
+    rounded = torch.round(grouped / scales[..., None].clamp(min=torch.finfo(torch.float32).tiny))
+    numbers = rounded.clamp(-_MOST - 1, _MOST).reshape(out, width).T.to(torch.int8).numpy()
     smooth = layer.input_quantizer.pre_quant_scale
     if smooth is not None:
         factor = graph.weight(f"{name}.input_scale", in_dtype(graph, smooth.float()))

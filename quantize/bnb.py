@@ -16,10 +16,10 @@ from egolive.assistant.engine_folder import (
     EngineCard,
     describe_files,
     hash_checkpoint,
-    write_engine_card,
 )
 from egolive.assistant.loading import load_model
 from egolive.assistant.profiles import load_profile, save_profile
+from egolive.quantize.card import write_card
 from egolive.quantize.folder import copy_small_files, model_shapes, new_folder, package_versions, peak_memory
 from egolive.quantize.source import checkpoint_of
 from egolive.streaming.errors import EngineError
@@ -70,7 +70,7 @@ def build_torch(model: str, out: Path, precision: BnbPrecision) -> EngineCard:
                 "peak_memory_bytes": peak_memory(),
             },
         )
-        write_engine_card(folder, card)
+        write_card(folder, card)
         load_model(folder, torch.device("cpu"), None)
     return card
 

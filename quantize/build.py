@@ -21,7 +21,6 @@ from egolive.assistant.engine_folder import (
     Shapes,
     describe_files,
     hash_checkpoint,
-    write_engine_card,
 )
 from egolive.assistant.loading import load_model
 from egolive.assistant.preprocess import Preprocessor
@@ -31,6 +30,7 @@ from egolive.assistant.torch_decoder import TorchDecoder
 from egolive.assistant.torch_engine import TorchTower
 from egolive.quantize import awq
 from egolive.quantize.calibration import shown_windows
+from egolive.quantize.card import write_card
 from egolive.quantize.decoder_graph import LinearWriter, write_decoder
 from egolive.quantize.folder import copy_small_files, model_shapes, new_folder, package_versions, peak_memory
 from egolive.quantize.graph import BF16, FP32, Graph
@@ -124,7 +124,7 @@ def build_onnx(
                 "peak_memory_bytes": peak_memory(),
             },
         )
-        write_engine_card(folder, card)
+        write_card(folder, card)
     return card
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.answers import Question
-from egolive.assistant.layout import SlicePiece, lay_out
+from egolive.assistant.layout import lay_out
 from egolive.assistant.media import load_video, window_of
 from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import Profile
@@ -18,6 +18,7 @@ from egolive.assistant.tokenizer import Tokenizer
 from egolive.assistant.torch_decoder import TorchDecoder
 from egolive.assistant.torch_engine import TorchTower
 from egolive.quantize.awq import Calibration, Sample
+from egolive.quantize.reading import embeddings_of
 from egolive.streaming.frames import Window
 from egolive.train.evaluate import FPS, render_window
 from egolive.train.simulator.episode import plan_episode
@@ -69,12 +70,10 @@ def shown_windows(
             question = _QUESTIONS[number % len(_QUESTIONS)]
             vision = vision_for(question, window, profile)
             layout = lay_out(build_prompt(profile, question, [vision], window=window), tokenizer)
-            found = [
-                tower.encode(*preprocessor.patches(piece.frames, piece.height, piece.width))
-                if isinstance(piece, SlicePiece)
-                else decoder.embed(piece)
-                for piece in layout.pieces
-            ]
-            yield torch.cat(found).clone(), torch.from_numpy(layout.positions)
+            # A copy that torch's own modules may take: those of a session are made in inference mode.
+            yield (
+                embeddings_of(layout, tower, decoder, preprocessor).clone(),
+                torch.from_numpy(layout.positions),
+            )
 
     return samples

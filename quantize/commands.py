@@ -8,15 +8,18 @@ egolive run --engine engines/onnx-int4
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from egolive.assistant.engine_folder import EngineCard
 from egolive.quantize.bnb import build_torch
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.calibration import simulated_windows, windows_of_video
+from egolive.quantize.compare import compare as compare_engines
 from egolive.streaming.errors import UsageError
+from egolive.streaming.frames import Window
 
 __all__ = ["export", "quantize"]
 
@@ -47,22 +50,30 @@ def export(
 
 
 def quantize(
-    model: str = "nano",
-    *,
-    out: Path,
+    *models: str,
+    out: Path | None = None,
     to: Literal["int8", "int4", "awq-int4", "nf4", "bnb-int8"] = "int4",
     block: Literal[32, 64, 128] = 32,
     head_bits: Literal[4, 8, 32] = 8,
     height: int | None = None,
     width: int | None = None,
     calibrate: str = SIMULATOR,
-    windows: int = 16,
+    windows: int | None = None,
     slices: int = 8,
+    compare: bool = False,
+    episodes: int = 40,
+    seed: int = 0,
+    threads: int | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    plot: Path | None = None,
 ) -> None:
-    """Write a checkpoint as an engine folder with fewer bits; the vision tower stays as it is.
+    """Write a checkpoint as an engine folder with fewer bits, or compare engines with the first of them.
+
+    The vision tower always stays as it is.
 
     Args:
-        model: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id.
+        models: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
+            `--compare` several of these or engine folders.
         out: The engine folder; an engine there is replaced.
         to: int8, int4 and awq-int4 for ONNX Runtime; nf4 and bnb-int8 (bitsandbytes) for torch.
         block: Weights that share a scale, for int8 and int4.
@@ -70,28 +81,55 @@ def quantize(
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
-        windows: How many windows AWQ is shown.
-        slices: Slices in such a window.
+        windows: Windows that AWQ is shown (16), or about which `--compare` asks token by token (240).
+        slices: Slices in a window that AWQ is shown.
+        compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.
+        episodes: Test episodes of the comparison.
+        seed: Of the comparison's episodes.
+        threads: CPU threads of the comparison.
+        json_file: Also write the comparison here.
+        plot: Draw the comparison here.
     """
+    if windows is not None and windows < 1:
+        raise UsageError("at least one window is needed")
+    if compare:
+        if len(models) < 2:
+            raise UsageError("--compare needs at least two engines")
+        if episodes < 1:
+            raise UsageError("a comparison needs at least one episode")
+        for path in (json_file, plot):
+            if path is not None and not path.parent.is_dir():
+                raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        compare_engines(
+            models,
+            episodes=episodes,
+            windows=windows or 240,
+            seed=seed,
+            threads=threads,
+            json_file=json_file,
+            plot=plot,
+        )
+        return
+    if len(models) > 1 or out is None:
+        raise UsageError("give one model and --out for its engine folder, or --compare")
+    model = models[0] if models else "nano"
     size = _size(height, width)
-    if windows < 1 or slices < 1:
-        raise UsageError("AWQ needs at least one window of one slice")
     with Console(stderr=True).status(f"quantising {model}"):
         if to == "nf4" or to == "bnb-int8":
             card = build_torch(model, out, to)
         else:
-            shown = []
-            if to == "awq-int4":
-                simulated = calibrate == SIMULATOR
-                shown = (
-                    simulated_windows(windows, slices)
-                    if simulated
-                    else windows_of_video(calibrate, windows, slices)
-                )
-            card = build_onnx(
-                model, out, Recipe(precision=to, block=block, head_bits=head_bits), size=size, windows=shown
-            )
+            shown = _shown(calibrate, windows or 16, slices) if to == "awq-int4" else []
+            recipe = Recipe(precision=to, block=block, head_bits=head_bits)
+            card = build_onnx(model, out, recipe, size=size, windows=shown)
     _tell(out, card)
+
+
+def _shown(calibrate: str, windows: int, slices: int) -> list[Window]:
+    if slices < 1:
+        raise UsageError("a window has at least one slice")
+    if calibrate == SIMULATOR:
+        return simulated_windows(windows, slices)
+    return windows_of_video(calibrate, windows, slices)
 
 
 def _size(height: int | None, width: int | None) -> tuple[int, int] | None:

@@ -1,0 +1,193 @@
+"""`egolive quantize --compare A B ...`: what each engine gains and loses against the first one.
+
+Size, load time, memory and speed are measured in a process of its own for each engine; quality on the
+simulator's test episodes, question by question; answers and probabilities token by token on windows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from egolive.assistant import machine
+from egolive.assistant.engine_folder import EngineCard, hash_checkpoint, is_engine_folder, read_engine_card
+from egolive.assistant.loading import load_engine
+from egolive.quantize.calibration import simulated_windows
+from egolive.quantize.card import record_loss
+from egolive.quantize.measure import folder_bytes, measure_apart
+from egolive.quantize.quality import Given, ask_episodes, loss, same_box, scores_of
+from egolive.quantize.source import checkpoint_of
+from egolive.quantize.tokens import Spoken, compare_tokens, speak
+from egolive.streaming.errors import DataError
+from egolive.train.metrics import mean
+
+__all__ = ["compare"]
+
+WINDOWS_SEED = 1
+"""Of the windows for tokens: others than those that AWQ was shown."""
+_COLUMNS = {
+    "name": "engine",
+    "size_mb": "MB",
+    "peak_mb": "peak MB",
+    "load_s": "load s",
+    "encode_ms": "encode ms",
+    "prefill_tok_s": "prefill tok/s",
+    "tok_s": "decode tok/s",
+    "miou": "box mIoU",
+    "intent_acc": "intent",
+    "agreement": "same answer",
+    "box_iou": "box IoU with first",
+    "kl": "KL a token",
+}
+
+
+def compare(
+    models: Sequence[str],
+    *,
+    episodes: int,
+    windows: int,
+    seed: int = 0,
+    threads: int | None = None,
+    json_file: Path | None = None,
+    plot: Path | None = None,
+) -> dict[str, Any]:
+    """Measure engines against the first of them; prints a table and one JSON line, fills their cards.
+
+    Args:
+        models: What `load_engine` takes, checkpoints or engine folders made from one checkpoint.
+        episodes: Test episodes of the simulator.
+        windows: Windows for the comparison token by token.
+        seed: Of the simulator.
+        threads: CPU threads.
+        json_file: Also write the JSON object here.
+        plot: Draw quality over speed here.
+
+    Raises:
+        DataError: Two engines were made from different checkpoints.
+        EngineError: One cannot be loaded, or failed.
+    """
+    _check_source(models)
+    found: list[dict[str, Any]] = []
+    given: list[list[Given]] = []
+    spoken: list[list[Spoken]] = []
+    shown = simulated_windows(windows, 8, WINDOWS_SEED)
+    with Progress(console=Console(stderr=True)) as progress:
+        for model in models:
+            task = progress.add_task(model, total=episodes + 1)
+            speed = measure_apart(model, threads=threads)
+            progress.advance(task)
+            with closing(load_engine(model, device="cpu", threads=threads)) as engine:
+                answers = ask_episodes(engine, episodes, seed=seed, told=partial(progress.advance, task))
+                said = speak(engine, shown, spoken[0] if spoken else None)
+                name = _name(model, engine.info.backend, engine.info.precision)
+            given.append(answers)
+            spoken.append(said)
+            entry = {"name": name, **speed, "size_mb": _size(model)}
+            found.append(entry | _quality(given[0], answers) | _tokens(spoken[0], said))
+    command = {"episodes": episodes, "windows": windows, "seed": seed, "threads": threads}
+    whole = {"engines": found, "reference": found[0]["name"], **command, **machine.gather()}
+    for model, entry in zip(models, found, strict=True):
+        if is_engine_folder(Path(model)):
+            card = read_engine_card(Path(model))
+            told = {"reference": found[0]["name"], "processor": machine.processor().get("name")}
+            record_loss(Path(model), card, told | {key: entry[key] for key in entry if key != "name"})
+    Console(stderr=True).print(_table(found))
+    text = json.dumps(whole)
+    if json_file is not None:
+        json_file.write_text(text + "\n", encoding="utf-8")
+    if plot is not None:
+        _draw(found, plot)
+    sys.stdout.write(text + "\n")
+    return whole
+
+
+def _check_source(models: Sequence[str]) -> None:
+    hashes = {}
+    for model in models:
+        path = Path(model)
+        if is_engine_folder(path):
+            card: EngineCard = read_engine_card(path)
+            hashes[model] = card.source["sha256"]
+        else:
+            with checkpoint_of(model) as folder:
+                hashes[model] = hash_checkpoint(folder)
+    for model, known in hashes.items():
+        if known != hashes[models[0]]:
+            raise DataError(
+                f"{model} and {models[0]} were made from different checkpoints, so their answers say nothing "
+                "about what quantisation loses; quantise the same checkpoint again"
+            )
+
+
+def _name(model: str, backend: str, precision: str) -> str:
+    return read_engine_card(Path(model)).name if is_engine_folder(Path(model)) else f"{backend}-{precision}"
+
+
+def _size(model: str) -> float:
+    if is_engine_folder(Path(model)):
+        return round(folder_bytes(Path(model)) / 1e6, 1)
+    with checkpoint_of(model) as folder:
+        return round(folder_bytes(folder) / 1e6, 1)
+
+
+def _quality(first: Sequence[Given], answers: Sequence[Given]) -> dict[str, Any]:
+    """Scores, and what is lost of them."""
+    figures: dict[str, Any] = {"questions": len(answers)}
+    names = (("miou", "box"), ("absent_acc", "absent"), ("intent_acc", "intent"), ("next_acc", "next"))
+    for name, kind in (*names, ("interval_miou", "when")):
+        scores = scores_of(answers, kind)  # type: ignore[arg-type]
+        figures[name] = round(mean(scores), 4)
+        figures[f"{name}_n"] = len(scores)
+        middle, low, high = loss(first, answers, kind)  # type: ignore[arg-type]
+        figures[f"{name}_loss"] = round(middle, 4)
+        figures[f"{name}_loss_ci"] = [round(low, 4), round(high, 4)]
+    same = [
+        one.text == other.text and one.box == other.box for one, other in zip(first, answers, strict=True)
+    ]
+    return figures | {"agreement": round(mean(same), 4), "box_iou": round(same_box(first, answers), 4)}
+
+
+def _tokens(first: Sequence[Spoken], said: Sequence[Spoken]) -> dict[str, Any]:
+    figures = compare_tokens(first, said)
+    return figures | {"kl": float(f"{figures['kl']:.3g}")}
+
+
+def _table(engines: Sequence[dict[str, Any]]) -> Table:
+    table = Table(*_COLUMNS.values(), title=f"Engines against {engines[0]['name']}")
+    for entry in engines:
+        table.add_row(*(_shown(entry[key]) for key in _COLUMNS))
+    return table
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _draw(engines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Quality over speed, the area of a mark the size of the engine."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        for axes, key, title in zip(
+            figure.subplots(1, 2), ("miou", "kl"), ("box mIoU", "KL a token (nats)"), strict=True
+        ):
+            for entry in engines:
+                axes.scatter(entry["tok_s"], entry[key], s=4 * entry["size_mb"], alpha=0.6)
+                axes.annotate(
+                    entry["name"], (entry["tok_s"], entry[key]), xytext=(5, 4), textcoords="offset points"
+                )
+            axes.set_xlabel("decoded tokens a second")
+            axes.set_title(title)
+            axes.grid(alpha=0.3)
+        figure.savefig(path, dpi=110)

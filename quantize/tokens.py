@@ -1,0 +1,121 @@
+"""Whether two engines say the same, token by token.
+
+Both answer questions about windows greedily; the second one's probabilities are read along the first one's
+answers too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from egolive.assistant.answers import Question
+from egolive.assistant.engine import Prompt, Request
+from egolive.assistant.halves import Chunk, Decoder, VisionTower
+from egolive.assistant.layout import lay_out
+from egolive.assistant.local_engine import LocalEngine
+from egolive.assistant.prompts import build_prompt, vision_for
+from egolive.quantize.reading import embeddings_of
+from egolive.streaming.frames import Window
+
+__all__ = ["Spoken", "compare_tokens", "speak"]
+
+_QUESTIONS = (Question("intent"), Question("ground", "left hand"), Question("ground", "right hand"))
+_MOST = 48
+"""Tokens of an answer."""
+_TIE = 1e-3
+"""Margin of the likeliest token below which another order of fp32 sums may choose the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One greedy answer."""
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+    margins: tuple[float, ...]
+    """By how much each token was likelier than the next, as logarithms."""
+    logprobs: torch.Tensor
+    """(tokens, vocabulary) float16 logarithms of all probabilities, along the answer."""
+
+
+def speak(
+    engine: LocalEngine[VisionTower, Decoder],
+    windows: Sequence[Window],
+    along: Sequence[Spoken] | None = None,
+) -> list[Spoken]:
+    """Let an engine answer, and read the probabilities along an answer.
+
+    Args:
+        engine: Answers greedily, each question by itself.
+        windows: What is asked about.
+        along: The answers along which probabilities are read; its own without them.
+    """
+    spoken: list[Spoken] = []
+    with engine.session() as session:
+        for window in windows:
+            for question in _QUESTIONS:
+                vision = vision_for(question, window, engine.profile)
+                prompt = build_prompt(engine.profile, question, [vision], window=window)
+                deltas = list(session.ask([Request(prompt, max_tokens=_MOST)]))
+                tokens = tuple(delta.token for delta in deltas)
+                followed = along[len(spoken)].tokens if along is not None else tokens
+                margins = tuple(delta.margin for delta in deltas)
+                spoken.append(Spoken(prompt, tokens, margins, _logprobs(engine, prompt, followed)))
+            # Windows of different episodes may carry the same numbers.
+            session.forget()
+    return spoken
+
+
+def compare_tokens(before: Sequence[Spoken], after: Sequence[Spoken]) -> dict[str, float | int]:
+    """How many answers are the same, how many part at a tie, and the mean KL divergence a token."""
+    same = ties = others = 0
+    for one, other in zip(before, after, strict=True):
+        pairs = zip(one.tokens, other.tokens, one.margins, strict=False)
+        margin = next((margin for a, b, margin in pairs if a != b), None)
+        if margin is None and len(one.tokens) == len(other.tokens):
+            same += 1
+        elif margin is not None and margin < _TIE:
+            ties += 1
+        else:
+            others += 1
+    divergence = torch.cat(
+        [_divergence(one.logprobs, other.logprobs) for one, other in zip(before, after, strict=True)]
+    )
+    return {
+        "answers": len(before),
+        "answers_same": same,
+        "answers_tied": ties,
+        "answers_other": others,
+        "kl": float(divergence.mean()),
+        "kl_tokens": len(divergence),
+    }
+
+
+def _logprobs(
+    engine: LocalEngine[VisionTower, Decoder], prompt: Prompt, tokens: Sequence[int]
+) -> torch.Tensor:
+    """Logarithms of the probabilities before each token of an answer."""
+    tower, decoder = engine.halves()
+    layout = lay_out(prompt, engine.tokenizer)
+    embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor)
+    said = tokens[:-1]
+    start = layout.next_position
+    places = np.tile(np.arange(start, start + len(said)), (3, 1))
+    chunk = Chunk(
+        decoder.row(),
+        torch.cat([embeddings, decoder.embed(said)]) if said else embeddings,
+        np.concatenate([layout.positions, places], axis=1),
+        keep=len(tokens),
+    )
+    (logits,) = decoder.read([chunk])
+    return torch.log_softmax(logits, dim=-1).half()
+
+
+def _divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence in nats, a number for each token."""
+    expected, found = before.float(), after.float()
+    return (expected.exp() * (expected - found)).sum(dim=-1)
