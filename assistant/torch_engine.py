@@ -19,6 +19,7 @@ from egolive.assistant.profiles import Profile
 from egolive.assistant.tokenizer import Tokenizer
 from egolive.assistant.torch_decoder import TorchDecoder
 from egolive.assistant.torch_errors import as_engine_errors
+from egolive.assistant.torch_graphs import cuda_capture
 
 __all__ = ["TorchEngine", "TorchTower"]
 
@@ -52,6 +53,7 @@ class TorchEngine(LocalEngine[TorchTower, TorchDecoder]):
         preprocessor: Preprocessor,
         profile: Profile,
         info: EngineInfo,
+        graphs: bool = True,
     ) -> None:
         """Take over a model in evaluation mode, on its device.
 
@@ -61,11 +63,13 @@ class TorchEngine(LocalEngine[TorchTower, TorchDecoder]):
             preprocessor: Of the same checkpoint.
             profile: How it is asked and read.
             info: What to say about it.
+            graphs: On CUDA, decode by graphs; elsewhere there are none.
         """
+        capture = cuda_capture(model.device) if graphs and model.device.type == "cuda" else None
         config = model.config.text_config
         super().__init__(
             TorchTower(model),
-            TorchDecoder(model),
+            TorchDecoder(model, capture),
             tokenizer=tokenizer,
             preprocessor=preprocessor,
             profile=profile,
