@@ -38,7 +38,12 @@ _SPARE = 1.1
 
 
 def load_engine(
-    model: str = BUNDLED, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+    model: str = BUNDLED,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    graphs: bool = True,
 ) -> LocalEngine[VisionTower, Decoder]:
     """Load a Qwen2-VL checkpoint into the torch engine, or an engine folder into the backend it was made for.
 
@@ -51,6 +56,7 @@ def load_engine(
         dtype: "fp32" or "bf16"; "auto" is bf16 on a GPU, and fp32 on the CPU unless only bf16 fits its
             memory. An engine folder has its own.
         threads: CPU threads for torch and the backend in this process; None leaves them as they are.
+        graphs: Let the torch engine decode by CUDA graphs where it runs on CUDA.
 
     Raises:
         EngineError: The checkpoint or engine is not there, damaged, of another kind or version, or too large
@@ -65,19 +71,21 @@ def load_engine(
     if is_engine_folder(folder):
         if dtype != "auto":
             raise ConfigError(f"{folder} is an engine folder and has its own precision; leave --dtype away")
-        return _open_engine(folder, device, threads)
+        return _open_engine(folder, device, threads, graphs=graphs)
     place = _device(device)
     precision = _precision(dtype, place, inspect_checkpoint(folder))
     name = folder.resolve().name if Path(model).expanduser().is_dir() else model
-    return _torch_engine(folder, name, place, precision, _NAMES[precision])
+    return _torch_engine(folder, name, place, precision, _NAMES[precision], graphs=graphs)
 
 
-def _open_engine(folder: Path, device: str, threads: int | None) -> LocalEngine[VisionTower, Decoder]:
+def _open_engine(
+    folder: Path, device: str, threads: int | None, *, graphs: bool
+) -> LocalEngine[VisionTower, Decoder]:
     """An engine folder, once every file in it is what its card says."""
     card = read_engine_card(folder)
     verify_files(folder, card)
     if card.backend == "torch":
-        return _open_torch_engine(folder, card, device)
+        return _open_torch_engine(folder, card, device, graphs=graphs)
     if card.backend == "onnx":
         try:
             from egolive.assistant.onnx_engine import load_onnx_engine
@@ -91,18 +99,18 @@ def _open_engine(folder: Path, device: str, threads: int | None) -> LocalEngine[
     raise EngineError(f"{folder} is an engine for {card.backend}, which this egolive cannot run")
 
 
-def _open_torch_engine(folder: Path, card: EngineCard, device: str) -> TorchEngine:
+def _open_torch_engine(folder: Path, card: EngineCard, device: str, *, graphs: bool) -> TorchEngine:
     """Weights that bitsandbytes has quantised, as transformers loads them."""
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise EngineError(f"{folder} needs bitsandbytes: pip install 'egolive[quantize]'") from error
     inspect_checkpoint(folder)
-    return _torch_engine(folder, card.name, _device(device), None, card.precision["decoder"])
+    return _torch_engine(folder, card.name, _device(device), None, card.precision["decoder"], graphs=graphs)
 
 
 def _torch_engine(
-    folder: Path, name: str, device: torch.device, dtype: torch.dtype | None, precision: str
+    folder: Path, name: str, device: torch.device, dtype: torch.dtype | None, precision: str, *, graphs: bool
 ) -> TorchEngine:
     # What is read at once comes first: a mistake in it is told before the weights are loaded.
     profile = load_profile(folder)
@@ -119,7 +127,14 @@ def _torch_engine(
         profile=profile.name,
         weight_bytes=sum(parameter.nbytes for parameter in model.parameters()),
     )
-    return TorchEngine(model, tokenizer=tokenizer, preprocessor=preprocessor, profile=profile, info=info)
+    return TorchEngine(
+        model,
+        tokenizer=tokenizer,
+        preprocessor=preprocessor,
+        profile=profile,
+        info=info,
+        graphs=graphs,
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -31,6 +31,8 @@ class ModelOptions:
     """auto, fp32 or bf16; an engine folder has its own."""
     threads: int | None = None
     """CPU threads of the model."""
+    graphs: bool = True
+    """Decode by CUDA graphs where a torch model runs on CUDA."""
 
     def load(self) -> LocalEngine[VisionTower, Decoder]:
         """Load the model, telling so on a terminal.
@@ -43,7 +45,13 @@ class ModelOptions:
         from egolive.assistant.loading import load_engine
 
         with Console(stderr=True).status(f"loading {self.model}"):
-            return load_engine(self.model, device=self.device, dtype=self.dtype, threads=self.threads)
+            return load_engine(
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                threads=self.threads,
+                graphs=self.graphs,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
