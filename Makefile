@@ -6,7 +6,7 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: setup run test check format gpu lock nano clean
+.PHONY: setup run test check format gpu lock nano compare clean
 
 setup: .venv/.ready
 
@@ -43,6 +43,17 @@ gpu: # uses the Python at hand, where a GPU build of torch is
 # The bundled model from nothing, about an hour and a half on one core.
 nano: setup
 	$(BIN)/egolive train sft nano-sft
+
+# Every engine from nano, and what each gains and loses: make compare JSON=compare.json
+ENGINES ?= build/engines
+JSON ?= compare.json
+compare: setup
+	$(BIN)/egolive export nano --out $(ENGINES)/onnx-fp32
+	set -e; for to in int8 int4 awq-int4; do \
+	  $(BIN)/egolive quantize nano --to $$to --out $(ENGINES)/onnx-$$to; done
+	$(BIN)/egolive quantize nano --to nf4 --out $(ENGINES)/torch-nf4
+	$(BIN)/egolive quantize --compare nano $(addprefix $(ENGINES)/,onnx-fp32 onnx-int8 onnx-int4 onnx-awq-int4 torch-nf4) \
+	  --json $(JSON)
 
 lock: $(UV)
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \

@@ -81,7 +81,7 @@ def quantize(
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
-        windows: Windows that AWQ is shown (16), or about which `--compare` asks token by token (240).
+        windows: Windows that AWQ is shown (16), or about which `--compare` asks token by token (210).
         slices: Slices in a window that AWQ is shown.
         compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.
         episodes: Test episodes of the comparison.
@@ -103,7 +103,7 @@ def quantize(
         compare_engines(
             models,
             episodes=episodes,
-            windows=windows or 240,
+            windows=windows or 210,
             seed=seed,
             threads=threads,
             json_file=json_file,

@@ -16,7 +16,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from egolive.assistant import machine
 from egolive.assistant.engine_folder import EngineCard, hash_checkpoint, is_engine_folder, read_engine_card
@@ -24,13 +23,13 @@ from egolive.assistant.loading import load_engine
 from egolive.quantize.calibration import simulated_windows
 from egolive.quantize.card import record_loss
 from egolive.quantize.measure import folder_bytes, measure_apart
-from egolive.quantize.quality import Given, ask_episodes, loss, same_box, scores_of
+from egolive.quantize.quality import Given, agreement, ask_episodes, loss, same_box, scores_of
 from egolive.quantize.source import checkpoint_of
 from egolive.quantize.tokens import Spoken, compare_tokens, speak
 from egolive.streaming.errors import DataError
 from egolive.train.metrics import mean
 
-__all__ = ["compare"]
+__all__ = ["compare", "markdown"]
 
 WINDOWS_SEED = 1
 """Of the windows for tokens: others than those that AWQ was shown."""
@@ -100,7 +99,7 @@ def compare(
             card = read_engine_card(Path(model))
             told = {"reference": found[0]["name"], "processor": machine.processor().get("name")}
             record_loss(Path(model), card, told | {key: entry[key] for key in entry if key != "name"})
-    Console(stderr=True).print(_table(found))
+    sys.stderr.write(markdown(found) + "\n")
     text = json.dumps(whole)
     if json_file is not None:
         json_file.write_text(text + "\n", encoding="utf-8")
@@ -150,10 +149,8 @@ def _quality(first: Sequence[Given], answers: Sequence[Given]) -> dict[str, Any]
         middle, low, high = loss(first, answers, kind)  # type: ignore[arg-type]
         figures[f"{name}_loss"] = round(middle, 4)
         figures[f"{name}_loss_ci"] = [round(low, 4), round(high, 4)]
-    same = [
-        one.text == other.text and one.box == other.box for one, other in zip(first, answers, strict=True)
-    ]
-    return figures | {"agreement": round(mean(same), 4), "box_iou": round(same_box(first, answers), 4)}
+    close = {"agreement": agreement(first, answers), "box_iou": same_box(first, answers)}
+    return figures | {name: round(value, 4) for name, value in close.items()}
 
 
 def _tokens(first: Sequence[Spoken], said: Sequence[Spoken]) -> dict[str, Any]:
@@ -161,15 +158,15 @@ def _tokens(first: Sequence[Spoken], said: Sequence[Spoken]) -> dict[str, Any]:
     return figures | {"kl": float(f"{figures['kl']:.3g}")}
 
 
-def _table(engines: Sequence[dict[str, Any]]) -> Table:
-    table = Table(*_COLUMNS.values(), title=f"Engines against {engines[0]['name']}")
-    for entry in engines:
-        table.add_row(*(_shown(entry[key]) for key in _COLUMNS))
-    return table
+def markdown(engines: Sequence[dict[str, Any]]) -> str:
+    """The figures as a table."""
+    rows = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS)]
+    rows += [[_shown(entry[key]) for key in _COLUMNS] for entry in engines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _draw(engines: Sequence[dict[str, Any]], path: Path) -> None:

@@ -23,7 +23,7 @@ from egolive.train.metrics import mean, same_text
 from egolive.train.questions import Asked, window_questions
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode
 
-__all__ = ["Given", "ask_episodes", "loss", "same_box", "scores_of"]
+__all__ = ["Given", "agreement", "ask_episodes", "loss", "same_box", "scores_of"]
 
 Kind = Literal["box", "absent", "intent", "next", "when"]
 _HOP = 2
@@ -76,6 +76,12 @@ def scores_of(given: Sequence[Given], kind: Kind) -> list[float]:
     return [one.score for one in given if one.kind == kind]
 
 
+def agreement(before: Sequence[Given], after: Sequence[Given]) -> float:
+    """Share of the questions that both engines answer with the same words and the same box."""
+    pairs = zip(before, after, strict=True)
+    return mean([one.text == other.text and _corners(one) == _corners(other) for one, other in pairs])
+
+
 def loss(before: Sequence[Given], after: Sequence[Given], kind: Kind) -> tuple[float, float, float]:
     """Mean loss from one engine to another on the same questions, and its 95 % interval.
 
@@ -102,6 +108,11 @@ def same_box(before: Sequence[Given], after: Sequence[Given]) -> float:
     """Mean overlap of two engines' boxes, 0 where one of them gives none, over what either of them gives."""
     pairs = [(one.box, other.box) for one, other in zip(before, after, strict=True) if one.box or other.box]
     return mean([one.iou(other) if one is not None and other is not None else 0.0 for one, other in pairs])
+
+
+def _corners(given: Given) -> list[float]:
+    """Of the box, without its score, which differs in the last digits."""
+    return list(given.box) if given.box else []
 
 
 def _windows(plan: Plan, slices: int) -> Iterator[tuple[Window, FrameTruth]]:

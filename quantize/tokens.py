@@ -24,6 +24,7 @@ from egolive.streaming.frames import Window
 __all__ = ["Spoken", "compare_tokens", "speak"]
 
 _QUESTIONS = (Question("intent"), Question("ground", "left hand"), Question("ground", "right hand"))
+"""Asked in turn, one of each window."""
 _MOST = 48
 """Tokens of an answer."""
 _TIE = 1e-3
@@ -34,7 +35,6 @@ _TIE = 1e-3
 class Spoken:
     """One greedy answer."""
 
-    prompt: Prompt
     tokens: tuple[int, ...]
     margins: tuple[float, ...]
     """By how much each token was likelier than the next, as logarithms."""
@@ -50,21 +50,21 @@ def speak(
     """Let an engine answer, and read the probabilities along an answer.
 
     Args:
-        engine: Answers greedily, each question by itself.
+        engine: Answers greedily.
         windows: What is asked about.
         along: The answers along which probabilities are read; its own without them.
     """
     spoken: list[Spoken] = []
     with engine.session() as session:
-        for window in windows:
-            for question in _QUESTIONS:
-                vision = vision_for(question, window, engine.profile)
-                prompt = build_prompt(engine.profile, question, [vision], window=window)
-                deltas = list(session.ask([Request(prompt, max_tokens=_MOST)]))
-                tokens = tuple(delta.token for delta in deltas)
-                followed = along[len(spoken)].tokens if along is not None else tokens
-                margins = tuple(delta.margin for delta in deltas)
-                spoken.append(Spoken(prompt, tokens, margins, _logprobs(engine, prompt, followed)))
+        for number, window in enumerate(windows):
+            question = _QUESTIONS[number % len(_QUESTIONS)]
+            vision = vision_for(question, window, engine.profile)
+            prompt = build_prompt(engine.profile, question, [vision], window=window)
+            deltas = list(session.ask([Request(prompt, max_tokens=_MOST)]))
+            tokens = tuple(delta.token for delta in deltas)
+            followed = along[number].tokens if along is not None else tokens
+            margins = tuple(delta.margin for delta in deltas)
+            spoken.append(Spoken(tokens, margins, _logprobs(engine, prompt, followed)))
             # Windows of different episodes may carry the same numbers.
             session.forget()
     return spoken
