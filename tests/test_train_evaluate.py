@@ -13,18 +13,16 @@ from egolive.assistant.answers import Answer, Question
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Interval, Window
+from egolive.train.episode_scores import Scores, report
 from egolive.train.evaluate import (
     PICTURES,
-    Scores,
     ask_episode,
     bag_of,
     evaluate,
     grounding_truth,
-    markdown,
     render_window,
-    report,
-    table,
 )
+from egolive.train.figures import markdown, table
 from egolive.train.simulator.episode import FrameTruth, plan_episode
 
 TEA, CAR = frozenset({"mug", "kettle"}), frozenset({"hammer"})

@@ -1,49 +1,41 @@
-"""`egolive evaluate`: how good a model is on held-out episodes, asked through the real engine and parser.
+"""`egolive evaluate`: how good a model is, asked through the real engine and parser.
 
-    egolive evaluate --data sim:test --model nano --episodes 200
-
-Each figure stands beside its chance level and its 95 % interval. Windows that do not decide an answer (a
-goal that two scripts still share, a next step that may go either way) are not asked about.
+Of simulated episodes here, of files of rows in `evaluate_rows`. Each figure stands beside its chance level
+and its 95 % interval. Windows that do not decide an answer (a goal that two scripts still share, a next step
+that may go either way) are not asked about.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from egolive.assistant import machine
-from egolive.assistant.answers import Answer, Question
+from egolive.assistant.answers import Question
+from egolive.assistant.engine import Engine
 from egolive.assistant.loading import load_engine
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import ConfigError
-from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
+from egolive.streaming.frames import Box, Frame, Image, Slice, Window
 from egolive.train.card import add_measurements
-from egolive.train.metrics import (
-    bag_of_objects_accuracy,
-    balanced_accuracy,
-    best_constant_box,
-    best_constant_interval,
-    bootstrap,
-    majority_share,
-    mean,
-    same_text,
-)
+from egolive.train.compare import compare_records, comparison_table
+from egolive.train.episode_scores import Scores, record, report
+from egolive.train.evaluate_rows import FileOptions, evaluate_file, read_records
+from egolive.train.figures import Figures, markdown, table
 from egolive.train.questions import HANDS, window_questions
+from egolive.train.row_media import Sampling
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
 
-__all__ = ["Scores", "evaluate", "report"]
+__all__ = ["FPS", "ask_episode", "evaluate", "render_window"]
 
 FPS = 2.0
 """Sampled frames a second, as live."""
@@ -55,24 +47,6 @@ WINDOWS = 3
 BAG_EVERY = 4
 """Every so many-th frame of a window is looked at for its bag of visible objects."""
 
-Figures = dict[str, float | list[float | None] | int | None]
-"""Measures by name; None where nothing was asked."""
-
-
-@dataclass(slots=True)
-class Scores:
-    """What was asked and answered, by kind of question."""
-
-    hands: list[tuple[Box | None, Answer]] = field(default_factory=list)
-    objects: list[tuple[Box | None, Answer]] = field(default_factory=list)
-    intents: list[tuple[str, str]] = field(default_factory=list)
-    """(truth, said) pairs; likewise below."""
-    bags: list[tuple[frozenset[str], str]] = field(default_factory=list)
-    """Things visible in the windows asked about their intent, and the goal."""
-    nexts: list[tuple[str, str]] = field(default_factory=list)
-    whens: list[tuple[Interval, Answer, Interval]] = field(default_factory=list)
-    """(truth, answer, window)."""
-
 
 def evaluate(
     *,
@@ -81,58 +55,117 @@ def evaluate(
     episodes: int = 200,
     slices: int = 8,
     seed: int = 0,
+    media: Path | None = None,
+    limit: int | None = None,
+    think: bool = False,
+    grammar: bool = True,
+    fps: float = 1.0,
+    max_frames: int = 32,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     samples: Path | None = None,
     card: Path | None = None,
+    compare: tuple[Path, Path] | None = None,
 ) -> None:
-    """Measure a model on held-out episodes; prints a table, then one JSON line.
+    """Measure a model on held-out episodes or a file of questions; prints a table, then one JSON line.
 
     Args:
-        data: "sim:test" or "sim:train", episodes of the simulator.
-        model: "nano", a checkpoint folder, or a hub id.
-        episodes: how many.
-        slices: slices in a window.
-        seed: of the simulator.
+        data: "sim:test" or "sim:train", episodes of the simulator; or a file of rows: boxes, intervals,
+            multiple choice or yes-no questions in their published forms, "name.json%10" for a part of one.
+        model: "nano", a checkpoint or engine folder, or a hub id.
+        episodes: how many, of the simulator.
+        slices: slices in a window of the simulator.
+        seed: of the simulator, and of what is drawn from a file.
+        media: folder that the paths in a file start from; the file's own without it.
+        limit: ask about so many rows of a file at most, drawn by the seed.
+        think: ask for reasoning, where the model knows how; files only.
+        grammar: hold boxes and intervals to their form, as live.
+        fps: frames a second of the videos of a file.
+        max_frames: frames of a video of a file, at most.
         device: auto, cpu or cuda.
         dtype: auto, float32 or bfloat16.
         threads: CPU threads.
         json_file: also write the JSON object here.
-        samples: also write each question and answer here, one JSON line each.
+        samples: also write each question and answer here, one JSON line each; on a file, a run that was
+            interrupted goes on where this ends.
         card: also put the table into the card (README.md) of this model folder.
+        compare: two files written by --samples; tells what the second is better at, and asks no model.
     """
-    split = data.removeprefix("sim:")
-    if not data.startswith("sim:") or split not in ("train", "test"):
-        raise ConfigError(f"data {data!r} is not known: use sim:test or sim:train")
-    if episodes < 1 or slices < 1:
-        raise ConfigError("at least one episode and one slice are needed")
     for path in (json_file, samples):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
-    scores = Scores()
-    lines: list[dict[str, object]] = []
+    if compare is not None:
+        compared = compare_records(*(read_records(path) for path in compare))
+        names = (compare[0].name, compare[1].name)
+        Console(stderr=True).print(comparison_table(compared, names))
+        tell(
+            {"compare": [str(path) for path in compare], "measures": compared, **machine.gather()}, json_file
+        )
+        return
+    simulated = data in ("sim:test", "sim:train")
+    if not simulated and (data.startswith("sim:") or not Path(data.rpartition("%")[0] or data).is_file()):
+        raise ConfigError(f"data {data!r} is not known: use sim:test, sim:train or a file of rows")
+    if episodes < 1 or slices < 1 or (limit is not None and limit < 1):
+        raise ConfigError("at least one episode, one slice and one row are needed")
+    found: dict[str, object] = {"data": data, "model": model}
     with (
         closing(load_engine(model, device=device, dtype=dtype, threads=threads)) as engine,
-        Assistant(engine) as assistant,
         Progress(console=Console(stderr=True)) as progress,
     ):
+        if simulated:
+            found["episodes"] = episodes
+            figures = ask_simulator(
+                engine, data.removeprefix("sim:"), episodes, slices, seed, samples, progress
+            )
+        else:
+            asked = FileOptions(
+                data=data,
+                media=media or Path(data).parent,
+                limit=limit,
+                think=think,
+                grammar=grammar,
+                frames=Sampling(fps=fps, max_frames=max_frames, min_frames=min(4, max_frames)),
+                seed=seed,
+            )
+            figures, left_out = evaluate_file(engine, asked, model, samples, progress)
+            found["left_out"] = left_out
+    Console(stderr=True).print(table(figures, data))
+    tell({**found, **figures, **machine.gather()}, json_file)
+    if card:
+        command = f"egolive evaluate --data {data} --episodes {episodes} --seed {seed}"
+        add_measurements(card, markdown(figures), command, str(machine.processor().get("name", "a CPU")))
+
+
+def tell(found: dict[str, object], json_file: Path | None) -> None:
+    """Print the JSON line, and write it where it is wanted."""
+    line = json.dumps(found) + "\n"
+    if json_file:
+        json_file.write_text(line)
+    sys.stdout.write(line)
+
+
+def ask_simulator(
+    engine: Engine,
+    split: str,
+    episodes: int,
+    slices: int,
+    seed: int,
+    samples: Path | None,
+    progress: Progress,
+) -> Figures:
+    """Ask about episodes of the simulator, and write each answer to `samples`."""
+    scores = Scores()
+    lines: list[dict[str, object]] = []
+    with Assistant(engine) as assistant:
         task = progress.add_task("episodes", total=episodes)
         for index in range(episodes):
             lines += ask_episode(assistant, index, split, seed, slices, scores)
             progress.advance(task)
-    figures = report(scores, training_bags(seed, slices))
-    found = {"data": data, "model": model, "episodes": episodes, **figures, **machine.gather()}
-    Console(stderr=True).print(table(figures))
     if samples:
         samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if json_file:
-        json_file.write_text(json.dumps(found) + "\n")
-    sys.stdout.write(json.dumps(found) + "\n")
-    if card:
-        command = f"egolive evaluate --data {data} --episodes {episodes} --seed {seed}"
-        add_measurements(card, markdown(figures), command, str(machine.processor().get("name", "a CPU")))
+    return report(scores, training_bags(seed, slices))
 
 
 def ask_episode(
@@ -213,86 +246,3 @@ def training_bags(seed: int, slices: int, episodes: int = 300) -> list[tuple[fro
         times = [start + number / FPS for number in range(0, 2 * slices, BAG_EVERY)]
         bags.append((bag_of([render_at(plan, time)[1] for time in times]), plan.goal))
     return bags
-
-
-def record(episode: int, time: float, question: Question, truth: object, answer: Answer) -> dict[str, object]:
-    """One question, its truth and what was said, as plain values."""
-    said: dict[str, object] = {"text": answer.text, "absent": answer.absent, "status": answer.status}
-    said["boxes"] = [list(box) for box in answer.boxes]
-    said["intervals"] = [[i.start, i.end] for i in answer.intervals]
-    asked = {"task": question.task, "phrase": question.phrase}
-    return {"episode": episode, "time": round(time, 3), **asked, "truth": truth, "said": said}
-
-
-def report(scores: Scores, train_bags: Sequence[tuple[frozenset[str], str]]) -> Figures:
-    """All figures, under the names that other programs read."""
-    figures: Figures = {}
-
-    def add(name: str, values: Sequence[float] | Sequence[bool], chance: float) -> None:
-        figures[name] = rounded(mean(values))
-        figures[f"{name}_ci"] = [rounded(edge) for edge in bootstrap(values)]
-        figures[f"{name}_chance"] = rounded(chance)
-        figures[f"{name}_n"] = len(values)
-
-    for name, pairs in (("hand", scores.hands), ("object", scores.objects)):
-        there = [(box, answer) for box, answer in pairs if box is not None]
-        overlaps = [max((box.iou(b) for b in answer.boxes[:1]), default=0.0) for box, answer in there]
-        add(f"{name}_miou", overlaps, best_constant_box([box for box, _ in there]))
-        absent = [box is None for box, _ in pairs]
-        # An answer that cannot be read is wrong either way.
-        said = [answer.absent if box is None else not answer.boxes for box, answer in pairs]
-        figures[f"{name}_absent_acc"] = rounded(balanced_accuracy(absent, said))
-        figures[f"{name}_absent_acc_chance"] = 0.5
-        figures[f"{name}_absent_acc_n"] = len(pairs)
-    add(
-        "intent_acc",
-        [same_text(s, t) for t, s in scores.intents],
-        majority_share([t for t, _ in scores.intents]),
-    )
-    figures["intent_acc_bag_of_objects"] = rounded(bag_of_objects_accuracy(train_bags, scores.bags))
-    add("next_acc", [same_text(s, t) for t, s in scores.nexts], majority_share([t for t, _ in scores.nexts]))
-    overlaps = [max((truth.iou(i) for i in a.intervals[:1]), default=0.0) for truth, a, _ in scores.whens]
-    chance = best_constant_interval([truth.shift(-window.start) for truth, _, window in scores.whens])
-    add("interval_miou", overlaps, chance)
-    add("interval_r1_iou50", [value >= 0.5 for value in overlaps], float("nan"))
-    figures.pop("interval_r1_iou50_chance")
-    kinds = (scores.hands, scores.objects, scores.intents, scores.nexts, scores.whens)
-    figures["n"] = sum(len(kind) for kind in kinds)
-    return figures
-
-
-def rounded(value: float) -> float | None:
-    """Four decimals, or None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else round(value, 4)
-
-
-COLUMNS = ("measure", "value", "95 % interval", "chance", "questions")
-
-
-def table(figures: Figures) -> Table:
-    """The figures for people."""
-    drawn = Table(*COLUMNS, title="Held-out simulated episodes")
-    for row in rows(figures):
-        drawn.add_row(*row)
-    return drawn
-
-
-def markdown(figures: Figures) -> str:
-    """The figures for a card."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows(figures)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
-    """One row a measure, as text."""
-    names = [n for n in figures if not n.endswith(("_ci", "_chance", "_n")) and n != "n"]
-    for name in names:
-        edges = figures.get(f"{name}_ci")
-        interval = " to ".join(shown(edge) for edge in edges) if isinstance(edges, list) else ""
-        chance, asked = shown(figures.get(f"{name}_chance")), figures.get(f"{name}_n", "")
-        yield name, shown(figures[name]), interval, chance, str(asked)
-
-
-def shown(value: object) -> str:
-    """Three decimals; nothing where nothing was measured."""
-    return f"{value:.3f}" if isinstance(value, int | float) else ""
