@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from transformers import GenerationConfig, Qwen2VLForConditionalGeneration
@@ -20,14 +22,28 @@ from egolive.assistant.answers import Question
 from egolive.assistant.positions import get_rope_index
 from egolive.assistant.prompts import build_prompt
 from egolive.streaming.errors import ConfigError
-from egolive.streaming.frames import Interval
+from egolive.streaming.frames import Box, Interval
 from egolive.train import grpo
 from egolive.train.finish import finish
 from egolive.train.grpo import GrpoTrainer, trainer_for
 from egolive.train.loop import last_checkpoint
 from egolive.train.processor import Seen, WindowProcessor
-from egolive.train.samples import Samples, trl_dataset
-from egolive.train.trainer_recipe import GrpoRecipe, Lora, Rates, load_trainer_recipe
+from egolive.train.rewards import trl_rewards
+from egolive.train.row_files import mix_rows
+from egolive.train.row_media import Sampling
+from egolive.train.row_samples import RowSamples, only_questions
+from egolive.train.rows import Tally
+from egolive.train.samples import Samples, SimulatedSamples, trl_dataset
+from egolive.train.simdata import load_simulated
+from egolive.train.simulator.write import simulate
+from egolive.train.trainer_recipe import (
+    CheckpointRecipe,
+    GrpoRecipe,
+    Lora,
+    Rates,
+    SimulatorShares,
+    load_trainer_recipe,
+)
 from egolive.train.trainers import load_for_training
 
 pytestmark = pytest.mark.slow
@@ -328,3 +344,79 @@ def test_a_step_that_cannot_be_cut_over_the_devices_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError, match="on each of 3 devices"):
         trainer_of(grpo_recipe(checkpoint, tmp_path))
+
+
+def test_the_recipes_for_egothinker_are_whole() -> None:
+    tuned = load_trainer_recipe("egothinker-grpo", GrpoRecipe)
+    assert (tuned.generations, tuned.beta, tuned.loss, tuned.rates.text) == (8, 0.04, "grpo", 1e-6)
+    learned = load_trainer_recipe("egothinker-sft", CheckpointRecipe)
+    assert learned.rates == Rates(text=4e-5, merger=1e-4, tower=4e-5)
+    small = load_trainer_recipe("nano-grpo", GrpoRecipe)
+    assert small.simulator is not None
+    # One batch of completions is one pass.
+    assert small.per_device == small.prompts * small.generations
+
+
+def test_rows_become_samples_and_a_broken_one_earns_every_copy_the_same(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    values = [{"path": f"{n}.png", "object": "mug", "box": [10, 10, 40, 50]} for n in range(2)]
+    values += [{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    tally = Tally()
+    mix = only_questions(mix_rows([tmp_path / "rows.jsonl"], shuffle=False), tally)
+    assert sum(tally.broken.values()) == 1
+    samples = RowSamples(mix, tmp_path, PROFILE, Sampling(), count=4, think=True)
+    good, broken = samples[2], samples[3]
+    assert good.box == Box(10, 10, 40, 50)
+    assert good.source_size == (84, 56)
+    assert good.seen is not None
+    assert np.array_equal(good.seen.vision().frames[0], noise)
+    assert broken.seen is None
+    assert sum(samples.tally.broken.values()) == 1
+    row = trl_dataset(samples, PROFILE)[3]
+    columns = {name: [value] * 2 for name, value in row.items()}
+    for reward in trl_rewards(PROFILE):
+        first, second = reward(["(1,2),(3,4)", "none"], **columns)
+        assert first == second
+
+
+def test_vllm_gets_plain_pictures_and_no_windows(checkpoint: Path) -> None:
+    row = trl_dataset([picture_sample(0)], PROFILE, plain=True)[0]
+    picture = row["prompt"][0]["content"][0]["image"]
+    assert picture.size == (84, 56)
+    processor = WindowProcessor(checkpoint, PROFILE)
+    made = [
+        processor.apply_chat_template([one["prompt"]], tokenize=True)
+        for one in (row, trl_dataset([picture_sample(0)], PROFILE)[0])
+    ]
+    assert made[0]["input_ids"] == made[1]["input_ids"]
+    assert torch.equal(made[0]["pixel_values"], made[1]["pixel_values"])
+    with pytest.raises(ConfigError, match="no windows"):
+        trl_dataset([window_sample(0)], PROFILE, plain=True)[0]
+
+
+def test_simulated_samples_are_what_their_numbers_say_and_of_one_kind_a_step(tmp_path: Path) -> None:
+    simulate(tmp_path, episodes=3, fps=2.0, size=(112, 64), workers=1)
+    data = load_simulated(tmp_path, height=56, width=84, workers=1)
+    shares = SimulatorShares(episodes=3, boxes=0.5, slices=2)
+
+    def samples() -> SimulatedSamples:
+        return SimulatedSamples(data, PROFILE, count=40, prompts=4, shares=shares, think=True, seed=1)
+
+    found, again = samples(), samples()
+    for number in range(40):
+        assert found[number].question == again[number].question
+        assert (found[number].box, found[number].interval) == (again[number].box, again[number].interval)
+    kinds = [{found[4 * step + place].question.task for place in range(4)} for step in range(10)]
+    assert {"ground"} in kinds
+    assert {"when"} in kinds
+    assert all(len(kind) == 1 for kind in kinds)
+    windows = [found[number] for number in range(40) if found[number].question.task == "when"]
+    for sample in windows:
+        assert sample.seen is not None
+        assert len(sample.seen.vision().frames) == 4
+        assert sample.interval is None or 0 <= sample.interval.start < sample.interval.end <= sample.duration
+    # Nano never learned to reason.
+    assert not any(found[number].question.think for number in range(40))

@@ -12,7 +12,7 @@ from egolive.streaming.errors import ConfigError
 from egolive.train import recipe as module
 from egolive.train.recipe import Phase, load_recipe, read_recipe
 
-BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*.yaml"))
+BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*-*.yaml"))
 
 
 def values() -> dict[str, Any]:

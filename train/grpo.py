@@ -1,7 +1,7 @@
 """`egolive train grpo RECIPE`: grounding by GRPO with IoU rewards, on TRL's own trainer.
 
     egolive train grpo nano-grpo
-    accelerate launch --config_file CONFIG -m egolive.assistant.cli train grpo egothinker-grpo
+    accelerate launch --config_file CONFIG "$(which egolive)" train grpo egothinker-grpo
 
 The defaults are EgoThinker's settings. An interrupted run goes on where it stopped. The finished model, its
 log, its plots and its card end up in the recipe's output folder.
@@ -9,6 +9,7 @@ log, its plots and its card end up in the recipe's output folder.
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from typing import Any
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from egolive.streaming.errors import ConfigError
+from egolive.streaming.errors import DataError
 from egolive.train.finish import finish
 from egolive.train.loop import last_checkpoint
 from egolive.train.rewards import trl_rewards
+from egolive.train.row_files import mix_rows
+from egolive.train.row_media import Sampling
+from egolive.train.row_samples import RowSamples, only_questions
+from egolive.train.rows import Tally
 from egolive.train.samples import Samples, SimulatedSamples, trl_dataset
 from egolive.train.shared_pictures import encode_copies_once
 from egolive.train.simdata import load_simulated
@@ -35,6 +40,8 @@ from egolive.train.trainers import (
 )
 
 __all__ = ["GrpoTrainer", "grpo", "run_grpo", "sampling_values", "trainer_for"]
+
+log = logging.getLogger(__name__)
 
 
 def grpo(
@@ -68,7 +75,7 @@ def samples_for(recipe: GrpoRecipe, loaded: Loaded) -> Samples:
     """The prompts of all steps, in their order."""
     count = recipe.steps * recipe.prompts
     if recipe.simulator is None or recipe.data is None:
-        raise ConfigError("GRPO on rows is not there yet: give simulator")
+        return row_samples(recipe, loaded, count)
     shares = recipe.simulator
     height, width = loaded.profile.picture or (252, 448)
     simulate(recipe.data, episodes=shares.episodes, split="train", seed=recipe.seed, fps=2.0)
@@ -79,11 +86,25 @@ def samples_for(recipe: GrpoRecipe, loaded: Loaded) -> Samples:
         loaded.profile,
         count=count,
         prompts=recipe.prompts,
-        boxes=shares.boxes,
-        slices=shares.slices,
+        shares=shares,
         think=recipe.think,
         seed=recipe.seed,
     )
+
+
+def row_samples(recipe: GrpoRecipe, loaded: Loaded, count: int) -> RowSamples:
+    """The rows of the recipe's files that ask for a box or an interval.
+
+    Raises:
+        DataError: there is none.
+    """
+    tally = Tally()
+    mix = only_questions(mix_rows(recipe.rows, seed=recipe.seed).checked(tally, media=recipe.media), tally)
+    log.info("%s", tally)
+    if not len(mix):
+        raise DataError(f"none of the rows can be used: {tally}")
+    sampling = Sampling(fps=recipe.fps, max_frames=recipe.frames)
+    return RowSamples(mix, recipe.media, loaded.profile, sampling, count=count, think=recipe.think)
 
 
 class GrpoTrainer(PartTrainer, GRPOTrainer):  # type: ignore[misc]  # trl is untyped
@@ -94,10 +115,8 @@ def trainer_for(recipe: GrpoRecipe, loaded: Loaded, samples: Samples, out: Path)
     """TRL's trainer for a recipe; every copy of a picture is encoded once.
 
     Raises:
-        ConfigError: a step that cannot be cut evenly over the devices, or windows with vLLM.
+        ConfigError: a step that cannot be cut evenly over the devices.
     """
-    if recipe.vllm and (recipe.simulator is None or recipe.simulator.boxes < 1):
-        raise ConfigError("vLLM takes no windows from TRL: leave vllm out, or train on pictures alone")
     rows = recipe.prompts * recipe.generations
     settings = GRPOConfig(
         **common_arguments(recipe, out),
@@ -125,7 +144,7 @@ def trainer_for(recipe: GrpoRecipe, loaded: Loaded, samples: Samples, out: Path)
         model=loaded.model,
         reward_funcs=trl_rewards(loaded.profile, shaped=recipe.shaped),
         args=settings,
-        train_dataset=trl_dataset(samples, loaded.profile),
+        train_dataset=trl_dataset(samples, loaded.profile, plain=recipe.vllm),
         processing_class=loaded.processor,
         peft_config=lora_config(recipe),
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, Qwen2TokenizerFast
@@ -41,9 +42,15 @@ class Seen:
     processes only the way to read it travels.
     """
 
-    def __init__(self, load: Callable[[], Vision]) -> None:
-        """Take the way to the pictures; a module-level function or a partial of one can be sent."""
+    def __init__(self, load: Callable[[], Vision], vision: Vision | None = None) -> None:
+        """Take the way to the pictures.
+
+        Args:
+            load: a module-level function or a partial of one, so that it can be sent.
+            vision: what it gives, where that is at hand already.
+        """
         self.load = load
+        self._vision = vision
         self._patches: tuple[Tensor, tuple[int, int, int]] | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> Seen:
@@ -52,10 +59,14 @@ class Seen:
     def __reduce__(self) -> tuple[type[Seen], tuple[Callable[[], Vision]]]:
         return Seen, (self.load,)
 
+    def vision(self) -> Vision:
+        """The pictures themselves."""
+        return self._vision or self.load()
+
     def patches(self, preprocessor: Preprocessor) -> tuple[Tensor, tuple[int, int, int]]:
         """Patches (n, 1176) float32, slice after slice, and their grid (slices, rows, columns)."""
         if self._patches is None:
-            vision = self.load()
+            vision = self.vision()
             pairs = [vision.frames]
             if vision.kind == "video":
                 pairs = [vision.frames[place : place + 2] for place in range(0, len(vision.frames), 2)]
@@ -63,7 +74,12 @@ class Seen:
             _, rows, columns = made[0][1]
             values = np.concatenate([patches for patches, _ in made])
             self._patches = torch.from_numpy(values), (len(made), rows, columns)
+            self._vision = None
         return self._patches
+
+
+Picture = Seen | PIL.Image.Image
+"""vLLM takes plain pictures alone."""
 
 
 class WindowProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers is untyped
@@ -102,7 +118,7 @@ class WindowProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers is 
 
     def __call__(
         self,
-        images: Sequence[Sequence[Seen] | None] | None = None,
+        images: Sequence[Sequence[Picture] | None] | None = None,
         text: Sequence[str] | None = None,
         *,
         padding: bool = False,
@@ -126,7 +142,7 @@ class WindowProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers is 
         """
         texts = list(text or [])
         shown = [list(group or []) for group in (images if images is not None else [None] * len(texts))]
-        made = [[one.patches(self.preprocessor) for one in group] for group in shown]
+        made = [[_seen(one).patches(self.preprocessor) for one in group] for group in shown]
         rows = [
             self._ids(words, [grid for _, grid in group]) for words, group in zip(texts, made, strict=True)
         ]
@@ -220,7 +236,15 @@ def _content(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
-def _images(chat: Messages) -> list[Seen]:
+def _seen(picture: Picture) -> Seen:
+    """A picture that has its size already, as one that is seen."""
+    if isinstance(picture, Seen):
+        return picture
+    image = np.asarray(picture.convert("RGB"))
+    return Seen(lambda: Vision((image,), *image.shape[:2]))
+
+
+def _images(chat: Messages) -> list[Picture]:
     return [part["image"] for message in chat for part in _content(message) if part["type"] == "image"]
 
 

@@ -84,7 +84,7 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
         bundled = Path(str(files("egolive.train") / "recipes"))
         path = bundled / (name if name.endswith(".yaml") else f"{name}.yaml")
         if not path.is_file():
-            known = ", ".join(sorted(p.name for p in bundled.glob("*.yaml")))
+            known = ", ".join(sorted(p.name for p in bundled.glob("*-*.yaml")))
             raise ConfigError(f"no recipe {name!r}: give a YAML file, or one of {known}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))

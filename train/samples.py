@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import PIL.Image
 from datasets import Dataset
 
 from egolive.assistant.answers import Question
@@ -20,12 +21,13 @@ from egolive.assistant.coordinates import Size
 from egolive.assistant.engine import Vision
 from egolive.assistant.profiles import Profile
 from egolive.assistant.prompts import make_vision, question_text
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Box, Interval
 from egolive.train.processor import Seen
-from egolive.train.questions import Asked, absent_when, picture_questions, window_questions
+from egolive.train.questions import HANDS, Asked, absent_when, picture_questions, window_questions
 from egolive.train.simdata import Clip, SimulatedData
 from egolive.train.tower import STEPS
+from egolive.train.trainer_recipe import SimulatorShares
 
 __all__ = ["Sample", "Samples", "SimulatedSamples", "trl_dataset"]
 
@@ -64,8 +66,7 @@ class SimulatedSamples:
         *,
         count: int,
         prompts: int,
-        boxes: float,
-        slices: int,
+        shares: SimulatorShares,
         think: bool,
         seed: int,
     ) -> None:
@@ -76,8 +77,7 @@ class SimulatedSamples:
             profile: of the model that is asked.
             count: samples in all.
             prompts: samples in a step.
-            boxes: share of the steps that ask for boxes.
-            slices: slices in a window.
+            shares: what is asked, and how often.
             think: ask for reasoning, where the profile knows how.
             seed: of what is drawn.
         """
@@ -85,8 +85,7 @@ class SimulatedSamples:
         self.profile = profile
         self.count = count
         self.prompts = prompts
-        self.boxes = boxes
-        self.slices = slices
+        self.shares = shares
         self.think = think and profile.think_prompts is not None
         self.seed = seed
 
@@ -96,30 +95,36 @@ class SimulatedSamples:
     def __getitem__(self, number: int) -> Sample:
         step = random.Random(f"step {self.seed} {number // self.prompts}")
         rng = random.Random(f"sample {self.seed} {number}")
-        if step.random() < self.boxes:
+        if step.random() < self.shares.boxes:
             return self._picture(rng)
         for _ in range(100):
             found = self._window(rng)
             if found is not None:
                 return found
         raise DataError(
-            f"hardly any episode has a window of {self.slices} slices to ask about: simulate longer ones"
+            f"hardly any episode has a window of {self.shares.slices} slices to ask about: "
+            "simulate longer ones"
         )
 
     def _picture(self, rng: random.Random) -> Sample:
         clip = rng.choice(self.data.clips)
         frame = rng.randrange(len(clip.truths))
-        asked = rng.choice(picture_questions(clip.truths[frame], rng))
+        questions = picture_questions(clip.truths[frame], rng)
+        absent, live = rng.random() < self.shares.absent, rng.random() < self.shares.live
+        # Where a picture has none of the wanted sort, any other will do.
+        questions = [one for one in questions if one.absent == absent] or questions
+        questions = [one for one in questions if one.question.phrase.endswith(HANDS) == live] or questions
+        asked = rng.choice(questions)
         seen = Seen(partial(_vision, clip.path, frame, 1, self.profile))
         return Sample(self._question(asked), seen, _size(clip), box=asked.box)
 
     def _window(self, rng: random.Random) -> Sample | None:
         clip = rng.choice(self.data.clips)
-        spare = len(clip.truths) // 2 - self.slices
+        spare = len(clip.truths) // 2 - self.shares.slices
         if spare < 0:
             return None
         first = 2 * rng.randint(0, spare)
-        start, end = clip.truths[first].time, clip.truths[first + 2 * self.slices - 1].time
+        start, end = clip.truths[first].time, clip.truths[first + 2 * self.shares.slices - 1].time
         asked = [
             one
             for one in window_questions(clip.episode, start, end, rng)
@@ -130,7 +135,7 @@ class SimulatedSamples:
         if not asked:
             return None
         one = rng.choice(asked)
-        seen = Seen(partial(_vision, clip.path, first, 2 * self.slices, self.profile))
+        seen = Seen(partial(_vision, clip.path, first, 2 * self.shares.slices, self.profile))
         interval = one.interval.shift(-start) if one.interval else None
         return Sample(self._question(one), seen, _size(clip), interval=interval, duration=end - start)
 
@@ -138,25 +143,33 @@ class SimulatedSamples:
         return Question(asked.question.task, asked.question.phrase, self.think)
 
 
-def trl_dataset(samples: Samples, profile: Profile) -> Dataset:
+def trl_dataset(samples: Samples, profile: Profile, *, plain: bool = False) -> Dataset:
     """The samples in the columns that TRL and `egolive.train.rewards` read, made as they are asked for.
 
     All copies of a sample in one batch share its pictures.
+
+    Args:
+        samples: in the order in which they are trained on.
+        profile: of the model that is asked.
+        plain: pictures of Pillow's, at the size at which the model sees them, as vLLM takes them.
     """
     numbers = Dataset.from_dict({"number": range(len(samples))})
-    return numbers.with_transform(partial(_columns, samples=samples, profile=profile))
+    return numbers.with_transform(partial(_columns, samples=samples, profile=profile, plain=plain))
 
 
-def _columns(batch: dict[str, list[int]], *, samples: Samples, profile: Profile) -> dict[str, list[Any]]:
+def _columns(
+    batch: dict[str, list[int]], *, samples: Samples, profile: Profile, plain: bool
+) -> dict[str, list[Any]]:
     found = {number: samples[number] for number in dict.fromkeys(batch["number"])}
-    rows = [_row(found[number], profile) for number in batch["number"]]
+    rows = [_row(found[number], profile, plain) for number in batch["number"]]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _row(sample: Sample, profile: Profile) -> dict[str, Any]:
+def _row(sample: Sample, profile: Profile, plain: bool) -> dict[str, Any]:
     clip = Interval(0.0, sample.duration) if sample.duration else None
     text = {"type": "text", "text": question_text(profile, sample.question, clip)}
-    pictures = [{"type": "image", "image": sample.seen}] if sample.seen else []
+    shown = _plain(sample.seen) if plain and sample.seen else sample.seen
+    pictures = [{"type": "image", "image": shown}] if shown else []
     content = [text, *pictures] if profile.paper_prompt else [*pictures, text]
     box, interval = sample.box, sample.interval
     return {
@@ -168,6 +181,14 @@ def _row(sample: Sample, profile: Profile) -> dict[str, Any]:
         "interval": [interval.start, interval.end] if interval else None,
         "duration": sample.duration,
     }
+
+
+def _plain(seen: Seen) -> PIL.Image.Image:
+    vision = seen.vision()
+    if vision.kind != "image":
+        raise ConfigError("vLLM takes no windows from TRL: leave vllm out, or train on pictures alone")
+    picture = PIL.Image.fromarray(vision.frames[0])
+    return picture.resize((vision.width, vision.height), PIL.Image.Resampling.BICUBIC)
 
 
 def _vision(path: Path, first: int, count: int, profile: Profile) -> Vision:

@@ -52,6 +52,10 @@ class SimulatorShares:
     episodes: int
     boxes: float = 1.0
     """Share of the steps that ask for boxes; the others ask for intervals."""
+    live: float = 0.75
+    """Share of the box questions about hands and what they hold, as live; the others name things."""
+    absent: float = 0.15
+    """Share of the box questions that ask for what is not there."""
     slices: int = 8
     """Slices in a window."""
     held_out: float = 0.03
@@ -75,6 +79,10 @@ class Shared:
     """Folder that the paths of pictures and videos in the rows start from."""
     simulator: SimulatorShares | None = None
     """Ask about the episodes in `data`."""
+    frames: int = 32
+    """Frames of a video in the rows, at most."""
+    fps: float = 1.0
+    """Frames a second of it, where that gives no more than `frames`."""
     profile: str = ""
     """A built-in profile by name; empty: the checkpoint's own."""
     lora: Lora | None = None
@@ -162,10 +170,6 @@ class CheckpointRecipe(Shared):
     """Optimiser steps, in place of the epochs where it is not 0."""
     max_tokens: int = 32_768
     """Longest row; a longer one is left out and counted, since cutting it would cut visual tokens."""
-    frames: int = 32
-    """Frames of a clip, at most."""
-    fps: float = 1.0
-    """Frames a second of a clip, where that gives no more than `frames`."""
 
 
 R = TypeVar("R", bound=Shared)

@@ -1,0 +1,89 @@
+"""Rows with a question for a box or an interval as the samples of GRPO, read as they are needed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from egolive.assistant.answers import Question
+from egolive.assistant.engine import Vision
+from egolive.assistant.profiles import Profile
+from egolive.train.processor import Seen
+from egolive.train.row_files import RowMix
+from egolive.train.row_media import Sampling, Shown, show
+from egolive.train.rows import Row, RowError, Tally
+from egolive.train.samples import Sample
+
+__all__ = ["RowSamples", "only_questions"]
+
+
+def only_questions(mix: RowMix, tally: Tally) -> RowMix:
+    """The rows of a mix that ask for a box or an interval; the others are reported and counted."""
+    kept = []
+    for number in range(len(mix)):
+        row = mix[number]
+        if row.question is not None and row.question.task in ("ground", "when"):
+            kept.append(number)
+        else:
+            tally.add(RowError(row.where, "no question for a box or an interval, which GRPO needs"))
+    return RowMix(mix.files, mix.order[kept])
+
+
+class RowSamples:
+    """The rows of a mix in their order, from the beginning again where they are used up.
+
+    A row whose picture or video turns out to be broken is reported and counted, and nothing takes its place:
+    its sample shows nothing and asks for nothing, so that all its completions earn the same.
+    """
+
+    def __init__(
+        self, mix: RowMix, media: Path, profile: Profile, sampling: Sampling, *, count: int, think: bool
+    ) -> None:
+        """Take what to ask about.
+
+        Args:
+            mix: rows with questions.
+            media: folder that their paths start from.
+            profile: of the model that is asked.
+            sampling: frames of a video.
+            count: samples in all.
+            think: ask for reasoning, where the profile knows how.
+        """
+        self.mix = mix
+        self.media = media
+        self.profile = profile
+        self.sampling = sampling
+        self.count = count
+        self.think = think and profile.think_prompts is not None
+        self.tally = Tally()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Sample:
+        row = self.mix[number % len(self.mix)]
+        question = row.question
+        assert question is not None, "only rows with a question are taken"
+        try:
+            shown = self._show(row)
+        except RowError as error:
+            self.tally.add(error)
+            return Sample(Question("ask", "Say nothing."), None, (1, 1))
+        return Sample(
+            Question(question.task, question.phrase, self.think),
+            Seen(partial(_first, row, self.media, self.profile, self.sampling), shown.visions[0]),
+            shown.size,
+            box=row.box,
+            interval=row.interval,
+            duration=shown.window.duration if shown.window else 0.0,
+        )
+
+    def _show(self, row: Row) -> Shown:
+        shown = show(row, self.media, self.profile, self.sampling)
+        if row.question is not None and row.question.task == "when" and shown.window is None:
+            raise RowError(row.where, "a question about time, and no video")
+        return shown
+
+
+def _first(row: Row, media: Path, profile: Profile, sampling: Sampling) -> Vision:
+    return show(row, media, profile, sampling).visions[0]
