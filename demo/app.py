@@ -1,0 +1,158 @@
+"""`egolive demo`: the page and its server.
+
+    egolive demo                                  a browser's camera, the bundled model
+    egolive demo --model hyf015/EgoThinker-v1
+    egolive demo --source rtsp://camera/stream    a camera that the server reads; pages only watch
+    egolive demo --host 0.0.0.0 --https           for a phone on the same network
+
+A Gradio page inside a server of our own, so that the camera's pictures have a route of their own and one
+guard stands before everything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import gradio as gr
+import uvicorn
+from cyclopts import Parameter
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from egolive.assistant.engine import Engine
+from egolive.assistant.options import ModelOptions
+from egolive.demo.guard import Guard, self_signed, user_and_password
+from egolive.demo.live_tab import live_tab, static_text
+from egolive.demo.routes import add_live_routes
+from egolive.demo.turns import SharedEngine
+from egolive.demo.visits import Visits
+from egolive.streaming.errors import ConfigError, UsageError
+from egolive.streaming.opening import open_source
+from egolive.streaming.source import Source
+
+__all__ = ["build_page", "demo"]
+
+_MODEL = ModelOptions()
+_FONT = ["system-ui", "sans-serif"]
+"""What the machine has: a page that fetches nothing has no fonts of others."""
+_MONO = ["ui-monospace", "monospace"]
+
+
+def demo(
+    *,
+    source: str | None = None,
+    model: Annotated[ModelOptions, Parameter(name="*")] = _MODEL,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    auth: str | None = None,
+    https: bool = False,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    visitors: int = 4,
+    upload_mb: int = 200,
+) -> None:
+    """Show it all on a web page: live camera, clips, questions.
+
+    Args:
+        source: A camera, address or file that the server reads and all pages watch ("0", "rtsp://...");
+            without it each page brings its own camera.
+        model: Which model answers.
+        host: Address to listen on; 0.0.0.0 lets other machines in.
+        port: Port to listen on.
+        auth: "user:password" that the page asks for.
+        https: Serve over HTTPS, which browsers want before they give a camera to a page of another machine;
+            with a certificate of its own where none is given.
+        certificate: Certificate file for HTTPS.
+        key: Key file of the certificate.
+        visitors: Visitors with a camera at once; further ones wait.
+        upload_mb: Most megabytes of a clip.
+    """
+    login = None if auth is None else user_and_password(auth)
+    if (certificate is None) != (key is None):
+        raise UsageError("HTTPS with a certificate of yours needs --certificate and --key")
+    for name, value in {"visitors": visitors, "upload-mb": upload_mb}.items():
+        if value < 1:
+            raise UsageError(f"--{name} is 1 or more, got {value}")
+    opening = None if source is None else partial(open_source, source, realtime=True, loop=True)
+    if opening is not None:
+        # A source that is not there is told before the model is loaded.
+        opening().close()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egolive-demo-")))
+        if https and certificate is None:
+            certificate, key = self_signed(folder, host)
+        engine = model.load()
+        stack.callback(engine.close)
+        page, visits = build_page(engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb)
+        stack.callback(visits.close)
+        config = uvicorn.Config(
+            Guard(page, login=login),
+            host=host,
+            port=port,
+            log_level="warning",
+            ws="none",
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+            timeout_graceful_shutdown=2,
+        )
+        scheme = "http" if certificate is None else "https"
+        shown = "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
+        sys.stdout.write(
+            f"{engine.info.name} on {engine.info.device}: {scheme}://{shown}:{port}  (Ctrl-C ends)\n"
+        )
+        sys.stdout.flush()
+        server = uvicorn.Server(config)
+        server.run()
+        if not server.started:
+            raise ConfigError(f"cannot listen on {host}:{port}; another program may: give another --port")
+
+
+def build_page(
+    engine: Engine,
+    folder: Path,
+    *,
+    source: Callable[[], Source] | None = None,
+    visitors: int = 4,
+    upload_mb: int = 200,
+) -> tuple[ASGIApp, Visits]:
+    """The page as an ASGI app.
+
+    Args:
+        engine: What answers; stays the caller's to close.
+        folder: For what visitors bring and what is made of it; the only place of which files are served.
+        source: Opens the server's own source.
+        visitors: Visitors with a camera at once.
+        upload_mb: Most megabytes of a clip.
+
+    Returns:
+        The app, and the visits, to be closed at the end.
+    """
+    # Gradio keeps uploads and what it serves there, and serves no other files.
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    visits = Visits(SharedEngine(engine), source, most=visitors)
+    app = FastAPI(openapi_url=None)
+    add_live_routes(app, visits)
+    with gr.Blocks(title="egolive", analytics_enabled=False, fill_width=True) as blocks, gr.Tab("Live"):
+        live_tab(watched=source is not None, think=engine.profile.think)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=gr.themes.Base(font=_FONT, font_mono=_MONO),
+        css=static_text("page.css"),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        max_file_size=f"{upload_mb}mb",
+    )
+    return app, visits
