@@ -22,7 +22,7 @@ __all__ = ["app", "call", "main"]
 
 Level = Literal["debug", "info", "warning", "error"]
 
-_EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "modelopt", "bitsandbytes"), "quantize")
+_EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "modelopt", "bitsandbytes"), "quantize") | {"gradio": "demo"}
 """Where a missing package is one of another extra than `train`."""
 
 app = App(
@@ -38,6 +38,7 @@ app.command("egolive.assistant.ask:ask_command", name="ask", help="Ask one quest
 app.command(
     "egolive.assistant.doctor:doctor", name="doctor", help="Tell what fits this machine and what is missing."
 )
+app.command("egolive.demo.app:demo", name="demo", help="Show it all on a web page.")
 app.command(
     "egolive.train.simulator.write:simulate", name="simulate", help="Write simulated first-person episodes."
 )
