@@ -71,7 +71,7 @@ def test_boxes_are_measured_at_every_threshold_and_by_their_centre() -> None:
     assert figures["hand_miou_n"] == 2
     assert figures["object_acc_iou50"] == pytest.approx(2 / 4)
     # Constant boxes: all four cups are in one place, and each hand is always in its own.
-    assert figures["box_miou_chance"] == 1
+    assert figures["box_miou_chance"] == figures["box_acc_iou50_chance"] == 1
     assert "box_absent_acc" not in figures
     low, high = figures["box_miou_ci"] or (None, None)  # type: ignore[misc]
     assert low is not None
@@ -104,7 +104,11 @@ def test_intervals_are_measured_at_every_threshold() -> None:
     shares = {"05": 4, "30": 3, "50": 2, "70": 2}
     for threshold, count in shares.items():
         assert figures[f"interval_r1_iou{threshold}"] == pytest.approx(count / 6, abs=1e-4)
-    assert figures["interval_miou_chance"] == 1
+    assert figures["interval_miou_chance"] == figures["interval_r1_iou70_chance"] == 1
+    # The median of these is 0 to 2: IoU 1, 1/2 and 1.
+    spread = figures_of([span(0, 2), span(0, 4), span(0, 2)])
+    assert spread["interval_r1_iou50_chance"] == 1
+    assert spread["interval_r1_iou70_chance"] == pytest.approx(2 / 3, abs=1e-4)
     with_absent = figures_of([*records, span(None, None, absent=True)])
     assert with_absent["interval_absent_acc"] == pytest.approx((1 + 5 / 6) / 2, abs=1e-4)
 

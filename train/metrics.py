@@ -15,6 +15,8 @@ __all__ = [
     "best_constant_box",
     "best_constant_interval",
     "bootstrap",
+    "constant_box_overlaps",
+    "constant_interval_overlaps",
     "majority_share",
     "mean",
     "same_text",
@@ -60,20 +62,30 @@ def best_constant_box(boxes: Sequence[Box]) -> float:
 
     It is what a model scores that reads the question and never looks.
     """
+    return mean(constant_box_overlaps(boxes))
+
+
+def constant_box_overlaps(boxes: Sequence[Box]) -> list[float]:
+    """IoU of each box with the median box of its label, label by label."""
     overlaps: list[float] = []
     for label in sorted({box.label for box in boxes}):
         same = [box for box in boxes if box.label == label]
         middle = Box(*np.median([tuple(box) for box in same], axis=0).tolist())
         overlaps += [middle.iou(box) for box in same]
-    return mean(overlaps)
+    return overlaps
 
 
 def best_constant_interval(intervals: Sequence[Interval]) -> float:
     """Mean IoU of the median interval with all of them."""
+    return mean(constant_interval_overlaps(intervals))
+
+
+def constant_interval_overlaps(intervals: Sequence[Interval]) -> list[float]:
+    """IoU of each interval with the median one."""
     if not intervals:
-        return float("nan")
+        return []
     start, end = np.median([(i.start, i.end) for i in intervals], axis=0).tolist()
-    return mean([Interval(start, max(start, end)).iou(i) for i in intervals])
+    return [Interval(start, max(start, end)).iou(i) for i in intervals]
 
 
 def bag_of_objects_accuracy(

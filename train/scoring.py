@@ -18,8 +18,8 @@ from egolive.train.examples import Example
 from egolive.train.figures import Figures, add_figure, rounded
 from egolive.train.metrics import (
     balanced_accuracy,
-    best_constant_box,
-    best_constant_interval,
+    constant_box_overlaps,
+    constant_interval_overlaps,
     majority_share,
     mean,
     same_text,
@@ -98,14 +98,15 @@ def _box_values(phrase: str, truth: Box | None, said: Box | None) -> dict[str, f
     if truth is None:
         return {}
     iou = said.iou(truth) if said else 0.0
-    values = {"miou": iou}
-    for threshold in BOX_THRESHOLDS:
-        values[f"acc_iou{threshold * 100:.0f}"] = float(iou >= threshold)
     centre = ((said.x1 + said.x2) / 2, (said.y1 + said.y2) / 2) if said else (float("nan"),) * 2
     inside = truth.x1 <= centre[0] <= truth.x2 and truth.y1 <= centre[1] <= truth.y2
-    values["centre_in_box"] = float(inside)
-    kind = "hand" if phrase.removeprefix("the ") in HANDS else "object"
-    return {f"{group}_{name}": value for group in ("box", kind) for name, value in values.items()}
+    values = {}
+    for group in ("box", "hand" if phrase.removeprefix("the ") in HANDS else "object"):
+        values[f"{group}_miou"] = iou
+        for threshold in BOX_THRESHOLDS:
+            values[_accuracy(group, threshold)] = float(iou >= threshold)
+        values[f"{group}_centre_in_box"] = float(inside)
+    return values
 
 
 def _interval_values(truth: Interval | None, said: Interval | None) -> dict[str, float]:
@@ -114,8 +115,16 @@ def _interval_values(truth: Interval | None, said: Interval | None) -> dict[str,
     iou = said.iou(truth) if said else 0.0
     values = {"interval_miou": iou}
     for threshold in INTERVAL_THRESHOLDS:
-        values[f"interval_r1_iou{threshold * 100:02.0f}"] = float(iou >= threshold)
+        values[_recall(threshold)] = float(iou >= threshold)
     return values
+
+
+def _accuracy(group: str, threshold: float) -> str:
+    return f"{group}_acc_iou{threshold * 100:.0f}"
+
+
+def _recall(threshold: float) -> str:
+    return f"interval_r1_iou{threshold * 100:02.0f}"
 
 
 def _chances(records: Sequence[Record]) -> dict[str, float]:
@@ -127,13 +136,18 @@ def _chances(records: Sequence[Record]) -> dict[str, float]:
         Interval(*record["truth"]) for record in records if record["kind"] == "when" and record["truth"]
     ]
     chances = {
-        "box_miou": best_constant_box(boxes),
-        "hand_miou": best_constant_box(hands),
-        "object_miou": best_constant_box(others),
-        "interval_miou": best_constant_interval(intervals),
         "choice_acc": mean([1 / record["options"] for record in records if record["kind"] == "choice"]),
         "exists_acc": majority_share([record["truth"] for record in records if record["kind"] == "exists"]),
     }
+    for name, constant in (("box", boxes), ("hand", hands), ("object", others)):
+        overlaps = constant_box_overlaps(constant)
+        chances[f"{name}_miou"] = mean(overlaps)
+        for threshold in BOX_THRESHOLDS:
+            chances[_accuracy(name, threshold)] = mean([iou >= threshold for iou in overlaps])
+    overlaps = constant_interval_overlaps(intervals)
+    chances["interval_miou"] = mean(overlaps)
+    for threshold in INTERVAL_THRESHOLDS:
+        chances[_recall(threshold)] = mean([iou >= threshold for iou in overlaps])
     for task in ("intent", "next"):
         chances[f"{task}_acc"] = majority_share(
             [record["truth"] for record in records if record.get("task") == task]
