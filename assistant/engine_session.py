@@ -91,7 +91,8 @@ class Session:
         self._context = context
         self._banned = banned
         self._reuse = reuse
-        self._drafts = Drafts()
+        self.drafts = Drafts()
+        """The last answers, for those who bring an answer from elsewhere."""
         self._openings: dict[str, tuple[str, ...]] = {}
         """By kind of vision, the text that stood before it in the prompt asked last."""
         self._asked: list[Answering] = []
@@ -143,7 +144,7 @@ class Session:
         """Drop everything that was seen, and what was said about it."""
         self._stop()
         self._reader.clear()
-        self._drafts.clear()
+        self.drafts.clear()
 
     def close(self) -> None:
         """Free the session; it cannot be used afterwards."""
@@ -195,7 +196,7 @@ class Session:
         if self._reuse.draft:
             for answering in asked:
                 if answering.request.key is not None and answering.request.temperature == 0:
-                    answering.draft = self._drafts.of(answering.request.key)
+                    answering.draft = self.drafts.of(answering.request.key)
         trunks = self._reader.trunks(asked)
         try:
             logits = self._reader.read(trunks)
@@ -204,7 +205,7 @@ class Session:
                 for answering, found in zip(live, logits, strict=True):
                     yield from answering.take(found)
                     if answering.finished and answering.request.key is not None:
-                        self._drafts.keep(answering.request.key, answering.tokens)
+                        self.drafts.keep(answering.request.key, answering.tokens)
                 live = [answering for answering in live if not answering.finished]
                 if not live:
                     return

@@ -10,6 +10,7 @@ compared token by token.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -36,6 +37,7 @@ from egolive.streaming.frames import Image
 
 __all__ = ["load_images", "measure", "stream"]
 
+_log = logging.getLogger(__name__)
 _CUT = (7, 8)
 """Text and vision layers of a random model unless told otherwise: two cores take a quarter of an hour."""
 
@@ -49,6 +51,7 @@ def stream(
     slices: int = 8,
     hops: int | None = None,
     naive_every: int | None = None,
+    gains: bool = True,
     max_tokens: int = 24,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
@@ -65,6 +68,7 @@ def stream(
         slices: N: windows grow from N to 2N - 1 slices of two frames.
         hops: How many slices come in while it is measured, in whole cycles of 2N; 4N without it.
         naive_every: The naive sides answer at one hop of so many; N / 2 without it, 2N for random models.
+        gains: Also measure each reuse by itself, which takes most of the time.
         max_tokens: Most tokens of an answer.
         device: Where the model runs, in fp32 on a CPU and in bf16 on a GPU.
         threads: CPU threads of the model.
@@ -99,6 +103,7 @@ def stream(
             images,
             slices=slices,
             naive_every=naive_every or max(step for step in steps if step <= seldom),
+            gains=gains,
             max_tokens=max_tokens,
             # What random weights say does not depend on the scene as a model's answers do.
             scenes=model not in STRUCTURES,
@@ -118,6 +123,7 @@ def measure(
     *,
     slices: int,
     naive_every: int = 1,
+    gains: bool = True,
     max_tokens: int = 24,
     scenes: bool = True,
 ) -> tuple[Measured, dict[str, Any]]:
@@ -128,6 +134,7 @@ def measure(
         images: Frames of the stream, two a hop; the first slices - 1 hops are not measured.
         slices: N, of a full window.
         naive_every: The naive sides answer at one hop of so many.
+        gains: Also measure each reuse by itself.
         max_tokens: Most tokens of an answer.
         scenes: Also measure how far drafts hold in a scene that stands still.
 
@@ -141,8 +148,9 @@ def measure(
 
         def advance() -> None:
             progress.advance(task)
+            _log.info("%d of %d hops", progress.tasks[task].completed, len(hops) + held)
 
-        measured = play(engine, hops, slices=slices, naive_every=naive_every, progress=advance)
+        measured = play(engine, hops, slices=slices, naive_every=naive_every, gains=gains, progress=advance)
         config = engine.halves()[1].model.config
         figures: dict[str, Any] = {
             "model": engine.info.name,

@@ -50,8 +50,10 @@ for _switch in SWITCHES:
     _WINDOW[f"{_switch} alone"] = replace(NO_REUSE, **{_switch: True})
     _WINDOW[f"without {_switch}"] = replace(FULL_REUSE, **{_switch: False})
 _LIVE: dict[str, Reuse] = {"live": FULL_REUSE, "live without draft": replace(FULL_REUSE, draft=False)}
-_EVERY_HOP = {"all", "without draft", *_LIVE}
-"""The sides that are cheap enough to answer at every hop; the others do where the naive ones do."""
+_EVERY_HOP = {"all", "live"}
+"""The sides that answer at every hop; the others do where the naive ones do, to save time."""
+_NEEDED = {"all", "without draft", *_LIVE}
+"""The sides without which nothing can be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ def play(
     *,
     slices: int,
     naive_every: int,
+    gains: bool = True,
     progress: Callable[[], object] = lambda: None,
 ) -> Measured:
     """Let all sides answer.
@@ -146,8 +149,9 @@ def play(
         engine: Gives weights and kernels to all.
         hops: The stream.
         slices: N, of a full window.
-        naive_every: The naive sides, and those with little reuse, answer at one hop of so many; at the others
-            their sessions only see the window. Their drafts are as many hops old.
+        naive_every: The naive sides, and those with less reuse than all, answer at one hop of so many; at the
+            others the engine's sessions only see the window.
+        gains: Also let the engine answer with each reuse alone, and with all others.
         progress: Called after each hop.
     """
     growing, rest = hops[: slices - 1], hops[slices - 1 :]
@@ -159,29 +163,22 @@ def play(
         sides = {
             name: stack.enter_context(closing(EngineSide(engine, reuse)))
             for name, reuse in (_WINDOW | _LIVE).items()
+            if gains or name in _NEEDED
         }
         for place, hop in enumerate(growing):
             if place == 0:
                 naive.one(hop.asked[0])
                 naive.one(hop.live[-1])
                 naive.batch(hop.asked)
-            for name, side in sides.items():
-                if place == 0 or (place == len(growing) - 1 and name in _EVERY_HOP):
-                    side.answer(hop.live if name in _LIVE else hop.asked)
-                else:
-                    side.see(hop.window)
+            _answer(sides, hop, measured, due=place == 0)
             progress()
+        measured.costs.clear()
         for side in sides.values():
             side.usage.clear()
         for place, hop in enumerate(rest):
             due = place in measured.naive
             said = _generate(naive, hop, measured.costs) if due else {}
-            for name, side in sides.items():
-                if due or name in _EVERY_HOP:
-                    said[name], cost = side.answer(hop.live if name in _LIVE else hop.asked)
-                    measured.costs[name].append(cost)
-                else:
-                    side.see(hop.window)
+            said |= _answer(sides, hop, measured, due=due)
             _audit(said, "a", "all", tie, measured.audits)
             _audit(said, "c", "live", tie, measured.audits)
             progress()
@@ -204,6 +201,21 @@ def play_drafts(
             side.answer(hop.live)
             progress()
         return side.usage
+
+
+def _answer(
+    sides: dict[str, EngineSide], hop: Hop, measured: Measured, *, due: bool
+) -> dict[str, list[Said]]:
+    """Let the engine's sides answer, or keep up with what "all" and "live", which come first, have said."""
+    said: dict[str, list[Said]] = {}
+    for name, side in sides.items():
+        ours, requests = ("live", hop.live) if name in _LIVE else ("all", hop.asked)
+        if due or name in _EVERY_HOP:
+            said[name], cost = side.answer(requests)
+            measured.costs[name].append(cost)
+        else:
+            side.keep_up(hop.window, requests, said[ours])
+    return said
 
 
 def _generate(naive: GenerateSide, hop: Hop, costs: dict[str, list[Cost]]) -> dict[str, list[Said]]:

@@ -72,9 +72,11 @@ class EngineSide:
         self._session = engine.session(reuse)
         self._device = engine.halves()[1].device
 
-    def see(self, vision: Vision) -> None:
-        """Keep up with the stream where nothing is asked."""
+    def keep_up(self, vision: Vision, requests: Sequence[Request], said: Sequence[Said]) -> None:
+        """See what is new without being asked; what another side answered is the draft of what comes."""
         self._session.see(vision)
+        for request, answer in zip(requests, said, strict=True):
+            self._session.drafts.keep(request.key, answer.tokens)
 
     def answer(self, requests: Sequence[Request]) -> tuple[list[Said], Cost]:
         """Ask together; the answers, and the cost of all that they leave to do, ahead as well."""

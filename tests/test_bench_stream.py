@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 from egolive.assistant import cli
 from egolive.assistant.loading import load_engine
 from egolive.assistant.profiles import NANO, save_profile
-from egolive.assistant.reuse import FULL_REUSE
+from egolive.assistant.reuse import FULL_REUSE, Reuse
 from egolive.assistant.run import bundled_clip
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.benchmarks.stream import load_images
@@ -157,6 +157,24 @@ def test_generate_says_what_the_engine_says_under_the_same_grammar(
     assert len(set(said)) >= 10
 
 
+@pytest.mark.parametrize("reuse", [FULL_REUSE, replace(FULL_REUSE, slices=False), Reuse(prefix=False)])
+def test_a_side_that_keeps_up_finds_what_one_finds_that_always_answers(
+    engine: TorchEngine, hops: list[Hop], reuse: Reuse
+) -> None:
+    always, seldom = EngineSide(engine, reuse), EngineSide(engine, reuse)
+    seldom.answer(hops[0].asked)
+    for hop in hops[:-1]:
+        said, _ = always.answer(hop.asked)
+        seldom.keep_up(hop.window, hop.asked, said)
+    for side in (always, seldom):
+        side.usage.clear()
+        side.answer(hops[-1].asked)
+    assert seldom.usage == always.usage
+    assert always.usage["draft_accepted"] > 0
+    always.close()
+    seldom.close()
+
+
 def test_a_side_that_says_something_else_is_an_error(
     engine: TorchEngine, hops: list[Hop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,12 +185,12 @@ def test_a_side_that_says_something_else_is_an_error(
         return [Said((7, *said[0].tokens[1:]), said[0].margins), *said[1:]], *costs
 
     monkeypatch.setattr(GenerateSide, "batch", wrong)
-    measured = play(engine, hops, slices=LENGTH, naive_every=HOPS)
+    measured = play(engine, hops, slices=LENGTH, naive_every=HOPS, gains=False)
     assert measured.audits["b"] == {"error": 1, "same": 3}
     assert measured.naive == [1]
-    assert len(measured.costs["a"]) == len(measured.costs["none"]) == 1
+    assert len(measured.costs["a"]) == len(measured.costs["without draft"]) == 1
     assert len(measured.costs["all"]) == len(measured.costs["live"]) == HOPS
-    assert sum(measured.audits["without draft"].values()) == HOPS * len(QUESTIONS)
+    assert sum(measured.audits["all"].values()) == len(QUESTIONS)
 
 
 @pytest.mark.parametrize(
