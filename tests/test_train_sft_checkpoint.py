@@ -177,10 +177,20 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
         assert torch.allclose(resumed.model.get_parameter(name), weight, atol=1e-6), name
 
 
-def test_adapters_are_trained_in_place_of_the_weights(checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+def test_adapters_are_trained_in_place_of_the_weights_and_merged_at_the_end(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
     recipe = recipe_of(checkpoint, rows, tmp_path, lora=Lora(rank=4, alpha=8))
     folder = run_checkpoint_sft(recipe, tmp_path, command="egolive train sft x")
-    assert (folder / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "adapters" / "adapter_model.safetensors").is_file()
+    merged, base = (load_for_training(recipe_of(one, rows, tmp_path)).model for one in (folder, checkpoint))
+    moved = {
+        name
+        for name, weight in base.named_parameters()
+        if not torch.equal(merged.get_parameter(name), weight)
+    }
+    assert moved
+    assert all(name.endswith("_proj.weight") and "language_model" in name for name in moved)
 
 
 def test_one_step_of_the_2b_structure(shallow_2b_checkpoint: Path, rows: Path, tmp_path: Path) -> None:

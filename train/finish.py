@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import HfApi
-from transformers import Trainer
+from peft import PeftModel
+from transformers import Qwen2VLForConditionalGeneration, Trainer
 
 from egolive.assistant.profiles import NANO
 from egolive.train.card import write_tuned_card
@@ -54,14 +55,18 @@ def finish(
         notes: further lines for the card.
 
     Returns:
-        The folder of the model: a whole checkpoint, or adapters where only those were trained.
+        The folder of the model: a whole checkpoint, into which adapters have been merged. The adapters
+        alone are beside it.
     """
     folder = out / "model"
-    trainer.save_model(str(folder))
+    saved = out / "adapters" if recipe.lora else folder
+    trainer.save_model(str(saved))
     if not trainer.is_world_process_zero():
         return folder
+    if recipe.lora:
+        merge(loaded, saved, folder)
     # A pickle that only the Trainer writes and nobody reads.
-    (folder / "training_args.bin").unlink(missing_ok=True)
+    (saved / "training_args.bin").unlink(missing_ok=True)
     history = trainer.state.log_history
     (out / "history.json").write_text(json.dumps(history))
     plot_curves(history, out / "curves.png", CURVES)
@@ -86,6 +91,16 @@ def finish(
         api.create_repo(hub, exist_ok=True)
         api.upload_folder(repo_id=hub, folder_path=folder)
     return folder
+
+
+def merge(loaded: Loaded, adapters: Path, folder: Path) -> None:
+    """Write a checkpoint of the base with adapters in its weights, in the precision of the base.
+
+    The base is read again: what was trained on may be in 4 bits.
+    """
+    base = Qwen2VLForConditionalGeneration.from_pretrained(loaded.folder, dtype="auto")
+    PeftModel.from_pretrained(base, adapters).merge_and_unload().save_pretrained(folder)
+    loaded.processor.save_pretrained(folder)
 
 
 def simulated(loaded: Loaded) -> str:
