@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,19 @@ from rich.progress import Progress
 from egolive.assistant import machine
 from egolive.assistant.engine_folder import EngineCard, hash_checkpoint, is_engine_folder, read_engine_card
 from egolive.assistant.loading import load_engine
-from egolive.quantize.calibration import simulated_windows
 from egolive.quantize.card import record_loss
 from egolive.quantize.measure import folder_bytes, measure_apart
-from egolive.quantize.quality import Given, agreement, ask_episodes, loss, same_box, scores_of
+from egolive.quantize.quality import Given, agreement, ask_episodes, loss, same_box, scores_of, windows_of
 from egolive.quantize.source import checkpoint_of
 from egolive.quantize.tokens import Spoken, compare_tokens, speak
 from egolive.streaming.errors import DataError
+from egolive.streaming.frames import Window
 from egolive.train.metrics import mean
+from egolive.train.simulator.episode import plan_episode
 
 __all__ = ["compare", "markdown"]
 
-WINDOWS_SEED = 1
+_STREAMS_SEED = 1
 """Of the windows for tokens: others than those that AWQ was shown."""
 _COLUMNS = {
     "name": "engine",
@@ -78,7 +79,7 @@ def compare(
     found: list[dict[str, Any]] = []
     given: list[list[Given]] = []
     spoken: list[list[Spoken]] = []
-    shown = simulated_windows(windows, 8, WINDOWS_SEED)
+    streams = list(_streams(windows))
     with Progress(console=Console(stderr=True)) as progress:
         for model in models:
             task = progress.add_task(model, total=episodes + 1)
@@ -86,7 +87,7 @@ def compare(
             progress.advance(task)
             with closing(load_engine(model, device="cpu", threads=threads)) as engine:
                 answers = ask_episodes(engine, episodes, seed=seed, told=partial(progress.advance, task))
-                said = speak(engine, shown, spoken[0] if spoken else None)
+                said = speak(engine, streams, spoken[0] if spoken else None)
                 name = _name(model, engine.info.backend, engine.info.precision)
             given.append(answers)
             spoken.append(said)
@@ -107,6 +108,16 @@ def compare(
         _draw(found, plot)
     sys.stdout.write(text + "\n")
     return whole
+
+
+def _streams(count: int) -> Iterator[list[Window]]:
+    """So many windows of training episodes, which follow each other within an episode."""
+    index = 0
+    while count > 0:
+        plan = plan_episode(index, seed=_STREAMS_SEED, split="train")
+        windows = [window for window, _ in windows_of(plan, 8)][:count]
+        yield windows
+        index, count = index + 1, count - len(windows)
 
 
 def _check_source(models: Sequence[str]) -> None:

@@ -30,6 +30,8 @@ from egolive.streaming.errors import EngineError
 __all__ = ["measure", "measure_apart"]
 
 _REPEATS = 5
+_SECONDS = 20.0
+"""Repeats end after so long: a large model takes that for a single prompt."""
 _STEPS = 32
 
 
@@ -128,8 +130,8 @@ def _resident() -> int:
 def _milliseconds(work: Callable[[], object]) -> float:
     """Median of a few runs, after one that nobody counts."""
     work()
-    times = []
-    for _ in range(_REPEATS):
+    times: list[float] = []
+    while len(times) < _REPEATS and sum(times) < _SECONDS:
         began = time.perf_counter()
         work()
         times.append(time.perf_counter() - began)

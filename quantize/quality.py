@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,12 +18,13 @@ from egolive.assistant.answers import Answer, Question
 from egolive.assistant.engine import Engine
 from egolive.assistant.session import Assistant
 from egolive.streaming.frames import Box, Frame, Slice, Window
+from egolive.streaming.windows import Windows
 from egolive.train.evaluate import FPS, grounding_truth, render_at
 from egolive.train.metrics import mean, same_text
 from egolive.train.questions import Asked, window_questions
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode
 
-__all__ = ["Given", "agreement", "ask_episodes", "loss", "same_box", "scores_of"]
+__all__ = ["Given", "agreement", "ask_episodes", "loss", "same_box", "scores_of", "windows_of"]
 
 Kind = Literal["box", "absent", "intent", "next", "when"]
 _HOP = 2
@@ -61,7 +62,7 @@ def ask_episodes(
             plan = plan_episode(index, seed=seed, split="test")
             rng = random.Random(f"compare {seed} {index}")
             assistant.forget()
-            for window, truth in _windows(plan, slices):
+            for window, truth in windows_of(plan, slices):
                 span = window.interval
                 boxes = [Asked(Question("ground", phrase), box=box) for phrase, box in grounding_truth(truth)]
                 asked = boxes + window_questions(episode_of(plan, fps=FPS), span.start, span.end, rng)
@@ -115,18 +116,20 @@ def _corners(given: Given) -> list[float]:
     return list(given.box) if given.box else []
 
 
-def _windows(plan: Plan, slices: int) -> Iterator[tuple[Window, FrameTruth]]:
-    """Windows through an episode, each with what its newest frame shows."""
-    count = int(plan.duration * FPS) // 2
-    pairs: list[Slice] = []
-    for number in range(count):
+def windows_of(plan: Plan, slices: int) -> Iterator[tuple[Window, FrameTruth]]:
+    """Windows through an episode as a stream has them, each with what its newest frame shows.
+
+    They grow from half of `slices` to one less than `slices`, and begin anew.
+    """
+    windows = Windows(max(1, slices // 2))
+    for number in range(int(plan.duration * FPS) // 2):
         times = [(2 * number + place) / FPS for place in (0, 1)]
         (first, _), (second, truth) = (render_at(plan, time) for time in times)
-        pairs.append(
-            Slice(Frame(first, times[0], 2 * number), Frame(second, times[1], 2 * number + 1), number)
-        )
+        frames = Frame(first, times[0], 2 * number), Frame(second, times[1], 2 * number + 1)
+        window = windows.push(Slice(*frames, number))
         if number % _HOP == _HOP - 1:
-            yield Window(tuple(pairs[-slices:])), truth
+            # Nothing is read ahead: what the next window begins with would be read twice.
+            yield replace(window, successor=0), truth
 
 
 def _judge(episode: int, asked: Asked, answer: Answer) -> Given:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 
 from egolive.assistant.halves import Decoder, VisionTower
@@ -12,13 +14,29 @@ __all__ = ["embeddings_of"]
 
 
 def embeddings_of(
-    layout: Layout, tower: VisionTower, decoder: Decoder, preprocessor: Preprocessor
+    layout: Layout,
+    tower: VisionTower,
+    decoder: Decoder,
+    preprocessor: Preprocessor,
+    encoded: dict[Hashable, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """(n, width) embeddings of a whole prompt, text and visual tokens."""
-    found = [
-        tower.encode(*preprocessor.patches(piece.frames, piece.height, piece.width))
-        if isinstance(piece, SlicePiece)
-        else decoder.embed(piece)
-        for piece in layout.pieces
-    ]
+    """(n, width) embeddings of a whole prompt, text and visual tokens.
+
+    Args:
+        layout: The prompt.
+        tower: Encodes its slices.
+        decoder: Knows the embeddings of its text.
+        preprocessor: Of the same checkpoint.
+        encoded: Slices that have been encoded, by name; filled.
+    """
+    encoded = {} if encoded is None else encoded
+    found = []
+    for piece in layout.pieces:
+        if not isinstance(piece, SlicePiece):
+            found.append(decoder.embed(piece))
+            continue
+        if piece.name not in encoded:
+            patches = preprocessor.patches(piece.frames, piece.height, piece.width)
+            encoded[piece.name] = tower.encode(*patches)
+        found.append(encoded[piece.name])
     return torch.cat(found)

@@ -6,7 +6,7 @@ answers too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,28 +44,31 @@ class Spoken:
 
 def speak(
     engine: LocalEngine[VisionTower, Decoder],
-    windows: Sequence[Window],
+    streams: Sequence[Sequence[Window]],
     along: Sequence[Spoken] | None = None,
 ) -> list[Spoken]:
     """Let an engine answer, and read the probabilities along an answer.
 
     Args:
         engine: Answers greedily.
-        windows: What is asked about.
+        streams: Windows that follow each other, stream by stream.
         along: The answers along which probabilities are read; its own without them.
     """
     spoken: list[Spoken] = []
     with engine.session() as session:
-        for number, window in enumerate(windows):
-            question = _QUESTIONS[number % len(_QUESTIONS)]
-            vision = vision_for(question, window, engine.profile)
-            prompt = build_prompt(engine.profile, question, [vision], window=window)
-            deltas = list(session.ask([Request(prompt, max_tokens=_MOST)]))
-            tokens = tuple(delta.token for delta in deltas)
-            followed = along[number].tokens if along is not None else tokens
-            margins = tuple(delta.margin for delta in deltas)
-            spoken.append(Spoken(tokens, margins, _logprobs(engine, prompt, followed)))
-            # Windows of different episodes may carry the same numbers.
+        for windows in streams:
+            encoded: dict[Hashable, torch.Tensor] = {}
+            for window in windows:
+                question = _QUESTIONS[len(spoken) % len(_QUESTIONS)]
+                vision = vision_for(question, window, engine.profile)
+                prompt = build_prompt(engine.profile, question, [vision], window=window)
+                deltas = list(session.ask([Request(prompt, max_tokens=_MOST)]))
+                tokens = tuple(delta.token for delta in deltas)
+                followed = along[len(spoken)].tokens if along is not None else tokens
+                margins = tuple(delta.margin for delta in deltas)
+                logprobs = _logprobs(engine, prompt, followed, encoded)
+                spoken.append(Spoken(tokens, margins, logprobs))
+            # Another stream may give its slices the same names.
             session.forget()
     return spoken
 
@@ -96,12 +99,15 @@ def compare_tokens(before: Sequence[Spoken], after: Sequence[Spoken]) -> dict[st
 
 
 def _logprobs(
-    engine: LocalEngine[VisionTower, Decoder], prompt: Prompt, tokens: Sequence[int]
+    engine: LocalEngine[VisionTower, Decoder],
+    prompt: Prompt,
+    tokens: Sequence[int],
+    encoded: dict[Hashable, torch.Tensor],
 ) -> torch.Tensor:
-    """Logarithms of the probabilities before each token of an answer."""
+    """Logarithms of the probabilities before each token of an answer, the whole prompt read anew."""
     tower, decoder = engine.halves()
     layout = lay_out(prompt, engine.tokenizer)
-    embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor)
+    embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor, encoded)
     said = tokens[:-1]
     start = layout.next_position
     places = np.tile(np.arange(start, start + len(said)), (3, 1))
