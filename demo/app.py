@@ -28,6 +28,8 @@ from starlette.types import ASGIApp
 
 from egolive.assistant.engine import Engine
 from egolive.assistant.options import ModelOptions
+from egolive.demo.clip_tab import ClipPage, clip_tab
+from egolive.demo.clips import Clips, add_clip_routes
 from egolive.demo.guard import Guard, self_signed, user_and_password
 from egolive.demo.live_tab import live_tab, static_text
 from egolive.demo.routes import add_live_routes
@@ -134,13 +136,21 @@ def build_page(
     Returns:
         The app, and the visits, to be closed at the end.
     """
-    # Gradio keeps uploads and what it serves there, and serves no other files.
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    # Gradio keeps uploads there until they are taken out, and serves no other files.
+    uploads = folder / "uploads"
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     visits = Visits(SharedEngine(engine), source, most=visitors)
+    clips = Clips(folder / "clips")
+    page = ClipPage(visits.engine, clips, uploads)
     app = FastAPI(openapi_url=None)
     add_live_routes(app, visits)
-    with gr.Blocks(title="egolive", analytics_enabled=False, fill_width=True) as blocks, gr.Tab("Live"):
-        live_tab(watched=source is not None, think=engine.profile.think)
+    add_clip_routes(app, clips)
+    with gr.Blocks(title="egolive", analytics_enabled=False, fill_width=True) as blocks:
+        with gr.Tab("Live"):
+            live_tab(watched=source is not None, think=engine.profile.think)
+        with gr.Tab("Clip"):
+            clip_tab(page, upload_mb=upload_mb)
+        blocks.unload(page.leave)
     gr.mount_gradio_app(
         app,
         blocks,

@@ -219,7 +219,7 @@ function take(mine, told) {
   note("");
   const zero = told.origin === null ? clock() - told.now : told.origin;
   if (state && told.index === state.index && told.origin === state.origin) return;
-  state = { ...told, zero };
+  state = root.moment = { ...told, zero };
   undrawn = told.index < 0 ? null : zero + told.t;
   root.dataset.index = told.index;
   showHistory(root, state.history);

@@ -1,0 +1,236 @@
+"""The Clip tab: bring a clip, see it watched, ask about it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Literal
+
+import gradio as gr
+
+from egolive.assistant.run import bundled_clip
+from egolive.assistant.view import in_words
+from egolive.demo.clip import Watched, find_when, find_where, length_of, watch_clip, write_evidence
+from egolive.demo.clips import Clips, ClipVisit
+from egolive.demo.live_tab import static_text
+from egolive.demo.timeline import rows_of, timeline
+from egolive.demo.turns import SharedEngine
+from egolive.streaming.errors import EgoliveError, UsageError
+
+__all__ = ["ClipPage", "clip_tab"]
+
+MOST_SECONDS = 300.0
+"""Of a clip that are watched."""
+
+
+class ClipPage:
+    """What the tab's buttons do; each visitor has a record of their own in `clips`."""
+
+    def __init__(self, engine: SharedEngine, clips: Clips, uploads: Path) -> None:
+        """Work with an engine and the visitors' clips.
+
+        Args:
+            engine: What answers.
+            clips: Of all visitors.
+            uploads: Where Gradio puts files; nothing is taken from elsewhere.
+        """
+        self._uploads = uploads.resolve()
+        self._engine = engine
+        self._clips = clips
+
+    def take_upload(self, upload: str | None, request: gr.Request) -> tuple[None, str]:
+        """Take a file that was uploaded out of Gradio's folder into the visitor's; returns what to tell."""
+        if upload is None:
+            return None, status("")
+        source = Path(upload).resolve()
+        if not source.is_relative_to(self._uploads) or not source.is_file():
+            return None, status("The upload is not there any more; upload it again.")
+
+        def take(visit: ClipVisit) -> str:
+            visit.clear()
+            clip = visit.folder / f"clip{source.suffix[:8]}"
+            shutil.move(source, clip)
+            try:
+                seconds = length_of(clip)
+            except EgoliveError as error:
+                clip.unlink()
+                raise UsageError(str(error).replace(str(clip), source.name)) from error
+            visit.clip = clip
+            return _ready(source.name, seconds)
+
+        return None, self._told(request, take)
+
+    def take_bundled(self, request: gr.Request) -> str:
+        """Take the clip that comes with the package; returns what to tell."""
+
+        def take(visit: ClipVisit) -> str:
+            visit.clear()
+            visit.clip = bundled_clip()
+            return _ready(visit.clip.name, length_of(visit.clip))
+
+        return self._told(request, take)
+
+    def watch(
+        self,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio hands it in
+    ) -> tuple[str, str, str, str]:
+        """Watch the visitor's clip; returns what to tell, the video, the timeline and nothing found yet."""
+        visit = self._visit(request)
+        if visit.clip is None:
+            return status("Bring a clip first: upload one, or take the bundled one."), "", "", ""
+        visit.stop.clear()
+        whole = min(length_of(visit.clip), MOST_SECONDS)
+        reached = -1.0
+
+        def tell(time: float) -> None:
+            nonlocal reached
+            # Each call goes to the browser.
+            if time - reached >= whole / 100:
+                reached = time
+                progress(min(time / whole, 1.0), desc=f"{time:.0f} of {whole:.0f} s watched")
+
+        progress(0.0, desc="waiting for the model")
+        try:
+            watched = watch_clip(
+                self._engine,
+                visit.clip,
+                visit.folder,
+                most_seconds=MOST_SECONDS,
+                tell=tell,
+                stop=visit.stop,
+            )
+        except EgoliveError as error:
+            return status(str(error)), "", "", ""
+        visit.watched = watched
+        write_evidence(self._engine, watched)
+        cut = f" Only the first {watched.seconds:.0f} s were watched." if watched.cut else ""
+        said = status(f"{len(watched.answers)} answers about {watched.seconds:.1f} s.{cut}")
+        return said, _result(visit), _strip(watched), ""
+
+    def stop(self, request: gr.Request) -> None:
+        """End watching; what has been watched by then is shown."""
+        self._visit(request).stop.set()
+
+    def when(self, words: str, request: gr.Request) -> tuple[str, str]:
+        """Answer when something happened; returns what to tell and the timeline."""
+
+        def look(watched: Watched) -> str:
+            answer = find_when(self._engine, watched, words)
+            return f"<p>{escape(answer.question.phrase)}: <strong>{escape(in_words(answer))}</strong></p>"
+
+        return self._asked(request, look)
+
+    def where(self, words: str, request: gr.Request) -> tuple[str, str]:
+        """Answer where something is; returns what to tell and the timeline."""
+
+        def look(watched: Watched) -> str:
+            answer, frame = find_where(self._engine, watched, words)
+            word, name = self._visit(request).word, escape(answer.question.phrase)
+            if not answer.boxes:
+                return f"<p>{name}: <strong>not seen</strong> in the pictures that were looked at</p>"
+            # The number keeps a browser from showing the picture of an earlier question.
+            address = f"clip/{word}/where.jpg?{len(watched.asked)}"
+            return (
+                f"<p>{name}: <strong>seen at {frame.time:.1f} s</strong></p>"
+                f'<img src="{address}" alt="{name} in its box, at {frame.time:.1f} s">'
+            )
+
+        return self._asked(request, look)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed."""
+        if request.session_hash:
+            self._clips.leave(request.session_hash)
+
+    def _asked(self, request: gr.Request, look: Callable[[Watched], str]) -> tuple[str, str]:
+        watched = self._visit(request).watched
+        if watched is None:
+            return status("Watch a clip first; then ask about it."), ""
+        try:
+            found = f'<div class="ego-found">{look(watched)}</div>'
+        except EgoliveError as error:
+            found = status(str(error))
+        write_evidence(self._engine, watched)
+        return found, _strip(watched)
+
+    def _told(self, request: gr.Request, act: Callable[[ClipVisit], str]) -> str:
+        try:
+            return status(act(self._visit(request)))
+        except EgoliveError as error:
+            return status(str(error))
+
+    def _visit(self, request: gr.Request) -> ClipVisit:
+        return self._clips.of(request.session_hash or "")
+
+
+def clip_tab(page: ClipPage, *, upload_mb: int) -> None:
+    """Place the Clip tab in the blocks that are being built."""
+    gr.Markdown(
+        f"A video of at most {upload_mb} MB; its first {MOST_SECONDS / 60:.0f} minutes are watched. "
+        "It stays on this server and is deleted when you close the page."
+    )
+    with gr.Row():
+        upload = gr.File(label="Your clip", file_types=["video"], type="filepath", height=140)
+        with gr.Column():
+            bundled = gr.Button("Take the bundled clip")
+            watch = gr.Button("Watch it", variant="primary")
+            stop = gr.Button("Stop")
+    said = gr.HTML(status(""), elem_id="clip-status", padding=False)
+    result = gr.HTML("", elem_id="clip-result", padding=False)
+    strip = gr.HTML("", elem_id="clip-timeline", js_on_load=static_text("clip.js"), padding=False)
+    with gr.Row():
+        with gr.Group():
+            when = gr.Textbox(label="When did I …", placeholder="open the fridge", max_length=300)
+            ask_when = gr.Button("Find the time")
+        with gr.Group():
+            where = gr.Textbox(label="Where is …", placeholder="the red mug", max_length=300)
+            ask_where = gr.Button("Find the place")
+    found = gr.HTML("", elem_id="clip-found", padding=False)
+
+    hidden: Literal["private"] = "private"
+    upload.upload(page.take_upload, upload, [upload, said], api_visibility=hidden)
+    bundled.click(page.take_bundled, None, said, api_visibility=hidden)
+    # One clip is watched at a time; Gradio tells the others their place in the queue.
+    shown = [said, result, strip, found]
+    watch.click(lambda: status(""), None, said, queue=False, api_visibility=hidden).then(
+        page.watch, None, shown, concurrency_limit=1, show_progress_on=said, api_visibility=hidden
+    )
+    stop.click(page.stop, None, None, queue=False, api_visibility=hidden)
+    for field, button, look in ((when, ask_when, page.when), (where, ask_where, page.where)):
+        gr.on(
+            [field.submit, button.click],
+            look,
+            field,
+            [found, strip],
+            concurrency_limit=1,
+            concurrency_id="questions",
+            show_progress_on=found,
+            api_visibility=hidden,
+        )
+
+
+def status(text: str) -> str:
+    """One line of plain text that screen readers tell when it changes."""
+    return f'<p class="ego-note" role="status">{escape(text)}</p>'
+
+
+def _ready(name: str, seconds: float) -> str:
+    long = f"; its first {MOST_SECONDS:.0f} s are watched" if seconds > MOST_SECONDS else ""
+    return f"{name}, {seconds:.1f} s long{long}. Press Watch it."
+
+
+def _result(visit: ClipVisit) -> str:
+    address = f"clip/{visit.word}"
+    names = {"overlay.mp4": "Overlay video", "events.jsonl": "Events", "evidence.zip": "Evidence"}
+    links = " · ".join(f'<a href="{address}/{file}" download>{name}</a>' for file, name in names.items())
+    return (
+        f'<video controls playsinline preload="auto" src="{address}/overlay.mp4"></video>'
+        f'<p class="ego-downloads">Download: {links}</p>'
+    )
+
+
+def _strip(watched: Watched) -> str:
+    return timeline(rows_of(watched.answers, watched.asked, watched.seconds), watched.seconds)
