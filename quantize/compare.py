@@ -77,9 +77,10 @@ def compare(
     """
     _check_source(models)
     found: list[dict[str, Any]] = []
-    given: list[list[Given]] = []
-    spoken: list[list[Spoken]] = []
+    first: tuple[list[Given], list[Spoken]] | None = None
     streams = list(_streams(windows))
+    whole = {"engines": found, "episodes": episodes, "windows": windows, "seed": seed, "threads": threads}
+    whole |= machine.gather()
     with Progress(console=Console(stderr=True)) as progress:
         for model in models:
             task = progress.add_task(model, total=episodes + 1)
@@ -87,26 +88,23 @@ def compare(
             progress.advance(task)
             with closing(load_engine(model, device="cpu", threads=threads)) as engine:
                 answers = ask_episodes(engine, episodes, seed=seed, told=partial(progress.advance, task))
-                said = speak(engine, streams, spoken[0] if spoken else None)
+                said = speak(engine, streams, first[1] if first else None)
                 name = _name(model, engine.info.backend, engine.info.precision)
-            given.append(answers)
-            spoken.append(said)
+            first = first or (answers, said)
             entry = {"name": name, **speed, "size_mb": _size(model)}
-            found.append(entry | _quality(given[0], answers) | _tokens(spoken[0], said))
-    command = {"episodes": episodes, "windows": windows, "seed": seed, "threads": threads}
-    whole = {"engines": found, "reference": found[0]["name"], **command, **machine.gather()}
+            found.append(entry | _quality(first[0], answers) | _tokens(first[1], said))
+            if json_file is not None:
+                # After each engine: what was found stays if the next one fails.
+                json_file.write_text(json.dumps(whole) + "\n", encoding="utf-8")
     for model, entry in zip(models, found, strict=True):
         if is_engine_folder(Path(model)):
-            card = read_engine_card(Path(model))
             told = {"reference": found[0]["name"], "processor": machine.processor().get("name")}
-            record_loss(Path(model), card, told | {key: entry[key] for key in entry if key != "name"})
+            told |= {key: entry[key] for key in entry if key != "name"}
+            record_loss(Path(model), read_engine_card(Path(model)), told)
     sys.stderr.write(markdown(found) + "\n")
-    text = json.dumps(whole)
-    if json_file is not None:
-        json_file.write_text(text + "\n", encoding="utf-8")
     if plot is not None:
         _draw(found, plot)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json.dumps(whole) + "\n")
     return whole
 
 
