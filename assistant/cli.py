@@ -34,6 +34,11 @@ app = App(
 app.command(
     "egolive.assistant.run:run", name="run", help="Run the assistant on a camera, an address or a file."
 )
+app.command(
+    "egolive.assistant.replay_command:replay_command",
+    name="replay",
+    help="Run a recording, or give an answer, once more.",
+)
 app.command("egolive.assistant.ask:ask_command", name="ask", help="Ask one question of pictures or a video.")
 app.command(
     "egolive.assistant.doctor:doctor", name="doctor", help="Tell what fits this machine and what is missing."

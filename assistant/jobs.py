@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from egolive.assistant.answers import Answer, Question, Task, Timing, Usage
 from egolive.assistant.audit import Audit
@@ -21,7 +22,7 @@ from egolive.streaming.clock import Clock
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics
 
-__all__ = ["Job", "Sampling", "answer_jobs"]
+__all__ = ["Job", "Keeper", "Sampling", "answer_jobs"]
 
 _MAX_TOKENS: dict[Task, int] = {"intent": 48, "next": 48, "ground": 96, "when": 48, "ask": 256}
 _THINK_TOKENS = 1024
@@ -59,6 +60,21 @@ class Job:
     """Capture time of the newest frame that is seen, seconds."""
 
 
+class Keeper(Protocol):
+    """Somebody who keeps what answers were made of."""
+
+    def keep(self, job: Job, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+        """Take a complete answer.
+
+        Args:
+            job: What was put, pictures included.
+            request: As the engine got it.
+            answer: What was read of it.
+            tokens: What the engine said, the token that ended it included.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class _Draft:
     """The tokens of one answer so far, with their probabilities."""
@@ -77,6 +93,7 @@ def answer_jobs(
     *,
     guides: Guides | None = None,
     audit: Audit | None = None,
+    keeper: Keeper | None = None,
     metrics: Metrics | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> Generator[tuple[int, Answer]]:
@@ -90,6 +107,7 @@ def answer_jobs(
         clock: What work is timed with.
         guides: Hold boxes, intervals and reasoning to their form; answers are free without them.
         audit: Told of each answer that is complete; its own work is not in the answer's time.
+        keeper: Told of each answer that is complete, as the audit is.
         metrics: Takes stages and the engine's counts.
         stopped: Asked after each token; answers that are under way end there, as preempted.
 
@@ -125,6 +143,8 @@ def answer_jobs(
                 yield delta.request, answer
                 if audit is not None:
                     audit.check(requests[delta.request], draft.ids)
+                if keeper is not None:
+                    keeper.keep(jobs[delta.request], requests[delta.request], answer, draft.ids)
             if under_way and stopped is not None and stopped():
                 break
     finally:

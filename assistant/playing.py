@@ -17,10 +17,11 @@ from egolive.streaming.board import Showing
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics, Stage, rss_bytes
+from egolive.streaming.recording import Recorder
 from egolive.streaming.results import Result
 from egolive.streaming.source import Source
 
-__all__ = ["metrics_event", "play"]
+__all__ = ["Player", "metrics_event", "play", "say_the_same", "totals"]
 
 _METRICS_PERIOD = 10.0
 """Seconds of stream between two `metrics` events."""
@@ -40,6 +41,7 @@ def play(
     metrics: Metrics | None = None,
     clock: Clock | None = None,
     audit: AuditCounts | None = None,
+    recorder: Recorder[Question, Answer] | None = None,
 ) -> pipeline.Report:
     """Play a source through the assistant into sinks; closes the sinks, whatever happens.
 
@@ -54,6 +56,7 @@ def play(
         metrics: The assistant's own, so that its figures stand beside those of the stream.
         clock: What rates and live time are measured with.
         audit: What the assistant's audit finds, to be told with the figures.
+        recorder: Keeps the run, so that it can be run again; closed at the end.
 
     Returns:
         Counts and rates of the run.
@@ -63,45 +66,66 @@ def play(
     """
     clock = clock or MonotonicClock()
     metrics = metrics or Metrics(clock)
-    player = _Player(sinks, metrics, audit)
+    player = Player(sinks, metrics, audit)
     with ExitStack() as stack:
+        if recorder is not None:
+            stack.callback(recorder.close)
         for sink in reversed(sinks):
             stack.callback(sink.close)
         report = pipeline.run(
-            source,
+            recorder.source(source) if recorder else source,
             assistant.scheduler,
-            assistant,
-            player.show,
+            recorder.think(assistant) if recorder else assistant,
+            recorder.show(player.show) if recorder else player.show,
             fps_sampled=fps,
             slices=slices,
             seconds=seconds,
             stop=stop,
             on_gap=player.gap,
-            same=_say_the_same,
+            same=say_the_same,
             metrics=metrics,
             clock=clock,
         )
-        player.note(metrics_event(metrics, report.stream_seconds, audit) | _totals(report))
+        player.note(metrics_event(metrics, report.stream_seconds, audit) | totals(report))
+        if recorder is not None:
+            recorder.close(report)
     return report
 
 
-class _Player:
+class Player:
     """Takes what is shown to the sinks, boxes carried to now, and the figures every few seconds."""
 
-    def __init__(self, sinks: Sequence[Sink], metrics: Metrics, audit: AuditCounts | None) -> None:
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        metrics: Metrics,
+        audit: AuditCounts | None = None,
+        *,
+        steady: bool = False,
+    ) -> None:
+        """Stand between a run and its sinks, which stay the caller's to close.
+
+        Args:
+            sinks: Where pictures and answers go.
+            metrics: Of the run.
+            audit: What has been checked so far, where anything is.
+            steady: Leave out what differs each time, such as the memory that is used.
+        """
         self._sinks = sinks
         self._metrics = metrics
         self._audit = audit
+        self._steady = steady
         self._carrier = Carrier()
         self._figures = ""
         self._figures_at = _FIGURES_PERIOD
         self._event_at = _METRICS_PERIOD
 
     def show(self, showing: Showing[Question, Answer]) -> None:
+        """Take what is shown to every sink."""
         time = showing.frame.time
         if time >= self._figures_at:
             self._figures_at = time + _FIGURES_PERIOD
-            self._figures = _in_one_line(self._metrics, self._audit)
+            self._figures = _in_one_line(self._metrics, self._audit, steady=self._steady)
         with self._metrics.measure("track"):
             current = self._carrier.carry(showing.frame, [result.value for result in showing.current])
         shown = Shown(
@@ -117,23 +141,28 @@ class _Player:
                 sink.emit(shown)
         if time >= self._event_at:
             self._event_at = time + _METRICS_PERIOD
-            self.note(metrics_event(self._metrics, time, self._audit))
+            self.note(metrics_event(self._metrics, time, self._audit, steady=self._steady))
 
     def gap(self, gap: Interval) -> None:
+        """Write down a gap."""
         self.note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
 
     def note(self, event: Mapping[str, object]) -> None:
+        """Hand an event to every sink."""
         for sink in self._sinks:
             sink.note(event)
 
 
-def metrics_event(metrics: Metrics, time: float, audit: AuditCounts | None = None) -> dict[str, object]:
+def metrics_event(
+    metrics: Metrics, time: float, audit: AuditCounts | None = None, *, steady: bool = False
+) -> dict[str, object]:
     """The figures so far as one JSON object.
 
     Args:
         metrics: Of the stream and the assistant.
         time: Stream time in seconds.
         audit: What has been checked so far, where anything is.
+        steady: Leave the memory out, which differs each time.
 
     Returns:
         Stages and `glass_to_overlay_ms` in milliseconds, `answer_age_s` in seconds; the reuse as shares, null
@@ -141,7 +170,7 @@ def metrics_event(metrics: Metrics, time: float, audit: AuditCounts | None = Non
     """
     stages = metrics.stages()
     overlay, age = stages.pop("glass_to_overlay", None), stages.pop("answer_age", None)
-    memory = rss_bytes()
+    memory = None if steady else rss_bytes()
     return {
         "type": "metrics",
         "t": round(time, 3),
@@ -162,7 +191,7 @@ _REUSE = {
 """Shares of the engine's counts: the first over the second."""
 
 
-def _totals(report: pipeline.Report) -> dict[str, object]:
+def totals(report: pipeline.Report) -> dict[str, object]:
     """The whole run, for its last `metrics` event."""
     return {
         "captured": report.captured,
@@ -191,11 +220,11 @@ def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
 
-def _in_one_line(metrics: Metrics, audit: AuditCounts | None) -> str:
+def _in_one_line(metrics: Metrics, audit: AuditCounts | None, *, steady: bool = False) -> str:
     """The figures that a person watches: how old the picture and the answers are, and what was saved."""
     overlay, age = metrics.stage("glass_to_overlay"), metrics.stage("answer_age")
     reused = metrics.share("prompt_tokens_reused", "prompt_tokens")
-    memory = rss_bytes()
+    memory = None if steady else rss_bytes()
     parts = [
         f"overlay {overlay.p50 * 1e3:.0f}/{overlay.p95 * 1e3:.0f} ms" if overlay else "",
         f"answers {age.p50:.1f}/{age.p95:.1f} s old" if age else "",
@@ -212,7 +241,7 @@ def _late(result: Result[Question, Answer]) -> Answer:
     return replace(result.value, status=status)
 
 
-def _say_the_same(one: Answer, other: Answer) -> bool:
+def say_the_same(one: Answer, other: Answer) -> bool:
     """Whether words, places and times are equal; probabilities never are."""
     places = [[(*box, box.label) for box in answer.boxes] for answer in (one, other)]
     return places[0] == places[1] and (one.text, one.intervals) == (other.text, other.intervals)

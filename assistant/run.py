@@ -26,19 +26,21 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from egolive.assistant.answers import Question, Task
-from egolive.assistant.audit import Audit, AuditCounts
+from egolive.assistant.audit import Audit
 from egolive.assistant.engine import Engine
+from egolive.assistant.evidence import EvidenceKeeper, weights_hash
 from egolive.assistant.jobs import Sampling
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.playing import play
+from egolive.assistant.replaying import RunSettings, record_into
 from egolive.assistant.session import Assistant, live_questions
 from egolive.assistant.sinks import EventSink, Sink, VideoSink
+from egolive.assistant.summary import tell
 from egolive.assistant.view import LineView, TerminalView
 from egolive.assistant.wearer import lines_to
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.opening import open_source
-from egolive.streaming.report import Report
 from egolive.streaming.source import Source
 from egolive.streaming.writer import VideoWriter
 
@@ -70,6 +72,8 @@ def run(
     deadline: float | None = None,
     give_up: float | None = None,
     audit: float = 0.0,
+    record: Path | None = None,
+    evidence: Path | None = None,
     grammar: bool = True,
     ask: bool = True,
     view: bool = True,
@@ -98,6 +102,8 @@ def run(
         give_up: Seconds for which a camera or address that was lost is tried again; for ever without it.
         audit: Percentage of the answers that are given once more without any reuse, and compared token by
             token; costs time.
+        record: Folder that keeps the run, pictures included, for `egolive replay`.
+        evidence: Folder for a bundle of every answer, pictures included, for `egolive replay`.
         grammar: Hold boxes, intervals and reasoning to their form.
         ask: Take questions from the terminal while a live source runs, one a line.
         view: Show answers in the terminal.
@@ -126,9 +132,23 @@ def run(
     questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
     metrics = Metrics()
     checked = Audit(engine, audit / 100) if audit else None
+    settings = RunSettings(
+        model=model.model,
+        questions=questions,
+        fps=fps or engine.profile.fps,
+        slices=slices or engine.profile.window_slices,
+        seconds=seconds,
+        every=every or (2 if opened.live else 1),
+        deadline=deadline,
+        max_tokens=max_tokens,
+        paper_prompt=paper_prompt,
+        grammar=grammar,
+    )
     with ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(opened.close)
+        recorder = record_into(record, settings, engine) if record else None
+        keeper = _keeper(evidence, model.model, engine) if evidence else None
         sinks: list[Sink] = _sinks(Console(stderr=True), opened, engine, out=out, view=view, video=video)
         stop = stack.enter_context(_stopped_by_signal())
         assistant = stack.enter_context(
@@ -137,11 +157,12 @@ def run(
                 questions=questions,
                 sampling=Sampling(max_tokens=max_tokens),
                 paper_prompt=paper_prompt,
-                every=every or (2 if opened.live else 1),
+                every=settings.every,
                 deadline=deadline,
                 metrics=metrics,
                 grammar=grammar,
                 audit=checked,
+                keeper=keeper,
             )
         )
         # A terminal cannot be waited for like this on Windows.
@@ -151,14 +172,15 @@ def run(
             opened,
             assistant,
             sinks,
-            fps=fps or engine.profile.fps,
-            slices=slices or engine.profile.window_slices,
+            fps=settings.fps,
+            slices=settings.slices,
             seconds=seconds,
             stop=stop,
             metrics=metrics,
             audit=checked.counts if checked else None,
+            recorder=recorder,
         )
-    _tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
+    tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
     return stop.exit_code
 
 
@@ -224,6 +246,12 @@ def _check(
         raise UsageError("nothing is asked: give --tasks or --phrase")
 
 
+def _keeper(folder: Path, model: str, engine: Engine) -> EvidenceKeeper:
+    return EvidenceKeeper(
+        folder, model=model, info=engine.info, sha256=weights_hash(model), profile=engine.profile
+    )
+
+
 def _sinks(
     console: Console, source: Source, engine: Engine, *, out: Path | None, view: bool, video: bool
 ) -> list[Sink]:
@@ -238,31 +266,3 @@ def _sinks(
     elif view:
         sinks.append(LineView(console))
     return sinks
-
-
-def _tell(
-    report: Report, metrics: Metrics, out: Path | None, *, video: bool, audit: AuditCounts | None
-) -> None:
-    """Write the summary for people."""
-    answers = report.results / report.seconds if report.seconds else 0.0
-    drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items()) or "none"
-    lines = [
-        f"picture  {report.source_rate:.1f}/s from the source, {report.shown_rate:.1f}/s shown "
-        f"({report.shown} of {report.captured} pictures, {report.stream_seconds:.1f} s of stream)",
-        f"engine   {report.think_rate:.2f} pictures a second answered, {answers:.2f} answers a second "
-        f"({report.results} answers in {report.seconds:.1f} s)",
-        f"drops    {drops}",
-    ]
-    if overlay := metrics.stage("glass_to_overlay"):
-        lines.append(
-            f"overlay  {overlay.p50 * 1e3:.0f} ms after the capture, 95 % within {overlay.p95 * 1e3:.0f} ms"
-        )
-    if age := metrics.stage("answer_age"):
-        late = ", ".join(f"{report.requests.get(status, 0)} {status}" for status in ("expired", "preempted"))
-        lines.append(f"answers  {age.p50:.2f} s old when shown, 95 % within {age.p95:.2f} s; {late}")
-    if audit is not None:
-        lines.append(f"audit    {audit.summary}")
-    if out is not None:
-        names = ("overlay.mp4", "events.jsonl") if video and report.shown else ("events.jsonl",)
-        lines.append(f"written  {', '.join(str(out / name) for name in names)}")
-    sys.stdout.write("\n".join(lines) + "\n")

@@ -15,7 +15,7 @@ from egolive.assistant.answers import Answer, Question, Task
 from egolive.assistant.audit import Audit
 from egolive.assistant.engine import Engine
 from egolive.assistant.grammar import guides_of
-from egolive.assistant.jobs import Job, Sampling, answer_jobs
+from egolive.assistant.jobs import Job, Keeper, Sampling, answer_jobs
 from egolive.assistant.profiles import Profile
 from egolive.assistant.prompts import build_prompt, vision_of
 from egolive.assistant.rules import rules_for, wearer_rule
@@ -52,6 +52,7 @@ class Assistant:
         clock: Clock | None = None,
         grammar: bool = True,
         audit: Audit | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """Open a session of the engine.
 
@@ -68,6 +69,7 @@ class Assistant:
             clock: What work is timed with.
             grammar: Hold boxes, intervals and reasoning to their form, where the engine's tokens are known.
             audit: Checks the answers, on the same engine.
+            keeper: Keeps what they were made of.
         """
         self.scheduler = Scheduler(rules_for(questions, every=every, deadline=deadline))
         """Says which questions are due."""
@@ -78,6 +80,7 @@ class Assistant:
         self._metrics = metrics or Metrics(self._clock)
         self._guides = guides_of(engine, self._profile) if grammar else None
         self._audit = audit
+        self._keeper = keeper
         self._session = engine.session()
 
     def __call__(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
@@ -154,6 +157,7 @@ class Assistant:
             self._clock,
             guides=self._guides,
             audit=self._audit,
+            keeper=self._keeper,
             metrics=self._metrics,
             stopped=stopped,
         )

@@ -17,15 +17,14 @@ from typing import Generic, TypeVar
 
 from egolive.streaming.board import Board, Showing
 from egolive.streaming.clock import Clock, MonotonicClock
+from egolive.streaming.cutting import Cutter
 from egolive.streaming.frames import Frame, Interval, Window
 from egolive.streaming.mailbox import Mailbox
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.report import Report
 from egolive.streaming.results import Result, Results
-from egolive.streaming.sampling import Sampler
 from egolive.streaming.scheduler import Scheduler, Work
 from egolive.streaming.source import Source
-from egolive.streaming.windows import Slicer, Windows
 
 __all__ = ["Report", "Showing", "run"]
 
@@ -127,10 +126,7 @@ class _Run(Generic[K, T]):
         self._seconds = seconds
         self._metrics = metrics
         self._clock = clock
-        self._sampler = Sampler(fps_sampled, source.fps)
-        self._slicer = Slicer()
-        self._windows = Windows(slices)
-        self._window: Window | None = None
+        self._cutter = Cutter(fps_sampled, slices, source.fps)
         self._window_asked: Window | None = None
         self._steps_made = 0
         self._captured = (0.0, 0.0)
@@ -198,19 +194,14 @@ class _Run(Generic[K, T]):
 
     def _capture(self, frame: Frame) -> None:
         self._captured = (frame.time, self._clock.now())
-        sampled, gap = self._sampler.push(frame)
-        if gap is not None:
-            self._gaps.append(gap)
-            self._window = None
-        if sampled is not None:
-            frame = sampled
-            made = self._slicer.push(sampled)
-            if made is not None:
-                self._window = self._windows.push(made)
+        cut = self._cutter.push(frame)
+        frame = cut.frame
+        if cut.gap is not None:
+            self._gaps.append(cut.gap)
         if self._live:
-            self._scheduler.see(frame, self._window, frame.time)
-        elif sampled is not None:
-            self._steps.put(_Step(frame, self._window))
+            self._scheduler.see(frame, cut.window, frame.time)
+        elif cut.sampled:
+            self._steps.put(_Step(frame, cut.window))
             self._steps_made += 1
         self._shots.put(_Shot(frame, self._steps_made))
         self._report.captured += 1
@@ -308,7 +299,7 @@ class _Run(Generic[K, T]):
 
     def _count(self, board: Board[K, T]) -> None:
         report = self._report
-        report.gaps = self._sampler.gaps
+        report.gaps = self._cutter.gaps
         report.requests = self._scheduler.counts | board.counts
         drops = {
             "show_busy": self._shots.drops.get("busy", 0),

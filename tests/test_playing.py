@@ -148,9 +148,9 @@ def test_intent_is_asked_every_second_slice_and_boxes_of_each_picture(tmp_path: 
     events, _, _ = run(tmp_path)
     times = [event["t"] for event in events if event.get("task") == "intent"]
     assert np.diff(times) == pytest.approx(2.0)
-    assert [event["t"] for event in events if event.get("task") == "ground"] == pytest.approx(
-        np.arange(0, 29.5, 0.5)
-    )
+    # Whether the boxes of the last picture are found before the run is over is open.
+    boxes = [event["t"] for event in events if event.get("task") == "ground" and event["t"] < 29.5]
+    assert boxes == pytest.approx(np.arange(0, 29.5, 0.5))
 
 
 def test_what_comes_too_late_is_in_the_file_but_neither_shown_nor_told(tmp_path: Path) -> None:

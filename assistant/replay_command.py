@@ -1,0 +1,104 @@
+"""`egolive replay`: a recorded run, or one answer's evidence, once more.
+
+egolive run 0 --record session      keeps a run
+egolive replay session --out again  the same windows, drops and answers, under a clock that does not run
+egolive replay session --model DIR  the same windows, answered by another engine
+egolive replay bundle               the same answer, byte for byte
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from egolive.assistant.evidence import EvidenceKeeper, is_bundle, read_bundle, reproduce, weights_hash
+from egolive.assistant.options import ModelOptions
+from egolive.assistant.replaying import replay_run, settings_of
+from egolive.assistant.sinks import EventSink, Sink, VideoSink
+from egolive.streaming.errors import DataError, EngineError
+from egolive.streaming.recording import Recording, is_recording
+from egolive.streaming.writer import VideoWriter
+
+__all__ = ["replay_command"]
+
+
+def replay_command(
+    folder: Path,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    out: Path | None = None,
+    evidence: Path | None = None,
+    video: bool = True,
+    check: bool = False,
+) -> int:
+    """Run a recording again, or give the answer of an evidence bundle again.
+
+    Args:
+        folder: What `egolive run --record` or `--evidence` wrote.
+        model: What answers; the model that answered then without it.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: auto, fp32 or bf16.
+        threads: CPU threads of the model.
+        out: Folder for events.jsonl and overlay.mp4, or for the bundle with its new answer.
+        evidence: Folder for a bundle of every answer of a recording.
+        video: Write overlay.mp4 where `--out` is given.
+        check: Exit with 1 unless every answer is what it was. A bundle is always checked.
+    """
+    if is_bundle(folder):
+        return _replay_bundle(folder, model, device, dtype, threads, out)
+    if not is_recording(folder):
+        raise DataError(f"{folder}: neither a recording nor a bundle; make one: egolive run --record DIR")
+    recording = Recording(folder)
+    settings = settings_of(recording)
+    named = model or settings.model
+    options = ModelOptions(model=named, device=device, dtype=dtype, threads=threads)
+    with closing(options.load()) as engine:
+        sinks: list[Sink] = []
+        if out is not None:
+            sinks.append(EventSink(out / "events.jsonl"))
+            if video:
+                sinks.append(VideoSink(VideoWriter(out / "overlay.mp4")))
+        keeper = None
+        if evidence is not None:
+            keeper = EvidenceKeeper(
+                evidence,
+                model=named,
+                info=engine.info,
+                sha256=weights_hash(named),
+                profile=engine.profile,
+            )
+        done = replay_run(recording, engine, sinks, keeper=keeper)
+    drops = ", ".join(f"{count} {reason}" for reason, count in done.report.drops.items()) or "none"
+    lines = [
+        f"replayed {done.report.captured} pictures, {done.report.windows} windows, {done.report.gaps} gaps "
+        f"({done.report.stream_seconds:.1f} s of stream)",
+        f"drops    {drops}",
+        f"same     {done.same} of {done.answers} answers say what they said in the run",
+    ]
+    if keeper is not None:
+        lines.append(f"evidence {len(keeper.bundles)} bundles in {evidence}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return int(check and done.same != done.answers)
+
+
+def _replay_bundle(
+    folder: Path, model: str | None, device: str, dtype: str, threads: int | None, out: Path | None
+) -> int:
+    bundle = read_bundle(folder)
+    named = model or bundle.engine["model"]
+    if model is None and weights_hash(named) != bundle.engine["sha256"]:
+        raise EngineError(
+            f"{folder}: was answered by weights with the hash {bundle.engine['sha256'][:12]}…, {named} has "
+            "others; name the right ones with --model"
+        )
+    options = ModelOptions(model=named, device=device, dtype=dtype, threads=threads)
+    with closing(options.load()) as engine:
+        same = reproduce(bundle, engine, out) == bundle.answer
+        about = f"{engine.info.name} {engine.info.precision} on {engine.info.device}"
+    verdict = "the same, byte for byte" if same else "another answer"
+    sys.stdout.write(f"{verdict}: {bundle.job.question.task} {bundle.job.question.phrase} ({about})\n")
+    return int(not same)
