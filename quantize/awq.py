@@ -86,17 +86,21 @@ def _write(graph: Graph, value: str, layer: Any, name: str) -> str:
     """One layer: its input scaled, its weight in int4 groups along K."""
     weight = layer.weight.detach().float()
     out, width = weight.shape
-    largest = layer.weight_quantizer.amax.detach().float().reshape(out, -1)
-    scales = largest / _MOST
-    grouped = weight.reshape(out, -1, GROUP)
-    rounded = torch.round(grouped / scales[..., None].clamp(min=torch.finfo(torch.float32).tiny))
-    numbers = rounded.clamp(-_MOST - 1, _MOST).reshape(out, width).T.to(torch.int8).numpy()
+    quantizer = layer.weight_quantizer
+    # A scale that bf16 rounds is rounded for modelopt too, so that both sides compute the same.
+    scales = in_dtype(graph, quantizer.amax.detach().float().reshape(out, -1) / _MOST)
+    quantizer.amax = (scales.float() * _MOST).reshape(quantizer.amax.shape)
+    steps = scales.float()[..., None].clamp(min=torch.finfo(torch.float32).tiny)
+    rounded = torch.round(weight.reshape(out, -1, GROUP) / steps).clamp(-_MOST - 1, _MOST)
+    numbers = rounded.reshape(out, width).T.to(torch.int8).numpy()
     smooth = layer.input_quantizer.pre_quant_scale
     if smooth is not None:
-        factor = graph.weight(f"{name}.input_scale", in_dtype(graph, smooth.float()))
-        value = graph.op("Mul", value, factor, name=f"{name}/input_scale")
+        factor = in_dtype(graph, smooth.detach().float())
+        layer.input_quantizer.pre_quant_scale = factor.float()
+        factors = graph.weight(f"{name}.input_scale", factor)
+        value = graph.op("Mul", value, factors, name=f"{name}/input_scale")
     packed = graph.raw(f"{name}.weight", INT4, numbers.shape, _pack(numbers))
-    scale = graph.weight(f"{name}.scales", in_dtype(graph, scales.T))
+    scale = graph.weight(f"{name}.scales", scales.T)
     wide = graph.op("DequantizeLinear", packed, scale, name=f"{name}/dequantised", axis=0, block_size=GROUP)
     return graph.op("MatMul", value, wide, name=f"{name}/matmul")
 

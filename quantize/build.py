@@ -43,7 +43,7 @@ from egolive.streaming.frames import Window
 
 __all__ = ["DEFAULT_SIZE", "Precision", "Recipe", "build_onnx"]
 
-Precision = Literal["fp32", "bf16", "int8", "int4", "awq-int4"]
+Precision = Literal["full", "int8", "int4", "awq-int4"]
 DEFAULT_SIZE = (252, 448)
 """Height and width of the pictures that an engine takes, where neither caller nor profile says."""
 _BITS = {"int8": 8, "int4": 4}
@@ -55,12 +55,14 @@ _CPU = torch.device("cpu")
 class Recipe:
     """How an engine's weights are stored."""
 
-    precision: Precision = "fp32"
-    """Of the decoder."""
+    precision: Precision = "full"
+    """Of the decoder's weights; full: as everything else."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """In which hidden states are computed, and what is not quantised is stored; the CPU knows fp32 alone."""
     block: int = 32
     """Numbers of a weight that share a scale, for int8 and int4; AWQ has its own 128."""
     head_bits: int = 8
-    """Of the last layer when the others are quantised: 4, 8, or 32 for fp32."""
+    """Of the last layer when the others are quantised: 4, 8, or 32 for none."""
 
     def __post_init__(self) -> None:
         if self.block not in (32, 64, 128):
@@ -136,9 +138,8 @@ def _write(
     calibration: awq.Calibration,
 ) -> dict[str, str]:
     """Write both halves and the embeddings; returns the precision of each part."""
-    dtype = FP32
-    if recipe.precision == "bf16":
-        dtype = BF16
+    dtype = BF16 if recipe.dtype == "bf16" else FP32
+    if dtype == BF16:
         # What the file will hold is what torch has to be compared with.
         model.to(torch.bfloat16).float()
     grid = (shapes.height // 14, shapes.width // 14)
@@ -156,10 +157,11 @@ def _write(
     with Graph(folder / DECODER_FILE, dtype) as graph:
         write_decoder(graph, model, writer)
         graph.save(_PRODUCER)
-    wide = "bf16" if dtype == BF16 else "fp32"
-    few = recipe.precision not in ("fp32", "bf16")
-    head = {4: "int4", 8: "int8", 32: "fp32"}[recipe.head_bits] if few else wide
-    return {"tower": wide, "decoder": recipe.precision, "head": head, "embeddings": stored}
+    found = {"tower": recipe.dtype, "decoder": recipe.dtype, "head": recipe.dtype, "embeddings": stored}
+    if recipe.precision != "full":
+        found["decoder"] = recipe.precision
+        found["head"] = {4: "int4", 8: "int8"}.get(recipe.head_bits, recipe.dtype)
+    return found
 
 
 def _write_embeddings(path: Path, model: Qwen2VLForConditionalGeneration) -> str:

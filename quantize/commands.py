@@ -45,7 +45,7 @@ def export(
     """
     size = _size(height, width)
     with Console(stderr=True).status(f"exporting {model}"):
-        card = build_onnx(model, out, Recipe(precision=dtype), size=size)
+        card = build_onnx(model, out, Recipe(dtype=dtype), size=size)
     _tell(out, card)
 
 
@@ -55,6 +55,7 @@ def quantize(
     to: Literal["int8", "int4", "awq-int4", "nf4", "bnb-int8"] = "int4",
     block: Literal[32, 64, 128] = 32,
     head_bits: Literal[4, 8, 32] = 8,
+    dtype: Literal["fp32", "bf16"] = "fp32",
     height: int | None = None,
     width: int | None = None,
     calibrate: str = SIMULATOR,
@@ -78,6 +79,7 @@ def quantize(
         to: int8, int4 and awq-int4 for ONNX Runtime; nf4 and bnb-int8 (bitsandbytes) for torch.
         block: Weights that share a scale, for int8 and int4.
         head_bits: Of the last layer; 32 leaves it as it is.
+        dtype: In which the rest is stored and computed, for ONNX; bf16 for GPUs.
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
@@ -119,7 +121,7 @@ def quantize(
             card = build_torch(model, out, to)
         else:
             shown = _shown(calibrate, windows or 16, slices) if to == "awq-int4" else []
-            recipe = Recipe(precision=to, block=block, head_bits=head_bits)
+            recipe = Recipe(precision=to, dtype=dtype, block=block, head_bits=head_bits)
             card = build_onnx(model, out, recipe, size=size, windows=shown)
     _tell(out, card)
 

@@ -6,7 +6,7 @@ the very thing that the graph has to reproduce.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,8 +91,10 @@ def block_writer(bits: int, block: int, head_bits: int) -> LinearWriter:
         if wanted == 32:
             return plain(graph, value, layer, name)
         blocks = quantise(layer.weight.detach().float().T.numpy(), wanted, block)
+        scales = in_dtype(graph, torch.from_numpy(blocks.scales))
+        blocks = replace(blocks, scales=scales.float().numpy())
         inputs = [value, graph.array(f"{name}.packed", blocks.packed)]
-        inputs.append(graph.array(f"{name}.scales", blocks.scales))
+        inputs.append(graph.weight(f"{name}.scales", scales))
         if blocks.zeros is not None:
             inputs.append(graph.array(f"{name}.zeros", blocks.zeros))
         found = graph.op(

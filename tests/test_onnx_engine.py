@@ -23,7 +23,7 @@ from egolive.streaming.frames import Frame, Slice
 from egolive.streaming.windows import Windows
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
+@pytest.fixture(scope="module", params=["full", "int8", "int4"])
 def engine_folder(
     request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -98,10 +99,14 @@ def test_a_last_layer_at_full_precision_is_an_option(tiny_checkpoint: Path, tmp_
 
 
 @pytest.mark.slow
-def test_awq_is_written_in_standard_nodes_with_its_scales(wide_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_awq_is_written_in_standard_nodes_with_its_scales(
+    wide_checkpoint: Path, tmp_path: Path, dtype: Literal["fp32", "bf16"]
+) -> None:
     out = tmp_path / "awq"
-    windows = simulated_windows(2, 2)
-    card = build_onnx(str(wide_checkpoint), out, Recipe(precision="awq-int4"), size=SIZE, windows=windows)
+    windows = simulated_windows(1, 2)
+    recipe = Recipe(precision="awq-int4", dtype=dtype)
+    card = build_onnx(str(wide_checkpoint), out, recipe, size=SIZE, windows=windows)
     decoder = graph(out, "decoder.onnx")
     found = [node for node in decoder.node if node.op_type == "DequantizeLinear"]
     assert len(found) == 7 * LAYERS
@@ -116,7 +121,11 @@ def test_awq_is_written_in_standard_nodes_with_its_scales(wide_checkpoint: Path,
     assert len(scaled) == 7 * LAYERS
     # The graph against modelopt's own fake quantisation.
     assert card.made["parity"]["decoder"] <= 1e-3
-    assert_tower_is_kept(out, wide_checkpoint)
+    if dtype == "fp32":
+        assert_tower_is_kept(out, wide_checkpoint)
+    else:
+        scales = [types[node.input[1]] for node in found]
+        assert set(scales) == {TensorProto.BFLOAT16}
 
 
 def test_awq_refuses_widths_that_its_groups_do_not_fit(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -129,7 +138,7 @@ def test_awq_refuses_widths_that_its_groups_do_not_fit(tiny_checkpoint: Path, tm
 
 
 def test_bf16_is_written_as_bf16_and_checked(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    card = build_onnx(str(tiny_checkpoint), tmp_path / "bf16", Recipe(precision="bf16"), size=SIZE)
+    card = build_onnx(str(tiny_checkpoint), tmp_path / "bf16", Recipe(dtype="bf16"), size=SIZE)
     for name in ("tower.onnx", "decoder.onnx"):
         found = graph(tmp_path / "bf16", name)
         wide = [w.name for w in found.initializer if w.data_type == TensorProto.FLOAT]
