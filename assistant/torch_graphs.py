@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 
 import torch
 
@@ -12,6 +13,9 @@ __all__ = ["cuda_capture"]
 
 _WARM_UPS = 2
 """Runs before the recorded one: libraries choose kernels and take their memory in the first."""
+
+_CAPTURING = Lock()
+"""torch records one graph at a time in a process."""
 
 
 def cuda_capture(device: torch.device) -> Capture:
@@ -36,6 +40,7 @@ def cuda_capture(device: torch.device) -> Capture:
         # What other threads do meanwhile, such as encoding for another session, is their own affair.
         mode = "thread_local"
         with (
+            _CAPTURING,
             torch.cuda.device(device),
             torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=mode),
         ):

@@ -55,6 +55,7 @@ def stream(
     max_tokens: int = 24,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
+    graphs: bool = True,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     plot_file: Annotated[Path | None, Parameter(name="--plot")] = None,
 ) -> None:
@@ -72,6 +73,7 @@ def stream(
         max_tokens: Most tokens of an answer.
         device: Where the model runs, in fp32 on a CPU and in bf16 on a GPU.
         threads: CPU threads of the model.
+        graphs: On a GPU, let our sides decode by CUDA graphs; their gain is the difference to a run without.
         json_file: Also write the JSON object here.
         plot_file: Also draw the cost of each hop into this PNG.
     """
@@ -97,7 +99,7 @@ def stream(
         torch.set_num_threads(threads)
     seldom = 2 * slices if model in STRUCTURES else max(1, slices // 2)
     images = load_images(source or bundled_clip(), 2 * (slices - 1 + hops))
-    with closing(_engine(model, text_layers, vision_layers, device)) as engine:
+    with closing(_engine(model, text_layers, vision_layers, device, graphs)) as engine:
         measured, figures = measure(
             engine,
             images,
@@ -160,6 +162,7 @@ def measure(
             "precision": engine.info.precision,
             "device": engine.info.device,
             "threads": torch.get_num_threads(),
+            "graphs": engine.halves()[1].static is not None,
             "slices": slices,
             "max_tokens": max_tokens,
             "naive_every": naive_every,
@@ -182,14 +185,17 @@ def load_images(source: Path, count: int) -> list[Image]:
     return list(islice(cycle(frames + frames[-2:0:-1]), count))
 
 
-def _engine(model: str, text_layers: int | None, vision_layers: int | None, device: str) -> TorchEngine:
+def _engine(
+    model: str, text_layers: int | None, vision_layers: int | None, device: str, graphs: bool
+) -> TorchEngine:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch sees no GPU here; use --device cpu")
     if model not in STRUCTURES:
         if text_layers is not None or vision_layers is not None:
             raise ConfigError(f"layers are left out of random models only: {', '.join(STRUCTURES)}")
         with Console(stderr=True).status(f"loading {model}"):
-            engine = load_engine(model, device=device, dtype="fp32" if device == "cpu" else "bf16")
+            dtype = "fp32" if device == "cpu" else "bf16"
+            engine = load_engine(model, device=device, dtype=dtype, graphs=graphs)
         if not isinstance(engine, TorchEngine):
             engine.close()
             raise ConfigError(f"{model} is compiled: transformers needs a checkpoint to compare with")
@@ -206,4 +212,5 @@ def _engine(model: str, text_layers: int | None, vision_layers: int | None, devi
             questions=QUESTIONS,
             device=torch.device(device),
             dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            graphs=graphs,
         )

@@ -59,6 +59,7 @@ def random_engine(
     questions: Sequence[Question],
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    graphs: bool = True,
     seed: int = 0,
 ) -> TorchEngine:
     """An engine with random weights, EgoThinker-v1's prompts and pictures of 448x252.
@@ -72,6 +73,7 @@ def random_engine(
         questions: Those that it will be asked.
         device: Where it runs.
         dtype: Of its weights.
+        graphs: On CUDA, decode by graphs.
         seed: Of the weights.
     """
     profile = replace(EGOTHINKER_V1, picture=_PICTURE)
@@ -120,7 +122,12 @@ def random_engine(
         weight_bytes=sum(parameter.nbytes for parameter in model.parameters()),
     )
     return TorchEngine(
-        model.eval(), tokenizer=tokenizer, preprocessor=Preprocessor(), profile=profile, info=info
+        model.eval(),
+        tokenizer=tokenizer,
+        preprocessor=Preprocessor(),
+        profile=profile,
+        info=info,
+        graphs=graphs,
     )
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from test_reuse import STREAM, ask
+from test_torch_static import Said
 
 from egolive.assistant.engine import Prompt, Request, Vision
 from egolive.assistant.loading import load_engine
+from egolive.assistant.reuse import FULL_REUSE, NO_REUSE, Reuse
+from egolive.assistant.torch_engine import TorchEngine
+from egolive.assistant.torch_static import uncaptured
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,3 +64,77 @@ def test_bf16_on_the_gpu_answers_as_bf16_on_the_cpu_but_for_ties(tiny_checkpoint
     found, _ = answer(tiny_checkpoint, "cuda", "bf16")
     # bf16 sums in another order on each device, so near ties may flip; the first tokens must not.
     assert found[:2] == expected[:2]
+
+
+def on_gpu(model: Path, *, graphs: bool, dtype: str = "fp32") -> TorchEngine:
+    engine = load_engine(str(model), device="cuda", dtype=dtype, graphs=graphs)
+    assert isinstance(engine, TorchEngine)
+    return engine
+
+
+def play(engine: TorchEngine, reuse: Reuse, windows: range) -> Said:
+    said = Said()
+    with engine.session(reuse) as session:
+        for number in windows:
+            said.at(session, number)
+    return said
+
+
+def assert_replayed(engine: TorchEngine) -> None:
+    static = engine.halves()[1].static
+    assert static is not None
+    assert static.capture is not uncaptured, "capturing has failed; the log says why"
+    assert static.sizes
+
+
+@pytest.mark.parametrize("name", ["tiny_checkpoint", "shallow_2b_checkpoint"])
+@pytest.mark.parametrize("reuse", [FULL_REUSE, Reuse(draft=False), NO_REUSE], ids=["all", "no draft", "none"])
+def test_graphs_replay_what_is_said_without_them(
+    name: str, reuse: Reuse, request: pytest.FixtureRequest
+) -> None:
+    model: Path = request.getfixturevalue(name)
+    windows = range(4) if reuse == NO_REUSE else range(12)
+    with closing(on_gpu(model, graphs=False)) as engine:
+        assert engine.halves()[1].static is None
+        expected = play(engine, reuse, windows)
+    with closing(on_gpu(model, graphs=True)) as engine:
+        found = play(engine, reuse, windows)
+        assert_replayed(engine)
+    found.assert_like(expected, close=1e-4)
+
+
+def test_sessions_in_two_threads_share_the_graphs_of_one_engine(tiny_checkpoint: Path) -> None:
+    with closing(on_gpu(tiny_checkpoint, graphs=False)) as engine:
+        expected = play(engine, FULL_REUSE, range(12))
+    with closing(on_gpu(tiny_checkpoint, graphs=True)) as engine, ThreadPoolExecutor(2) as threads:
+        # Each captures sizes while the other one reads and encodes.
+        for found in threads.map(lambda _: play(engine, FULL_REUSE, range(12)), range(2)):
+            found.assert_like(expected, close=1e-4)
+        assert_replayed(engine)
+
+
+def test_what_graphs_gain_apart_from_reuse(
+    shallow_2b_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line: dict[str, object] = {"test": "graphs", "device": torch.cuda.get_device_name(), "layers": 2}
+    requests = [ask(STREAM[3][0], question, 48) for question in ("What?", "What comes next?")]
+    for graphs in (False, True):
+        before = torch.cuda.memory_allocated()
+        with closing(on_gpu(shallow_2b_checkpoint, graphs=graphs, dtype="bf16")) as engine:
+            seconds = []
+            with engine.session(Reuse(draft=False)) as session:
+                for _ in range(4):
+                    deltas = session.ask(requests)
+                    next(deltas)
+                    start = time.perf_counter()
+                    count = len(list(deltas))
+                    seconds.append((time.perf_counter() - start) / count)
+            name = "graphs" if graphs else "plain"
+            line[f"{name}_first_ms_token"] = 1000 * seconds[0]
+            line[f"{name}_ms_token"] = 1000 * min(seconds[1:])
+            line[f"{name}_bytes"] = torch.cuda.memory_allocated() - before
+            if graphs:
+                assert_replayed(engine)
+    with capsys.disabled():
+        print("\n" + json.dumps(line))  # noqa: T201
+    assert line["graphs_ms_token"] < line["plain_ms_token"]  # type: ignore[operator]
