@@ -13,7 +13,7 @@ from egolive.assistant.answers import Answer, Question
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Interval, Window
-from egolive.train.episode_scores import Scores, report
+from egolive.train.episode_scores import Scores, report, scores_of
 from egolive.train.evaluate import (
     PICTURES,
     ask_episode,
@@ -168,8 +168,9 @@ class Onlooker(Assistant):
 
 
 def test_an_episode_is_asked_about_picture_by_picture_and_window_by_window() -> None:
-    made = Scores()
-    records = ask_episode(Onlooker(), 0, "test", 0, 4, made)
+    records = ask_episode(Onlooker(), 0, "test", 0, 4)
+    # By way of a file, as after an interruption.
+    made = scores_of(json.loads(json.dumps(records)))
     assert len(made.hands) == len(made.objects) == 2 * PICTURES
     assert made.whens
     kinds = (made.hands, made.objects, made.intents, made.nexts, made.whens)

@@ -13,6 +13,7 @@ import pytest
 from egolive.assistant.profiles import EGOTHINKER_V1
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.train import evaluate as evaluation
+from egolive.train.results import stamp_of
 from tests.fakes import FakeEngine, text_of
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -84,6 +85,37 @@ def test_an_interrupted_run_goes_on_and_does_not_ask_twice(
     (tmp_path / "text.jsonl").write_text("no\nresults\n")
     with pytest.raises(DataError, match="no file of results"):
         evaluated(monkeypatch, capsys, FakeEngine(), data=str(data), samples=tmp_path / "text.jsonl")
+
+
+def test_an_interrupted_run_on_the_simulator_asks_the_last_episode_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluation, "training_bags", lambda *_: [(frozenset({"mug"}), "make tea")])
+    monkeypatch.setattr(evaluation, "PICTURES", 1)
+    monkeypatch.setattr(evaluation, "WINDOWS", 1)
+    samples = tmp_path / "samples.jsonl"
+    whole = evaluated(monkeypatch, capsys, FakeEngine(), samples=samples, episodes=3, slices=2)
+    lines = samples.read_text().splitlines()
+    assert {json.loads(line)["episode"] for line in lines[1:]} == {0, 1, 2}
+    # Cut off within the second episode.
+    second = [number for number, line in enumerate(lines) if '"episode": 1,' in line]
+    samples.write_text("\n".join(lines[: second[2]]) + "\n" + lines[second[2]][:9])
+    engine = FakeEngine()
+    again = evaluated(monkeypatch, capsys, engine, samples=samples, episodes=3, slices=2)
+    assert samples.read_text().splitlines() == lines
+    assert sum(map(len, engine.asked)) == sum('"episode": 0,' not in line for line in lines[1:])
+    figures = [name for name in whole if name.startswith(("hand", "object", "intent", "next", "interval"))]
+    assert {name: again[name] for name in figures} == {name: whole[name] for name in figures}
+    fewer = evaluated(monkeypatch, capsys, FakeEngine(), samples=samples, episodes=1, slices=2)
+    assert fewer["n"] == sum('"episode": 0,' in line for line in lines)
+
+
+def test_results_of_a_model_that_was_trained_again_are_not_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"first")
+    first = stamp_of(str(tmp_path))
+    assert stamp_of(str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"trained again")
+    assert stamp_of(str(tmp_path)) != first
 
 
 def test_reasoning_is_asked_for_and_does_not_count_as_the_answer(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from egolive.streaming.errors import DataError
 from egolive.train.figures import rounded, shown
-from egolive.train.scoring import Record
+from egolive.train.results import Record
 
 __all__ = ["Comparison", "compare_records", "comparison_table", "paired_bootstrap"]
 

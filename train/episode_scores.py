@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from egolive.assistant.answers import Answer, Question
 from egolive.streaming.frames import Box, Interval
@@ -17,8 +17,9 @@ from egolive.train.metrics import (
     same_text,
 )
 from egolive.train.questions import HANDS
+from egolive.train.results import Record
 
-__all__ = ["Scores", "record", "report"]
+__all__ = ["Scores", "record", "report", "scores_of"]
 
 
 @dataclass(slots=True)
@@ -36,21 +37,44 @@ class Scores:
     """(truth, answer, window)."""
 
 
-def record(episode: int, time: float, question: Question, truth: object, answer: Answer) -> dict[str, object]:
-    """One question, its truth and what was said, as plain values."""
+def record(
+    episode: int, time: float, question: Question, truth: object, answer: Answer, **more: object
+) -> Record:
+    """One question, its truth and what was said, as plain values; `more` goes in as it is."""
     said: dict[str, object] = {"text": answer.text, "absent": answer.absent, "status": answer.status}
     said["boxes"] = [list(box) for box in answer.boxes]
     said["intervals"] = [[i.start, i.end] for i in answer.intervals]
     asked = {"task": question.task, "phrase": question.phrase}
-    found: dict[str, object] = {
-        "episode": episode,
-        "time": round(time, 3),
-        **asked,
-        "truth": truth,
-        "said": said,
-    }
     name = f"{episode} {time:.3f} {question.task} {question.phrase}".rstrip()
-    return {"id": name, **found, "values": values_of(question, truth, answer)}
+    found: Record = {"id": name, "episode": episode, "time": round(time, 3), **asked, "truth": truth}
+    return {**found, **more, "said": said, "values": values_of(question, truth, answer)}
+
+
+def scores_of(records: Sequence[Record]) -> Scores:
+    """What a file of results says was asked and answered."""
+    scores = Scores()
+    for line in records:
+        question = Question(line["task"], line["phrase"])
+        told, truth = line["said"], line["truth"]
+        answer = Answer(
+            question,
+            told["text"],
+            boxes=tuple(Box(*corners) for corners in told["boxes"]),
+            intervals=tuple(Interval(*ends) for ends in told["intervals"]),
+            absent=told["absent"],
+            status=told["status"],
+        )
+        if question.task == "ground":
+            box = replace(Box(*truth), label=question.phrase) if truth else None
+            (scores.hands if question.phrase in HANDS else scores.objects).append((box, answer))
+        elif question.task == "intent":
+            scores.intents.append((truth, answer.text))
+            scores.bags.append((frozenset(line["bag"]), truth))
+        elif question.task == "next":
+            scores.nexts.append((truth, answer.text))
+        else:
+            scores.whens.append((Interval(*truth), answer, Interval(*line["window"])))
+    return scores
 
 
 def values_of(question: Question, truth: object, answer: Answer) -> dict[str, float]:

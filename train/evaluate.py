@@ -28,10 +28,11 @@ from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image, Slice, Window
 from egolive.train.card import add_measurements
 from egolive.train.compare import compare_records, comparison_table
-from egolive.train.episode_scores import Scores, record, report
-from egolive.train.evaluate_rows import FileOptions, evaluate_file, read_records
+from egolive.train.episode_scores import record, report, scores_of
+from egolive.train.evaluate_rows import FileOptions, evaluate_file
 from egolive.train.figures import Figures, markdown, table
 from egolive.train.questions import HANDS, window_questions
+from egolive.train.results import Record, Results, read_records, stamp_of
 from egolive.train.row_media import Sampling
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
 
@@ -88,8 +89,8 @@ def evaluate(
         dtype: auto, float32 or bfloat16.
         threads: CPU threads.
         json_file: also write the JSON object here.
-        samples: also write each question and answer here, one JSON line each; on a file, a run that was
-            interrupted goes on where this ends.
+        samples: also write each question and answer here, one JSON line each; a run that was interrupted
+            goes on where this ends.
         card: also put the table into the card (README.md) of this model folder.
         compare: two files written by --samples; tells what the second is better at, and asks no model.
     """
@@ -116,9 +117,10 @@ def evaluate(
     ):
         if simulated:
             found["episodes"] = episodes
-            figures = ask_simulator(
-                engine, data.removeprefix("sim:"), episodes, slices, seed, samples, progress
-            )
+            split = data.removeprefix("sim:")
+            asked_of = {"data": data, "slices": slices, "seed": seed, "grammar": grammar, **stamp_of(model)}
+            with closing(Results(samples, asked_of, whole="episode")) as results:
+                figures = ask_simulator(engine, split, episodes, slices, seed, grammar, results, progress)
         else:
             asked = FileOptions(
                 data=data,
@@ -152,30 +154,30 @@ def ask_simulator(
     episodes: int,
     slices: int,
     seed: int,
-    samples: Path | None,
+    grammar: bool,
+    results: Results,
     progress: Progress,
 ) -> Figures:
-    """Ask about episodes of the simulator, and write each answer to `samples`."""
-    scores = Scores()
-    lines: list[dict[str, object]] = []
-    with Assistant(engine) as assistant:
-        task = progress.add_task("episodes", total=episodes)
+    """Ask about the episodes of the simulator that there are no results of."""
+    done = {line["episode"] for line in results.records if line["episode"] < episodes}
+    task = progress.add_task("episodes", total=episodes, completed=len(done))
+    with Assistant(engine, grammar=grammar) as assistant:
         for index in range(episodes):
-            lines += ask_episode(assistant, index, split, seed, slices, scores)
-            progress.advance(task)
-    if samples:
-        samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return report(scores, training_bags(seed, slices))
+            if index not in done:
+                for line in ask_episode(assistant, index, split, seed, slices):
+                    results.add(line)
+                progress.advance(task)
+    # The file may hold more episodes than are asked for this time.
+    records = [line for line in results.records if line["episode"] < episodes]
+    return report(scores_of(records), training_bags(seed, slices))
 
 
-def ask_episode(
-    assistant: Assistant, index: int, split: str, seed: int, slices: int, scores: Scores
-) -> list[dict[str, object]]:
-    """Ask about some pictures and windows of one episode; adds to `scores`, returns a record a question."""
+def ask_episode(assistant: Assistant, index: int, split: str, seed: int, slices: int) -> list[Record]:
+    """Ask about some pictures and windows of one episode; returns a record a question."""
     plan = plan_episode(index, seed=seed, split=split)
     episode = episode_of(plan, fps=FPS)
     rng = random.Random(f"evaluate {split} {seed} {index}")
-    lines: list[dict[str, object]] = []
+    lines: list[Record] = []
     for time in (rng.uniform(0, plan.duration - 0.1) for _ in range(PICTURES)):
         image, truth = render_frame(plan, time)
         boxes = grounding_truth(truth)
@@ -184,8 +186,7 @@ def ask_episode(
         answers = assistant.answer(
             [Question("ground", phrase) for phrase, _ in boxes], picture=Frame(image, time, 0)
         )
-        for (phrase, box), answer in zip(boxes, answers, strict=True):
-            (scores.hands if phrase in HANDS else scores.objects).append((box, answer))
+        for (_, box), answer in zip(boxes, answers, strict=True):
             lines.append(record(index, time, answer.question, list(box) if box else None, answer))
     last = max(0.0, plan.duration - slices * 2 / FPS)
     for start in (rng.uniform(0, last) for _ in range(WINDOWS)):
@@ -195,15 +196,9 @@ def ask_episode(
         assistant.forget()
         answers = assistant.answer([one.question for one in asked], window=window)
         for one, answer in zip(asked, answers, strict=True):
-            if one.question.task == "intent":
-                scores.intents.append((one.text, answer.text))
-                scores.bags.append((bag, one.text))
-            elif one.question.task == "next":
-                scores.nexts.append((one.text, answer.text))
-            elif one.interval is not None:
-                scores.whens.append((one.interval, answer, span))
             said = [one.interval.start, one.interval.end] if one.interval else one.text
-            lines.append(record(index, span.end, one.question, said, answer))
+            seen = {"window": [span.start, span.end], "bag": sorted(bag)}
+            lines.append(record(index, span.end, one.question, said, answer, **seen))
     return lines
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
 
 import numpy as np
 from rich.progress import Progress
@@ -21,15 +19,16 @@ from egolive.assistant.jobs import Sampling as TokenSampling
 from egolive.assistant.profiles import Profile
 from egolive.assistant.prompts import Message, build_prompt, chat_prompt, uses_thinking
 from egolive.streaming.clock import MonotonicClock
-from egolive.streaming.errors import ConfigError, DataError
+from egolive.streaming.errors import DataError
 from egolive.train.examples import Example, examples_in
 from egolive.train.figures import Figures
+from egolive.train.results import Record, Results, stamp_of
 from egolive.train.row_files import RowMix, mix_rows
 from egolive.train.row_media import Sampling, Shown, show
 from egolive.train.rows import RowError, Tally
-from egolive.train.scoring import Record, figures_of, record_of
+from egolive.train.scoring import figures_of, record_of
 
-__all__ = ["FileOptions", "Results", "ask_examples", "evaluate_file", "read_records"]
+__all__ = ["FileOptions", "ask_examples", "evaluate_file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +63,7 @@ def evaluate_file(
     examples = list(examples_in(mix, tally))
     if not examples:
         raise DataError(f"{options.data}: nothing to ask; {tally}")
-    settings = {**asdict(options), "media": str(options.media), "model": model}
+    settings = {**asdict(options), "media": str(options.media), **stamp_of(model)}
     results = Results(samples, settings)
     with closing(results):
         done = results.done
@@ -83,68 +82,6 @@ def evaluate_file(
                 results.add(record)
             progress.advance(task, max(1, len(records)))
     return figures_of(results.records), dict(tally.broken)
-
-
-class Results:
-    """Lines of results, kept in a file where one is given, so that a run can be taken up again.
-
-    The first line of the file says what the results are of.
-
-    Raises:
-        ConfigError: the file holds results of something else.
-        DataError: it cannot be read or written.
-    """
-
-    def __init__(self, path: Path | None, settings: dict[str, object]) -> None:
-        self.records: list[Record] = []
-        self._path = path
-        self._file: TextIO | None = None
-        if path is None:
-            return
-        header = {"type": "run", **settings}
-        try:
-            if path.exists() and path.stat().st_size:
-                found, self.records = _read(path)
-                if found != header:
-                    raise ConfigError(f"{path} holds results of another run: give another file, or delete it")
-            # Written anew: the last line may be half a line.
-            lines = [header, *self.records]
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-
-    @property
-    def done(self) -> set[str]:
-        """Names of the examples that have their results."""
-        return {record["id"] for record in self.records}
-
-    def add(self, record: Record) -> None:
-        """Keep one line of results."""
-        self.records.append(record)
-        if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-
-def read_records(path: Path) -> list[Record]:
-    """The lines of a file of results that have values.
-
-    Raises:
-        DataError: it cannot be read, or holds none.
-    """
-    try:
-        _, records = _read(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not records:
-        raise DataError(f"{path}: holds no results; give a file that egolive evaluate --samples wrote")
-    return records
 
 
 def ask_examples(
@@ -217,22 +154,3 @@ def _asked(text: str, visions: Sequence[Vision], profile: Profile, question: Que
         text = profile.think_prompts.ask.replace("{phrase}", text)
     parts: tuple[str | Vision, ...] = (text, *visions) if profile.paper_prompt else (*visions, text)
     return chat_prompt(profile, [Message("user", parts)])
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[Record]]:
-    """The first line, and all lines with values; half a last line is passed over."""
-    header: dict[str, Any] = {}
-    records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines):
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) - 1:
-                break
-            raise DataError(f"{path}: line {number + 1} is not JSON; it is no file of results") from error
-        if isinstance(values, dict) and values.get("type") == "run":
-            header = values
-        elif isinstance(values, dict) and isinstance(values.get("values"), dict) and "id" in values:
-            records.append(values)
-    return header, records

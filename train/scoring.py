@@ -25,14 +25,12 @@ from egolive.train.metrics import (
     same_text,
 )
 from egolive.train.questions import HANDS
+from egolive.train.results import Record
 
 __all__ = ["figures_of", "record_of"]
 
 BOX_THRESHOLDS = (0.25, 0.3, 0.5)
 INTERVAL_THRESHOLDS = (0.05, 0.3, 0.5, 0.7)
-
-Record = dict[str, Any]
-"""One line of a file of results: `id`, `kind`, what was asked, `truth`, `said`, and `values` by measure."""
 
 
 def record_of(example: Example, answer: Answer, *, size: Size) -> Record:
