@@ -46,7 +46,7 @@ def logits_of_many_passes(decoder: Any) -> list[torch.Tensor]:
         return Chunk(onto, decoder.embed(ids), places[:, start : start + len(ids)], keep)
 
     long, short = decoder.row(), decoder.row()
-    found = decoder.read([chunk(long, tokens, 0, 3), chunk(short, tokens[:19], 0, 2)])
+    found: list[torch.Tensor] = decoder.read([chunk(long, tokens, 0, 3), chunk(short, tokens[:19], 0, 2)])
     first, second, other = long.branch(), long.branch(), short.branch()
     found += decoder.read(
         [chunk(first, [30, 31], 40, 2), chunk(other, [50, 51, 3], 19), chunk(second, [40], 40)]

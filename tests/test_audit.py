@@ -31,6 +31,7 @@ REQUEST = Request(Prompt(("What?",)))
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint: Path) -> Iterator[TorchEngine]:
     engine = load_engine(str(tiny_checkpoint), device="cpu", dtype="fp32")
+    assert isinstance(engine, TorchEngine)
     yield engine
     engine.close()
 

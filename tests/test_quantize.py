@@ -31,7 +31,8 @@ WIDE = {**TEXT, "hidden_size": 128, "intermediate_size": 256}
 @pytest.fixture(scope="module")
 def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wide")
-    text = {**WIDE, "rope_parameters": {**TEXT["rope_parameters"], "mrope_section": [4, 6, 6]}}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
+    text = {**WIDE, "rope_parameters": rope}
     return make_checkpoint(folder, text=text, vision={**VISION, "hidden_size": 128}, tied=True)
 
 

@@ -37,6 +37,7 @@ SWITCHES = ("slices", "prefix", "together", "draft")
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint: Path) -> Iterator[TorchEngine]:
     engine = load_engine(str(tiny_checkpoint), device="cpu", dtype="fp32")
+    assert isinstance(engine, TorchEngine)
     yield engine
     engine.close()
 

@@ -76,6 +76,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def tiny_engine(tiny_checkpoint: Path) -> Iterator[TorchEngine]:
     engine = load_engine(str(tiny_checkpoint), device="cpu", dtype="fp32")
+    assert isinstance(engine, TorchEngine)
     yield engine
     engine.close()
 
@@ -83,6 +84,7 @@ def tiny_engine(tiny_checkpoint: Path) -> Iterator[TorchEngine]:
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> Iterator[TorchEngine]:
     engine = load_engine(str(checkpoint), device="cpu", dtype="fp32")
+    assert isinstance(engine, TorchEngine)
     yield engine
     engine.close()
 
@@ -304,6 +306,7 @@ def test_bf16_weights_answer_with_finite_numbers_and_a_last_layer_in_fp32(
     tiny_engine: TorchEngine, tiny_checkpoint: Path
 ) -> None:
     half = load_engine(str(tiny_checkpoint), device="cpu", dtype="bf16")
+    assert isinstance(half, TorchEngine)
     assert half.info.precision == "bf16"
     logits = our_logits(half, PROMPTS["video"], [])
     assert logits.dtype == torch.float32
@@ -315,6 +318,7 @@ def test_bf16_weights_answer_with_finite_numbers_and_a_last_layer_in_fp32(
 
 def test_a_closed_engine_says_so(tiny_checkpoint: Path) -> None:
     engine = load_engine(str(tiny_checkpoint), device="cpu")
+    assert isinstance(engine, TorchEngine)
     engine.close()
     with pytest.raises(ValueError, match="closed"):
         engine.session()
@@ -322,6 +326,7 @@ def test_a_closed_engine_says_so(tiny_checkpoint: Path) -> None:
 
 def test_running_out_of_memory_is_one_line(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load_engine(str(tiny_checkpoint), device="cpu")
+    assert isinstance(engine, TorchEngine)
 
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore lines")
