@@ -96,6 +96,8 @@ def quantised(
     for entry in engines:
         entry["decode_gain"] = round(entry["tok_s"] / torch_fp32["tok_s"], 2)
         entry["prefill_gain"] = round(entry["prefill_tok_s"] / torch_fp32["prefill_tok_s"], 2)
+        entry["decode_cpu_gain"] = round(entry["tok_cpu_s"] / torch_fp32["tok_cpu_s"], 2)
+        entry["prefill_cpu_gain"] = round(entry["prefill_tok_cpu_s"] / torch_fp32["prefill_tok_cpu_s"], 2)
     found = {
         "model": model,
         "text_layers": structure.text_layers,
