@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.nn.functional import linear
 from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.halves import Chunk
 from egolive.assistant.spans import plan
 from egolive.assistant.torch_attention import Attention, SpanAttention
 from egolive.assistant.torch_errors import as_engine_errors
+from egolive.assistant.torch_linear import apply, linear
 from egolive.assistant.torch_rows import TorchRow
 from egolive.assistant.torch_static import COLUMNS, Capture, StaticSteps
 
@@ -120,12 +120,15 @@ class TorchDecoder:
         for number, layer in enumerate(self.text_model.layers):
             attention = layer.self_attn
             read = layer.input_layernorm(hidden)
-            query = _rotate(attention.q_proj(read).view(count, self._heads, -1), cos, sin)
+            query = _rotate(apply(attention.q_proj, read).view(count, self._heads, -1), cos, sin)
             key = _rotate(attention.k_proj(read).view(count, self._kv_heads, -1), cos, sin)
             value = attention.v_proj(read).view(count, self._kv_heads, -1)
             found = [span.attend(number, query, key, value) for span in spans]
-            hidden = hidden + attention.o_proj(found[0] if len(found) == 1 else torch.cat(found))
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+            joined = found[0] if len(found) == 1 else torch.cat(found)
+            hidden = hidden + apply(attention.o_proj, joined)
+            read, mlp = layer.post_attention_layernorm(hidden), layer.mlp
+            opened = mlp.act_fn(apply(mlp.gate_proj, read)) * apply(mlp.up_proj, read)
+            hidden = hidden + apply(mlp.down_proj, opened)
         return hidden
 
 

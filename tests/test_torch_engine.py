@@ -331,7 +331,7 @@ def test_running_out_of_memory_is_one_line(tiny_checkpoint: Path, monkeypatch: p
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore lines")
 
-    monkeypatch.setattr(engine.halves()[1].text_model.layers[1].mlp, "forward", fail)
+    monkeypatch.setattr(engine.halves()[1].text_model.layers[1].input_layernorm, "forward", fail)
     with engine.session() as session, pytest.raises(EngineError, match="ran out of memory") as caught:
         list(session.ask([Request(PROMPTS["text"])]))
     assert "\n" not in str(caught.value)
