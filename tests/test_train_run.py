@@ -179,7 +179,8 @@ def test_the_model_can_be_evaluated_and_its_card_carries_the_figures(
     found = json.loads(report.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
     assert {"hand_miou", "intent_acc", "machine", "versions", "commit", "command"} <= set(found)
-    records = [json.loads(line) for line in samples.read_text().splitlines()]
+    header, *records = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert header["model"] == str(model)
     assert len(records) == found["n"] >= 4
     assert {record["task"] for record in records} >= {"ground", "when"}
     assert "| hand_miou |" in (model / "README.md").read_text()

@@ -136,7 +136,9 @@ def evaluate(
     Console(stderr=True).print(table(figures, data))
     tell({**found, **figures, **machine.gather()}, json_file)
     if card:
-        command = f"egolive evaluate --data {data} --episodes {episodes} --seed {seed}"
+        command = f"egolive evaluate --data {data} --seed {seed}"
+        if simulated:
+            command += f" --episodes {episodes}"
         add_measurements(card, markdown(figures), command, str(machine.processor().get("name", "a CPU")))
 
 
