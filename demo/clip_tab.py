@@ -182,12 +182,8 @@ def clip_tab(page: ClipPage, *, upload_mb: int) -> None:
     result = gr.HTML("", elem_id="clip-result", padding=False)
     strip = gr.HTML("", elem_id="clip-timeline", js_on_load=static_text("clip.js"), padding=False)
     with gr.Row():
-        with gr.Group():
-            when = gr.Textbox(label="When did I …", placeholder="open the fridge", max_length=300)
-            ask_when = gr.Button("Find the time")
-        with gr.Group():
-            where = gr.Textbox(label="Where is …", placeholder="the red mug", max_length=300)
-            ask_where = gr.Button("Find the place")
+        when, ask_when = _question("clip-when", "When did I …", "open the fridge", "Find the time")
+        where, ask_where = _question("clip-where", "Where is …", "the red mug", "Find the place")
     found = gr.HTML("", elem_id="clip-found", padding=False)
 
     hidden: Literal["private"] = "private"
@@ -210,6 +206,12 @@ def clip_tab(page: ClipPage, *, upload_mb: int) -> None:
             show_progress_on=found,
             api_visibility=hidden,
         )
+
+
+def _question(name: str, label: str, example: str, action: str) -> tuple[gr.Textbox, gr.Button]:
+    with gr.Group():
+        field = gr.Textbox(label=label, placeholder=example, max_length=300, elem_id=name)
+        return field, gr.Button(action)
 
 
 def status(text: str) -> str:

@@ -5,6 +5,8 @@ Debian's `chromium-headless-shell` or `chromium` does; no driver and no websocke
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import os
 import queue
@@ -18,6 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
+from starlette.types import ASGIApp
+
+from egolive.assistant.engine import Engine
+from egolive.demo.app import build_page
+from egolive.demo.guard import Guard
+from egolive.demo.visits import Visits
 
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))), None
@@ -25,6 +34,35 @@ PROGRAM = next(
 MISSING = "no Chromium on this machine: apt-get install chromium-headless-shell"
 BLOCKS = 16
 """Bits of the frame number that is written into a fake camera's pictures."""
+
+
+def built(engine: Engine, folder: Path, **options: Any) -> tuple[ASGIApp, Visits]:
+    """The demo's page; built inside an event loop, without which Gradio opens some that it never closes."""
+
+    async def build() -> tuple[ASGIApp, Visits]:
+        return build_page(engine, folder, **options)
+
+    return asyncio.run(build())
+
+
+@contextmanager
+def served(engine: Engine, folder: Path, **options: Any) -> Iterator[str]:
+    """The demo's page on a port of this machine; gives its address."""
+    app, visits = built(engine, folder, **options)
+    config = uvicorn.Config(Guard(app), host="127.0.0.1", port=0, log_level="warning", ws="none")
+    config.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        visits.close()
+        server.should_exit = True
+        thread.join(20)
 
 
 class Page:
@@ -67,9 +105,29 @@ class Page:
         self.wait("document.readyState === 'complete'")
 
     def screenshot(self, path: Path) -> None:
-        import base64
-
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def click(self, text: str) -> None:
+        """Press the button or tab that says so."""
+        buttons = "[...document.querySelectorAll('button')].filter(one => one.checkVisibility())"
+        find = f"{buttons}.findLast(one => one.textContent.trim() === {json.dumps(text)})"
+        self.wait(f"!!{find}")
+        self.evaluate(f"{find}.click()")
+
+    def write(self, selector: str, text: str) -> None:
+        """Fill in a field as typing does."""
+        self.evaluate(
+            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); "
+            f"field.value = {json.dumps(text)}; "
+            "field.dispatchEvent(new Event('input', {bubbles: true})); "
+            "field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+
+    def attach(self, selector: str, path: Path) -> None:
+        """Choose a file for a file field."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def resize(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
         self.call(
@@ -136,15 +194,9 @@ class Browser:
             page.call(f"{domain}.enable")
         return page
 
-    def permit(self, page: Page, origin: str, setting: str) -> None:
-        """Grant or deny the camera to an origin: "granted" or "denied"."""
-        params: dict[str, object] = {
-            "permission": {"name": "camera"},
-            "setting": setting,
-            "origin": origin,
-            "browserContextId": page.context,
-        }
-        self.call("Browser.setPermission", params)
+    def leave(self, page: Page) -> None:
+        """Close a page."""
+        self.call("Target.disposeBrowserContext", {"browserContextId": page.context})
 
     def close(self) -> None:
         self._process.terminate()
@@ -194,9 +246,12 @@ def write_coded_video(path: Path, *, frames: int, fps: int, size: tuple[int, int
     with path.open("wb") as file:
         file.write(f"YUV4MPEG2 W{width} H{height} F{fps}:1 Ip A1:1 C420jpeg\n".encode())
         chroma = np.full(height // 2 * (width // 2) * 2, 128, np.uint8).tobytes()
-        ramp = np.linspace(70, 180, width, dtype=np.uint8)
+        # A pattern that stands still, for what follows pixels to hold on to.
+        tiles = np.random.default_rng(0).integers(60, 190, (height // 8, width // 8), dtype=np.uint8)
+        pattern = np.kron(tiles, np.ones((8, 8), np.uint8))
         for number in range(frames):
-            luma = np.tile(ramp, (height, 1))
+            luma = np.full((height, width), 120, np.uint8)
+            luma[: pattern.shape[0], : pattern.shape[1]] = pattern
             for bit in range(BLOCKS):
                 luma[height - side :, bit * side : (bit + 1) * side] = 235 if number >> bit & 1 else 16
             file.write(b"FRAME\n" + luma.tobytes() + chroma)
