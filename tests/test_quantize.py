@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -218,3 +220,17 @@ def test_a_wrong_call_is_told_in_one_line(
     error = capsys.readouterr().err.strip()
     assert told in error
     assert error.count("\n") == 0
+
+
+def test_an_awq_checkpoint_without_its_package_is_told_in_one_line(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("gptqmodel"):
+        pytest.skip("gptqmodel is installed")
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "awq"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EngineError, match="gptqmodel") as caught:
+        load_engine(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
