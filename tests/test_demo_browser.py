@@ -319,6 +319,14 @@ def test_a_clip_is_uploaded_watched_and_asked_about(place: Place, tmp_path: Path
         ".map(async one => (await fetch(one.href)).headers.get('content-type')))"
     )
     assert kinds == ["video/mp4", "application/jsonl", "application/zip"]
+    assert list((tmp_path / "clips").iterdir())
+    page.open("about:blank")
+    for _ in range(300):
+        if not list((tmp_path / "clips").iterdir()):
+            break
+        threading.Event().wait(0.1)
+    assert not list((tmp_path / "clips").iterdir())
+    assert not [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(("width", "tab"), [(360, "Live"), (390, "Clip"), (1280, "Live")])

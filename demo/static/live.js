@@ -27,6 +27,11 @@ function phase(name, message = "", button = "") {
   part("pause").textContent = name === "paused" ? "Go on" : "Pause";
 }
 
+// The stage takes the shape of the picture, as far as there is room.
+function shape(width, height) {
+  stage.style.aspectRatio = `${width} / ${height}`;
+}
+
 function note(text) {
   part("note").textContent = text;
 }
@@ -178,6 +183,7 @@ function offer(mine, captured) {
   if (mine !== run || posting || paused || !visit || now - lastPost < 1 / MOST_A_SECOND || !video.videoWidth) return;
   posting = true;
   lastPost = now;
+  shape(video.videoWidth, video.videoHeight);
   const scale = Math.min(1, about.longest / Math.max(video.videoWidth, video.videoHeight));
   picture.width = Math.round(video.videoWidth * scale);
   picture.height = Math.round(video.videoHeight * scale);
@@ -249,6 +255,7 @@ async function watch(mine) {
       if (told.index === after || !jpeg.size) continue;
       const image = await createImageBitmap(jpeg);
       if (mine !== run) return;
+      shape(image.width, image.height);
       picture.width = image.width;
       picture.height = image.height;
       picture.getContext("2d").drawImage(image, 0, 0);

@@ -40,6 +40,7 @@ function drawBoxes(canvas, state, now) {
     const text = box.score === null ? box.name : `${box.name} ${Math.round(box.score * 100)}%`;
     const label = placeLabel(x, y, h, pen.measureText(text).width + 10, 20, width, height, taken);
     if (!label) continue;
+    pen.globalAlpha = Math.max(pen.globalAlpha, 0.8);  // words stay readable
     pen.fillStyle = box.colour;
     pen.fillRect(label.x, label.y, label.w, label.h);
     pen.fillStyle = "#000";
