@@ -39,6 +39,10 @@ app.command(
     name="replay",
     help="Run a recording, or give an answer, once more.",
 )
+app.command(
+    "egolive.assistant.recall_command:recall_command", name="recall", help="Find where something was put."
+)
+app.command("egolive.assistant.recall_command:forget_command", name="forget", help="Forget the last minutes.")
 app.command("egolive.assistant.ask:ask_command", name="ask", help="Ask one question of pictures or a video.")
 app.command(
     "egolive.assistant.doctor:doctor", name="doctor", help="Tell what fits this machine and what is missing."
@@ -71,6 +75,11 @@ bench.command(
 )
 bench.command(
     "egolive.benchmarks.tracking:tracking", name="tracking", help="How well late boxes are carried to now."
+)
+bench.command(
+    "egolive.benchmarks.recall:recall_bench",
+    name="recall",
+    help="How often a memory knows when and where something was put.",
 )
 app.command(bench)
 

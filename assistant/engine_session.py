@@ -77,13 +77,15 @@ class Session:
         """
         self.kept = KeptRows(row_bytes)
         """Rows kept from one question to the next, for those who watch memory."""
+        self.slices = SliceCache(slice_cache_bytes)
+        """Encoded slices by name, for those who keep them elsewhere."""
         self._reader = Reader(
             tower,
             decoder,
             tokenizer=tokenizer,
             preprocessor=preprocessor,
             reuse=reuse,
-            slices=SliceCache(slice_cache_bytes),
+            slices=self.slices,
             rows=self.kept,
         )
         self._decoder = decoder

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -170,17 +170,19 @@ class _Again:
         self._assistant.close()
 
     def __call__(self, work: Work[Question], then: RecordedWork) -> list[Result[Question, Answer]]:
-        asked = [outcome for outcome in then.outcomes if outcome.status != "preempted"]
-        questions = [work.tasks[outcome.task] for outcome in asked]
+        # In the order in which they were asked, so that they share what they shared then.
+        asked = sorted(outcome.task for outcome in then.outcomes if outcome.status != "preempted")
         before = self._own.counts
-        found: Iterator[Answer] = iter(())
-        if questions:
-            found = self._assistant.answer(questions, window=work.window, picture=work.picture)
+        found: dict[int, Answer] = {}
+        if asked:
+            questions = [work.tasks[place] for place in asked]
+            answers = self._assistant.answer(questions, window=work.window, picture=work.picture)
+            found = dict(zip(asked, answers, strict=True))
         counts = self._own.counts
         self._metrics.count({name: number - before.get(name, 0) for name, number in counts.items()})
         results = []
         for outcome in then.outcomes:
-            answer = _left_undone(work, outcome) if outcome.status == "preempted" else next(found)
+            answer = found.get(outcome.task) or _left_undone(work, outcome)
             timing = Timing(**outcome.note["timing"])
             answer = replace(answer, timing=timing)
             if outcome.status != "preempted":

@@ -29,7 +29,9 @@ from egolive.assistant.answers import Question, Task
 from egolive.assistant.audit import Audit
 from egolive.assistant.engine import Engine
 from egolive.assistant.evidence import EvidenceKeeper, weights_hash
-from egolive.assistant.jobs import Sampling
+from egolive.assistant.jobs import Keeper, Sampling
+from egolive.assistant.live_memory import LiveMemory
+from egolive.assistant.memory import Memory
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.playing import play
 from egolive.assistant.replaying import RunSettings, record_into
@@ -74,6 +76,8 @@ def run(
     audit: float = 0.0,
     record: Path | None = None,
     evidence: Path | None = None,
+    memory: Path | None = None,
+    memory_encodings: bool = False,
     grammar: bool = True,
     ask: bool = True,
     view: bool = True,
@@ -104,6 +108,9 @@ def run(
             token; costs time.
         record: Folder that keeps the run, pictures included, for `egolive replay`.
         evidence: Folder for a bundle of every answer, pictures included, for `egolive replay`.
+        memory: Folder of a memory that the run adds to, small pictures included, for `egolive recall`. What
+            is typed as "where ..." or "forget the last 5 minutes" is for the memory.
+        memory_encodings: Keep the pictures as the model sees them too, so that nothing is encoded again.
         grammar: Hold boxes, intervals and reasoning to their form.
         ask: Take questions from the terminal while a live source runs, one a line.
         view: Show answers in the terminal.
@@ -116,6 +123,8 @@ def run(
         above_zero={"seconds": seconds, "fps": fps, "deadline": deadline, "give-up": give_up},
         audit=audit,
     )
+    if record is not None and memory is not None:
+        raise UsageError("what is recorded cannot be forgotten: give --record or --memory, not both")
     spec = bundled_clip() if source is None else source
     # A source that is not there is told before the model is loaded, which may take minutes.
     opened = open_source(spec, realtime=realtime)
@@ -148,7 +157,14 @@ def run(
         stack.callback(engine.close)
         stack.callback(opened.close)
         recorder = record_into(record, settings, engine) if record else None
-        keeper = _keeper(evidence, model.model, engine) if evidence else None
+        keeper: Keeper | None = _keeper(evidence, model.model, engine) if evidence else None
+        remembered = None
+        played = opened
+        if memory is not None:
+            kept = stack.enter_context(Memory(memory))
+            also = (keeper,) if keeper else ()
+            remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
+            keeper, played = remembered, remembered.watch(opened)
         sinks: list[Sink] = _sinks(Console(stderr=True), opened, engine, out=out, view=view, video=video)
         stop = stack.enter_context(_stopped_by_signal())
         assistant = stack.enter_context(
@@ -165,11 +181,18 @@ def run(
                 keeper=keeper,
             )
         )
+        if remembered is not None:
+            remembered.attend(assistant)
+
+        def take(line: str) -> None:
+            if remembered is None or not remembered.take(line, Console(stderr=True).out):
+                assistant.put(Question("ask", line))
+
         # A terminal cannot be waited for like this on Windows.
         if ask and opened.live and sys.stdin.isatty() and os.name == "posix":
-            stack.enter_context(lines_to(lambda line: assistant.put(Question("ask", line)), sys.stdin))
+            stack.enter_context(lines_to(take, sys.stdin))
         report = play(
-            opened,
+            played,
             assistant,
             sinks,
             fps=settings.fps,

@@ -6,6 +6,7 @@ the engine together. Threads and time are the pipeline's business, drawing and w
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,7 +14,7 @@ from types import TracebackType
 
 from egolive.assistant.answers import Answer, Question, Task
 from egolive.assistant.audit import Audit
-from egolive.assistant.engine import Engine
+from egolive.assistant.engine import Engine, EngineSession
 from egolive.assistant.grammar import guides_of
 from egolive.assistant.jobs import Job, Keeper, Sampling, answer_jobs
 from egolive.assistant.profiles import Profile
@@ -82,6 +83,7 @@ class Assistant:
         self._audit = audit
         self._keeper = keeper
         self._session = engine.session()
+        self._to_forget = threading.Event()
 
     def __call__(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
         """Answer questions that are due.
@@ -95,6 +97,9 @@ class Assistant:
         Raises:
             EngineError: The engine failed.
         """
+        if self._to_forget.is_set():
+            self._to_forget.clear()
+            self._session.forget()
         jobs = [self._job(question, work.window, work.picture) for question in work.tasks]
         with closing(self._answer(jobs, work.stopped)) as found:
             for number, answer in found:
@@ -133,6 +138,15 @@ class Assistant:
     def forget(self) -> None:
         """Drop everything that was seen: frames of another stream may carry the same numbers."""
         self._session.forget()
+
+    def forget_soon(self) -> None:
+        """Drop everything that was seen before the next work begins; may be called from any thread."""
+        self._to_forget.set()
+
+    @property
+    def engine_session(self) -> EngineSession:
+        """The engine's state of this stream, for those who keep parts of it."""
+        return self._session
 
     def close(self) -> None:
         """Free the session."""

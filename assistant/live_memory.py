@@ -1,0 +1,135 @@
+"""A memory beside a run: it fills while the stream goes on, and the wearer can ask it or let it forget.
+
+where did I put the cup?
+forget the last 5 minutes
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from egolive.assistant.answers import Answer
+from egolive.assistant.encodings import encoding_of, maker_of
+from egolive.assistant.engine import Engine, Request, Vision
+from egolive.assistant.jobs import Job, Keeper
+from egolive.assistant.memory import Memory
+from egolive.assistant.recall import Recalled, recall
+from egolive.assistant.remember import Rememberer
+from egolive.assistant.session import Assistant
+from egolive.streaming.errors import EgoliveError
+from egolive.streaming.interruption import Interruptible
+from egolive.streaming.source import Source
+
+__all__ = ["LiveMemory", "in_words", "seconds_to_forget"]
+
+_FORGET = re.compile(
+    r"^\s*forget\s+(?:the\s+)?(?:last\s+)?(?P<number>\d+(?:\.\d+)?)?\s*(?P<unit>second|minute|hour)s?\s*[.!]?\s*$",
+    re.IGNORECASE,
+)
+_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
+
+
+class LiveMemory:
+    """Stands between a source, an assistant and a memory."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        engine: Engine,
+        *,
+        encodings: bool = False,
+        started: float | None = None,
+        also: Sequence[Keeper] = (),
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            memory: Stays the caller's to close.
+            engine: The one that answers.
+            encodings: Keep the pictures' encodings too.
+            started: When stream time was 0, seconds since 1970; now without it.
+            also: Others who keep answers.
+        """
+        self._memory = memory
+        self._engine = engine
+        self._assistant: Assistant | None = None
+        self._source: Interruptible | None = None
+        self._also = also
+        self._rememberer = Rememberer(
+            memory,
+            started=time.time() if started is None else started,
+            encoded=self._encoding if encodings else None,
+        )
+
+    def keep(self, job: Job, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+        """Take an answer, as a `Keeper` does."""
+        for keeper in (self._rememberer, *self._also):
+            keeper.keep(job, request, answer, tokens)
+
+    def watch(self, source: Source) -> Source:
+        """The source, to be played in its place: what is forgotten is cut out of it."""
+        self._source = Interruptible(source)
+        return self._source
+
+    def attend(self, assistant: Assistant) -> None:
+        """Tell whose answers these are."""
+        self._assistant = assistant
+
+    def forget(self, seconds: float) -> int:
+        """Forget what was seen, encoded, read and written in the last seconds; returns how many moments.
+
+        The stream goes on as behind a gap. Files that other sinks write are not touched.
+        """
+        now = self._source.time if self._source else 0.0
+        gone = self._rememberer.forget(seconds, now)
+        if self._assistant is not None:
+            self._assistant.forget_soon()
+        if self._source is not None:
+            self._source.cut()
+        return gone
+
+    def take(self, line: str, tell: Callable[[str], object]) -> bool:
+        """Serve a line of the wearer; False where it is none for the memory.
+
+        Args:
+            line: What was typed.
+            tell: Takes what is answered.
+        """
+        seconds = seconds_to_forget(line)
+        if seconds is not None:
+            gone = self.forget(seconds)
+            tell(f"forgot {gone} moments of the last {seconds:g} s, and all frames before now")
+            return True
+        if not re.match(r"\s*where\b", line, re.IGNORECASE):
+            return False
+        try:
+            tell(in_words(recall(self._memory, self._engine, line)))
+        except EgoliveError as error:
+            tell(str(error))
+        return True
+
+    def _encoding(self, vision: Vision) -> bytes | None:
+        if self._assistant is None:
+            return None
+        return encoding_of(self._assistant.engine_session, vision, maker_of(self._engine))
+
+
+def in_words(found: Recalled | None) -> str:
+    """What was recalled, in a line."""
+    if found is None:
+        return "nothing that is remembered shows it"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.at))
+    how = "put down" if found.put else "last seen"
+    places = ", ".join(f"{value:.0f}" for value in found.box)
+    return (
+        f"{found.phrase}: {how} at {when} ({found.time:.1f} s of that run), box [{places}] of a "
+        f"{found.size[0]}x{found.size[1]} picture; {found.looks} pictures looked at again"
+    )
+
+
+def seconds_to_forget(line: str) -> float | None:
+    """How much a line asks to forget: "forget the last 5 minutes" gives 300; None where it does not."""
+    match = _FORGET.match(line)
+    return None if match is None else float(match["number"] or 1) * _UNITS[match["unit"].lower()]
