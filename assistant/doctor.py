@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from egolive.assistant import machine
-from egolive.streaming.errors import SinkError
+from egolive.streaming.errors import SinkError, UsageError
 
 __all__ = ["Finding", "Need", "diagnose", "doctor", "engine_needs"]
 
@@ -117,33 +117,74 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
 
 def doctor(
     *,
+    probe_coords: str | None = None,
+    store: bool = True,
+    latency: Annotated[bool, Parameter(negative="")] = False,
+    prove: str | None = None,
+    model: str = "nano",
+    engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    clip: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    seconds: float = 20.0,
+    out: Path = Path("egolive-proof"),
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Tell what is installed, which engine fits this machine, and how to mend what is missing.
 
     Args:
+        probe_coords: Show this model squares and find the unit in which it writes boxes, instead.
+        store: Write that unit into the model's profile.
+        latency: Measure glass to overlay on this machine with a virtual camera, instead.
+        prove: Try this model from download to live run and write one report to send in, instead.
+        model: What answers while latency is measured.
+        engine: An engine folder that is to be proved too; may be given several times.
+        clip: A clip of yours for the proof, beside the bundled one; may be given several times.
+        seconds: Length of a live run.
+        out: Folder of the proof.
         json_file: Also write the report there as one JSON object, and print it as the last line.
     """
+    console = Console()
+    if sum([probe_coords is not None, latency, prove is not None]) > 1:
+        raise UsageError("give one of --probe-coords, --latency and --prove")
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--seconds is more than 0, got {seconds:g}")
+    if probe_coords is not None or latency or prove is not None:
+        # Imported here: the doctor tells what is missing also where torch is.
+        from egolive.assistant.doctor_proofs import run_latency, run_probe, run_proof
+
+        if probe_coords is not None:
+            found, code = run_probe(probe_coords, console.out, store=store)
+        elif prove is not None:
+            found, code = run_proof(prove, out, engine, clip, seconds, console.out)
+            json_file = json_file or out / "report.json"
+        else:
+            found, code = run_latency(model, seconds, console.out)
+        _write(found if prove is not None else machine.gather() | found, json_file, console)
+        return code
     facts = machine.gather()
     findings = diagnose(facts)
     needs = engine_needs()
-    console = Console()
     for table in _tables(facts, needs, findings):
         console.print(table)
-    if json_file is not None:
-        report = facts | {
-            "engines": [asdict(need) for need in needs],
-            "findings": [asdict(finding) for finding in findings],
-        }
-        line = json.dumps(report)
-        try:
-            json_file.write_text(line + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SinkError(
-                f"cannot write {json_file}: {error.strerror or error}; choose another place"
-            ) from error
-        console.out(line, highlight=False)
+    report = facts | {
+        "engines": [asdict(need) for need in needs],
+        "findings": [asdict(finding) for finding in findings],
+    }
+    _write(report, json_file, console)
     return 0
+
+
+def _write(report: machine.Facts, json_file: Path | None, console: Console) -> None:
+    """The report as one line, in a file and at the end of what is printed."""
+    if json_file is None:
+        return
+    line = json.dumps(report)
+    try:
+        json_file.write_text(line + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SinkError(
+            f"cannot write {json_file}: {error.strerror or error}; choose another place"
+        ) from error
+    console.out(line, highlight=False)
 
 
 def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Finding]) -> list[Table]:

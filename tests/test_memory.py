@@ -294,6 +294,8 @@ def test_a_memory_that_was_left_behind_is_asked_and_forgotten_on_the_command_lin
     assert cli.call(["recall", str(tmp_path / "elsewhere"), "cup"]) == 1
     assert "holds no memory" in capsys.readouterr().err
     assert cli.call(["forget", str(tmp_path), "-1"]) == 2
+    assert cli.call(["run", "--record", str(tmp_path / "a"), "--memory", str(tmp_path / "b")]) == 2
+    assert "cannot be forgotten" in capsys.readouterr().err
 
 
 def moment(
