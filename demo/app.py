@@ -11,7 +11,9 @@ guard stands before everything.
 
 from __future__ import annotations
 
+import math
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -82,11 +84,14 @@ def demo(
     for name, value in {"visitors": visitors, "upload-mb": upload_mb}.items():
         if value < 1:
             raise UsageError(f"--{name} is 1 or more, got {value}")
-    opening = None if source is None else partial(open_source, source, realtime=True, loop=True)
+    opening = (
+        None if source is None else partial(open_source, source, realtime=True, loop=True, give_up=math.inf)
+    )
     if opening is not None:
         # A source that is not there is told before the model is loaded.
         opening().close()
     with ExitStack() as stack:
+        listening = stack.enter_context(_listen(host, port))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egolive-demo-")))
         if https and certificate is None:
             certificate, key = self_signed(folder, host)
@@ -96,8 +101,6 @@ def demo(
         stack.callback(visits.close)
         config = uvicorn.Config(
             Guard(page, login=login),
-            host=host,
-            port=port,
             log_level="warning",
             ws="none",
             ssl_certfile=certificate,
@@ -110,10 +113,22 @@ def demo(
             f"{engine.info.name} on {engine.info.device}: {scheme}://{shown}:{port}  (Ctrl-C ends)\n"
         )
         sys.stdout.flush()
-        server = uvicorn.Server(config)
-        server.run()
-        if not server.started:
-            raise ConfigError(f"cannot listen on {host}:{port}; another program may: give another --port")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port, before a model is loaded.
+
+    Raises:
+        ConfigError: Somebody else has it, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error}); give another --port or --host"
+        ) from error
 
 
 def build_page(

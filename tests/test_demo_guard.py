@@ -77,6 +77,8 @@ def test_a_certificate_of_ones_own_can_be_served(tmp_path: Path) -> None:
         (["--visitors", "0"], "--visitors"),
         (["--upload-mb", "0"], "--upload-mb"),
         (["--source", "/nowhere.mp4"], "no such file"),
+        (["--port", "99999999"], "--port"),
+        (["--host", "192.0.2.1"], "cannot listen"),
     ],
 )
 def test_settings_that_cannot_work_are_told_before_a_model_is_loaded(
