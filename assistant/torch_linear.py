@@ -39,7 +39,7 @@ def linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         and weight.numel() >= _LEAST
         and weight.dtype == states.dtype == torch.float32
         and weight.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
     if not few:
         return F.linear(states, weight, bias)

@@ -31,7 +31,7 @@ def test_a_loss_is_told_question_by_question() -> None:
     middle, low, high = loss(before, after, "box")
     assert middle == pytest.approx(0.15)
     # Two episodes: the interval's ends are those of one drawn twice.
-    assert (low, high) == (pytest.approx(0.05), pytest.approx(0.25))
+    assert [low, high] == pytest.approx([0.05, 0.25])
     assert loss(before, before, "box") == (0.0, 0.0, 0.0)
     assert all(math.isnan(value) for value in loss(before, after, "intent"))
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from fakes import FakeEngine, text_of
 
 from egolive.assistant.profiles import EGOTHINKER_V1
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.train import evaluate as evaluation
 from egolive.train.results import stamp_of
-from tests.fakes import FakeEngine, text_of
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 
