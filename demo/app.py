@@ -84,6 +84,8 @@ def demo(
     for name, value in {"visitors": visitors, "upload-mb": upload_mb}.items():
         if value < 1:
             raise UsageError(f"--{name} is 1 or more, got {value}")
+    if not 0 < port < 65536:
+        raise UsageError(f"--port is 1 to 65535, got {port}")
     opening = (
         None if source is None else partial(open_source, source, realtime=True, loop=True, give_up=math.inf)
     )
