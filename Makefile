@@ -45,15 +45,17 @@ nano: setup
 	$(BIN)/egolive train sft nano-sft
 
 # Every engine from nano, and what each gains and loses: make compare JSON=compare.json
+# About half an hour on an idle core; EPISODES=36 asks 2,000 questions, few of them about intent.
 ENGINES ?= build/engines
 JSON ?= compare.json
+EPISODES ?= 100
 compare: setup
 	$(BIN)/egolive export nano --out $(ENGINES)/onnx-fp32
 	set -e; for to in int8 int4 awq-int4; do \
 	  $(BIN)/egolive quantize nano --to $$to --out $(ENGINES)/onnx-$$to; done
 	$(BIN)/egolive quantize nano --to nf4 --out $(ENGINES)/torch-nf4
 	$(BIN)/egolive quantize --compare nano $(addprefix $(ENGINES)/,onnx-fp32 onnx-int8 onnx-int4 onnx-awq-int4 torch-nf4) \
-	  --json $(JSON)
+	  --episodes $(EPISODES) --json $(JSON) --plot $(ENGINES)/compare.png
 
 lock: $(UV)
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
