@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from egolive.assistant.drafts import Draft, Drafts
 from egolive.assistant.engine import Delta, Prompt, Request, Vision
 from egolive.assistant.engine_session import Session
 from egolive.assistant.halves import Chunk
@@ -337,37 +336,6 @@ def test_a_margin_is_that_of_the_two_likeliest_tokens(engine: TorchEngine) -> No
     for delta, logits in zip(answer, recorder.logits, strict=True):
         first, second = logits.sort(descending=True).values[:2].tolist()
         assert delta.margin == pytest.approx(first - second, abs=1e-4)
-
-
-def test_a_draft_goes_on_behind_what_has_changed() -> None:
-    draft = Draft((1, 2, 3, 4, 5, 6, 7, 8))
-    assert draft.propose(20) == (1, 2, 3, 4, 5, 6, 7, 8)
-    draft.learn((1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 9))
-    assert draft.propose(20) == (4, 5, 6, 7, 8)
-    draft.learn((4, 5, 6, 7, 8), (4, 6))
-    # The 5 was left out.
-    assert draft.propose(20) == (7, 8)
-    assert draft.propose(1) == (7,)
-    draft.learn((7, 8), (7, 8, 0))
-    assert draft.propose(20) == ()
-
-
-def test_a_draft_that_is_never_right_is_left_alone() -> None:
-    draft = Draft(range(100, 150))
-    tried = []
-    for _ in range(6):
-        proposed = draft.propose(20)
-        tried.append(len(proposed))
-        draft.learn(proposed, (0,))
-    assert tried == [20, 1, 1, 1, 0, 0]
-
-
-def test_only_so_many_drafts_are_remembered() -> None:
-    drafts = Drafts()
-    for key in range(100):
-        drafts.keep(key, (key,))
-    assert drafts.of(99).propose(5) == (99,)
-    assert drafts.of(0).propose(5) == ()
 
 
 def test_branches_read_side_by_side_are_as_each_alone(engine: TorchEngine) -> None:

@@ -2,113 +2,26 @@
 
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from scripted import PATIENCE, Screen, Scripted, await_event, name, run, tenths
 
 from egolive.streaming import (
     Frame,
     Interval,
     Metrics,
-    Report,
     Result,
     Rule,
     Scheduler,
     Showing,
-    Source,
     VirtualClock,
     Window,
     Work,
-    open_source,
 )
 from egolive.streaming import run as run_tasks
-from egolive.streaming.errors import EngineError, SinkError, SourceError, SourceLost
 from egolive.streaming.metrics import rss_bytes, slope_per_hour
-
-PICTURE = np.zeros((2, 2, 3), np.uint8)
-PATIENCE = 60.0
-"""Seconds after which a test that waits for another thread gives up; never reached when the code works."""
-
-
-class Scripted(Source):
-    """A source with the given times, which may do something before each frame."""
-
-    def __init__(
-        self, times: Sequence[float], *, live: bool, before: Callable[[int], None] = lambda _: None
-    ) -> None:
-        self.live = live
-        self.name = "scripted"
-        self.fps: float | None = 10.0
-        self.size: tuple[int, int] | None = (2, 2)
-        self.broken = 0
-        self.closed = False
-        self._times = times
-        self._before = before
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index, time in enumerate(self._times):
-            if self.closed:
-                return
-            self._before(index)
-            yield Frame(PICTURE, time, index)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-LOOK = {"look": Rule(), "think": Rule("window")}
-"""One task for pictures and one for windows, of the same rank."""
-
-
-def run(
-    source: Source,
-    think: Callable[[Window | None, Frame], Iterator[str] | Sequence[str]],
-    show: Callable[[Showing[str, str]], None],
-    *,
-    rules: Mapping[str, Rule] = LOOK,
-    **options: Any,
-) -> Report:
-    """Run two tasks as one function of the newest window, where it is due, and the newest picture."""
-
-    def work(work: Work[str]) -> Iterator[Result[str, str]]:
-        found = think(work.window, work.picture)
-        try:
-            for value in found:
-                yield Result("look", value, work.picture.time)
-        finally:
-            if isinstance(found, Generator):
-                found.close()
-
-    return run_tasks(source, Scheduler(rules), work, show, **options)
-
-
-class Screen:
-    """Remembers what was shown, and does something after each frame."""
-
-    def __init__(self, after: Callable[[Frame], object] = lambda _: None) -> None:
-        self.frames: list[Frame] = []
-        self.found: list[tuple[int, str]] = []
-        self._after = after
-
-    def __call__(self, showing: Showing[str, str]) -> None:
-        frame = showing.frame
-        self.frames.append(frame)
-        self.found.extend((frame.index, result.value) for result in showing.new)
-        self._after(frame)
-
-
-def tenths(count: int) -> list[float]:
-    return [i / 10 for i in range(count)]
-
-
-def name(window: Window | None, picture: Frame) -> Iterator[str]:
-    yield f"{picture.index}:{len(window) if window else 0}"
-
-
-def await_event(event: threading.Event) -> None:
-    assert event.wait(PATIENCE), "the other thread never came to it"
 
 
 @pytest.fixture(autouse=True)
@@ -291,127 +204,6 @@ def test_a_window_from_before_a_gap_is_not_asked_with_a_picture_from_behind_it()
     picture, window = asked[1]
     assert picture >= 16
     assert window is None
-
-
-@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
-def test_a_source_that_fails_is_raised_after_its_last_frame(live: bool) -> None:
-    def before(index: int) -> None:
-        if index == 12:
-            raise SourceLost("camera 0: no picture for 5 s")
-
-    source, screen = Scripted(tenths(30), live=live, before=before), Screen()
-    with pytest.raises(SourceLost, match="camera 0"):
-        run(source, name, screen)
-    assert screen.frames[-1].index == 11
-    if not live:
-        assert len(screen.frames) == 12
-
-
-@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
-def test_an_engine_that_fails_ends_the_run(live: bool) -> None:
-    failed = threading.Event()
-
-    def before(index: int) -> None:
-        if index == 29 and live:
-            await_event(failed)
-
-    def think(window: Window | None, picture: Frame) -> Iterator[str]:
-        yield "first"
-        failed.set()
-        raise EngineError("out of memory")
-
-    source = Scripted(tenths(10_000), live=live, before=before)
-    with pytest.raises(EngineError, match="out of memory"):
-        run(source, think, Screen())
-    assert source.closed
-
-
-@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
-def test_a_screen_that_fails_ends_the_run(live: bool) -> None:
-    def fail(frame: Frame) -> None:
-        raise SinkError("disk full")
-
-    source = Scripted(tenths(10_000), live=live)
-    with pytest.raises(SinkError, match="disk full"):
-        run(source, name, Screen(after=fail))
-    assert source.closed
-
-
-@pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
-def test_a_stop_ends_the_run_and_the_answer_under_way(live: bool) -> None:
-    stop = threading.Event()
-    answering = threading.Event()
-    answer_closed = threading.Event()
-    answers: list[Iterator[str]] = []
-
-    def answer() -> Iterator[str]:
-        try:
-            answering.set()
-            while True:
-                stop.wait(0.001)
-                yield "word"
-        finally:
-            answer_closed.set()
-
-    def think(window: Window | None, picture: Frame) -> Iterator[str]:
-        # Held, so that it is not closed merely by being forgotten.
-        answers.append(answer())
-        return answers[-1]
-
-    def before(index: int) -> None:
-        if index == 8:
-            await_event(answering)
-            stop.set()
-
-    source = Scripted(tenths(10_000), live=live, before=before)
-    report = run(source, think, Screen(), stop=stop)
-    assert report.ended == "stop"
-    assert answer_closed.is_set()
-    assert source.closed
-
-
-def test_an_interrupt_ends_the_run_as_cleanly() -> None:
-    def interrupt(frame: Frame) -> None:
-        if frame.index == 7:
-            raise KeyboardInterrupt
-
-    source, screen = Scripted(tenths(10_000), live=False), Screen(after=interrupt)
-    report = run(source, name, screen)
-    assert report.ended == "interrupt"
-    assert screen.frames[-1].index == 7
-    assert source.closed
-
-
-def test_the_run_ends_when_its_time_is_up() -> None:
-    screen = Screen()
-    report = run(Scripted(tenths(100), live=False), name, screen, seconds=2.0)
-    assert report.ended == "seconds"
-    assert [f.index for f in screen.frames] == list(range(20))
-
-
-def test_rates_are_a_second_of_the_clock() -> None:
-    clock = VirtualClock()
-    source = open_source("test:64x48@20", clock=clock)
-    report = run(source, name, Screen(), seconds=5.0, clock=clock)
-    assert report.captured == 100
-    assert report.seconds == pytest.approx(5.0)
-    assert report.source_rate == pytest.approx(20.0)
-    assert Report().shown_rate == 0
-
-
-def test_what_could_not_be_decoded_is_among_the_drops() -> None:
-    source = Scripted(tenths(5), live=False)
-    source.broken = 3
-    assert run(source, name, Screen()).drops == {"broken": 3}
-
-
-def test_a_source_that_cannot_be_closed_is_told() -> None:
-    class Stuck(Scripted):
-        def close(self) -> None:
-            raise SourceError("camera 0: cannot be released")
-
-    with pytest.raises(SourceError, match="released"):
-        run(Stuck(tenths(3), live=False), name, Screen())
 
 
 def test_a_question_of_the_wearer_stops_what_is_running_and_is_answered_first() -> None:

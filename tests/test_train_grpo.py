@@ -37,12 +37,10 @@ from egolive.train.samples import Samples, SimulatedSamples, trl_dataset
 from egolive.train.simdata import load_simulated
 from egolive.train.simulator.write import simulate
 from egolive.train.trainer_recipe import (
-    CheckpointRecipe,
     GrpoRecipe,
     Lora,
     Rates,
     SimulatorShares,
-    load_trainer_recipe,
 )
 from egolive.train.trainers import load_for_training
 
@@ -307,56 +305,6 @@ def test_one_step_of_the_2b_structure_with_a_window(
     assert trainer.state.global_step == 1
 
 
-def test_recipes_are_egothinkers_settings_unless_they_say_otherwise(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("{base: x, out: y, rates: {text: 1.0e-6}, rows: [a.jsonl], steps: 5}")
-    recipe = load_trainer_recipe(str(path), GrpoRecipe)
-    assert (recipe.generations, recipe.beta, recipe.loss, recipe.max_tokens) == (8, 0.04, "grpo", 1024)
-    assert (recipe.temperature, recipe.top_p, recipe.top_k, recipe.kl_correction) == (1.0, 1.0, 0, False)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("rows: []", "rows, or on the simulator"),
-        ("lora: {rank: 8}; rates: {text: 1.0, tower: 1.0}", "the tower and the merger stand still"),
-        ("rates: 3", "mapping of settings"),
-        ("lora: {rang: 8}", "unknown key 'rang'"),
-        ("checkpointing: 1", "must be of the kind bool"),
-        ("report_to: [1]", "must be of the kind"),
-    ],
-)
-def test_a_mistake_in_a_recipe_is_told_with_its_place(tmp_path: Path, change: str, message: str) -> None:
-    settings = {"base": "x", "out": "y", "rates": "{text: 1.0e-6}", "rows": "[a.jsonl]", "steps": "5"}
-    for part in change.split("; "):
-        key, _, value = part.partition(": ")
-        settings[key] = value
-    path = tmp_path / "mine.yaml"
-    path.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
-    with pytest.raises(ConfigError, match=message) as found:
-        load_trainer_recipe(str(path), GrpoRecipe)
-    assert str(path) in str(found.value)
-
-
-def test_a_step_that_cannot_be_cut_over_the_devices_is_refused(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match="on each of 3 devices"):
-        trainer_of(grpo_recipe(checkpoint, tmp_path))
-
-
-def test_the_recipes_for_egothinker_are_whole() -> None:
-    tuned = load_trainer_recipe("egothinker-grpo", GrpoRecipe)
-    assert (tuned.generations, tuned.beta, tuned.loss, tuned.rates.text) == (8, 0.04, "grpo", 1e-6)
-    learned = load_trainer_recipe("egothinker-sft", CheckpointRecipe)
-    assert learned.rates == Rates(text=4e-5, merger=1e-4, tower=4e-5)
-    small = load_trainer_recipe("nano-grpo", GrpoRecipe)
-    assert small.simulator is not None
-    # One batch of completions is one pass.
-    assert small.per_device == small.prompts * small.generations
-
-
 def test_rows_become_samples_and_a_broken_one_earns_every_copy_the_same(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8)
     PIL.Image.fromarray(noise).save(tmp_path / "0.png")
@@ -420,3 +368,11 @@ def test_simulated_samples_are_what_their_numbers_say_and_of_one_kind_a_step(tmp
         assert sample.interval is None or 0 <= sample.interval.start < sample.interval.end <= sample.duration
     # Nano never learned to reason.
     assert not any(found[number].question.think for number in range(40))
+
+
+def test_a_step_that_cannot_be_cut_over_the_devices_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="on each of 3 devices"):
+        trainer_of(grpo_recipe(checkpoint, tmp_path))
