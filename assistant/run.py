@@ -28,10 +28,7 @@ from rich.console import Console
 from egolive.assistant.answers import Question, Task
 from egolive.assistant.audit import Audit
 from egolive.assistant.engine import Engine
-from egolive.assistant.evidence import EvidenceKeeper, weights_hash
 from egolive.assistant.jobs import Keeper, Sampling
-from egolive.assistant.live_memory import LiveMemory
-from egolive.assistant.memory import Memory
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.playing import play
 from egolive.assistant.replaying import RunSettings, record_into
@@ -161,6 +158,10 @@ def run(
         remembered = None
         played = opened
         if memory is not None:
+            # Imported here, as below: a run without them does not wait for what they need.
+            from egolive.assistant.live_memory import LiveMemory
+            from egolive.assistant.memory import Memory
+
             kept = stack.enter_context(Memory(memory))
             also = (keeper,) if keeper else ()
             remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
@@ -269,7 +270,9 @@ def _check(
         raise UsageError("nothing is asked: give --tasks or --phrase")
 
 
-def _keeper(folder: Path, model: str, engine: Engine) -> EvidenceKeeper:
+def _keeper(folder: Path, model: str, engine: Engine) -> Keeper:
+    from egolive.assistant.evidence import EvidenceKeeper, weights_hash
+
     return EvidenceKeeper(
         folder, model=model, info=engine.info, sha256=weights_hash(model), profile=engine.profile
     )
