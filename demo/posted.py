@@ -16,7 +16,7 @@ from egolive.streaming.frames import Frame
 from egolive.streaming.mailbox import Mailbox
 from egolive.streaming.source import Source
 
-__all__ = ["MOST_BYTES", "PostedPictures"]
+__all__ = ["MOST_BYTES", "PostedPictures", "StreamEndedError"]
 
 MOST_BYTES = 4_000_000
 """Of one picture."""
@@ -32,6 +32,10 @@ class _Posted:
     jpeg: bytes
     time: float
     index: int
+
+
+class StreamEndedError(SourceError):
+    """Nothing more is taken."""
 
 
 class PostedPictures(Source):
@@ -73,8 +77,8 @@ class PostedPictures(Source):
             Its running number, which its frame will carry.
 
         Raises:
-            SourceError: It is no JPEG, too small or too large, older than one before it, or the source has
-                ended.
+            StreamEndedError: The source has ended.
+            SourceError: It is no JPEG, too small or too large, or older than one before it.
         """
         if not math.isfinite(time):
             raise SourceError("the picture's time is not a number; send its capture time in seconds")
@@ -86,7 +90,7 @@ class PostedPictures(Source):
                 self.origin = time
             posted = _Posted(jpeg, time - self.origin, self._index)
             if not self._box.put(posted):
-                raise SourceError("this stream has ended; start it again")
+                raise StreamEndedError("this stream has ended; start it again")
             self._last = time
             self._index += 1
             return posted.index

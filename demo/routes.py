@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import sys
 from concurrent.futures import Future
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -13,7 +14,7 @@ from fastapi.responses import JSONResponse
 
 from egolive.assistant.answers import Question, Task
 from egolive.demo.board import State
-from egolive.demo.posted import MOST_BYTES, PostedPictures
+from egolive.demo.posted import MOST_BYTES, PostedPictures, StreamEndedError
 from egolive.demo.visits import Settings, Visit, Visits
 from egolive.streaming.errors import EgoliveError, SourceError, UsageError
 
@@ -71,7 +72,12 @@ def add_live_routes(app: FastAPI, visits: Visits, *, longest: int = 640) -> None
             captured = float(request.query_params.get("time", "nan"))
         except ValueError:
             captured = float("nan")
-        return JSONResponse(_timed(visit, await _first(visit, visit.post(body, captured))))
+        try:
+            moment = visit.post(body, captured)
+        except StreamEndedError:
+            # It is ending right now: why is told once that is known.
+            moment = visit.board.wait_for(sys.maxsize)
+        return JSONResponse(_timed(visit, await _first(visit, moment)))
 
     @router.get("/{word}/view")
     async def view(word: str, after: int = -1) -> Response:

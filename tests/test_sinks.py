@@ -28,7 +28,7 @@ HAND = Answer(
     boxes=(Box(10, 20, 30.126, 40, "right hand", 0.91239),),
     time=3.5,
     timing=Timing(0.0, 0.1, 0.25),
-    usage=Usage(100, 40, 12, 1, 1),
+    usage=Usage(100, 40, 12, 1, 1, 3, 5, 4),
 )
 ABSENT = Answer(Question("ground", "left hand"), "none", absent=True, time=3.5)
 
@@ -59,10 +59,13 @@ def test_an_answer_line_has_exactly_the_keys_that_other_programs_read(tmp_path: 
         "timing": {"queued": 0.0, "first_token": 0.1, "total": 0.25},
         "usage": {
             "prompt_tokens": 100,
-            "vision_tokens": 40,
-            "completion_tokens": 12,
+            "prompt_tokens_reused": 40,
+            "vision_tokens": 12,
+            "completion_tokens": 1,
             "slices_encoded": 1,
-            "slices_used": 1,
+            "slices_used": 3,
+            "draft_proposed": 5,
+            "draft_accepted": 4,
         },
     }
 
