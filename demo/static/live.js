@@ -274,7 +274,7 @@ function draw() {
   if (!root.isConnected) return stop();
   const live = root.dataset.phase === "live";
   const now = state ? clock() - state.zero : 0;
-  const boxes = drawBoxes(overlay, live ? state : null, now);
+  const boxes = drawBoxes(overlay, live ? state : null, now, part("badge"));
   showBadge(part("badge"), boxes);
   showWords(root, live ? state : null, now);
   if (undrawn !== null && !about?.watched) {

@@ -14,7 +14,7 @@ function boxesOf(state, now) {
   return found;
 }
 
-function drawBoxes(canvas, state, now) {
+function drawBoxes(canvas, state, now, badge) {
   const width = canvas.clientWidth, height = canvas.clientHeight, ratio = window.devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
@@ -29,7 +29,9 @@ function drawBoxes(canvas, state, now) {
   const left = (width - state.size[0] * scale) / 2, top = (height - state.size[1] * scale) / 2;
   pen.font = "600 13px system-ui, sans-serif";
   pen.textBaseline = "middle";
-  const taken = [], boxes = boxesOf(state, now);
+  const boxes = boxesOf(state, now);
+  // Labels leave the badge's corner free.
+  const taken = [{ x: badge.offsetLeft, y: badge.offsetTop, w: badge.offsetWidth, h: badge.offsetHeight }];
   for (const box of boxes) {
     const x = left + box.x1 * scale, y = top + box.y1 * scale;
     const w = (box.x2 - box.x1) * scale, h = (box.y2 - box.y1) * scale;
