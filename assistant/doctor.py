@@ -205,7 +205,7 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
         fit_table.add_row(f"{need.engine} {need.precision}", f"{need.bytes / GB:.1f} GB", *marks)
     fit_table.caption = (
         "weights + cache of 4,096 tokens + working memory\n"
-        "this version runs bf16 and fp32, the others are for planning"
+        "bf16 and fp32 run as they are, the others as engine folders of `egolive quantize`"
     )
 
     findings_table = _table("Missing", "what", "how to mend it")

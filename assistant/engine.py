@@ -11,14 +11,17 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from egolive.assistant.profiles import Profile
 from egolive.assistant.reuse import FULL_REUSE, Reuse
-from egolive.assistant.tokenizer import Tokenizer
 from egolive.streaming.frames import Image
+
+if TYPE_CHECKING:
+    # Who only names an engine does not wait for torch and transformers.
+    import torch
+
+    from egolive.assistant.tokenizer import Tokenizer
 
 __all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "Guide", "Prompt", "Request", "Vision"]
 

@@ -14,15 +14,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from egolive.assistant.answers import Question, Task
 from egolive.assistant.engine import Engine
 from egolive.assistant.profiles import Profile
-from egolive.assistant.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import torch
     import xgrammar
+
+    from egolive.assistant.tokenizer import Tokenizer
 
 __all__ = ["THINK_TOKENS", "GrammarGuide", "Guides", "guides_of"]
 
@@ -149,6 +150,8 @@ class GrammarGuide:
         Args:
             logits: (vocabulary,) float32, of any device; may have more rows than there are tokens.
         """
+        import torch
+
         if self.finished:
             return
         self._current.fill_next_token_bitmask(self._allowed)

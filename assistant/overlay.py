@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import supervision as sv
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
@@ -95,6 +94,9 @@ def coloured_boxes(answers: Iterable[Answer], now: float) -> list[tuple[Box, Col
 
 def draw_boxes(canvas: Image, boxes: Iterable[tuple[Box, Colour]], thickness: int) -> None:
     """Draw the outlines on the canvas itself, cut at its edges."""
+    # Here and not above: importing it takes longer than all else that `--help` needs.
+    import supervision as sv
+
     height, width = canvas.shape[:2]
     limits = np.array([width - 1, height - 1, width - 1, height - 1], dtype=np.float32)
     for box, colour in boxes:

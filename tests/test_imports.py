@@ -60,8 +60,9 @@ def test_no_file_is_longer_than_400_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-def test_the_command_line_starts_without_torch() -> None:
-    code = f"import sys, {COMMANDS}; print(' '.join(sys.modules))"
+@pytest.mark.parametrize("module", [COMMANDS, "egolive.assistant.run", "egolive.assistant.ask"])
+def test_help_and_first_mistakes_do_not_wait_for_torch(module: str) -> None:
+    code = f"import sys, {module}; print(' '.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
