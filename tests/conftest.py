@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +169,23 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(100):
             writer.write(np.full((56, 84, 3), 2 * index, np.uint8), index / 10)
     return path
+
+
+@pytest.fixture
+def server(picture: Path) -> Iterator[str]:
+    """Serves the picture at /picture, and answers 404 elsewhere."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/picture" else 404)
+            self.end_headers()
+            self.wfile.write(picture.read_bytes() if self.path == "/picture" else b"")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()

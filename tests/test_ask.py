@@ -5,10 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +33,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     fake = FakeEngine(profile=EGOTHINKER_V1)
     monkeypatch.setattr(ModelOptions, "load", lambda self: fake)
     return fake
-
-
-@pytest.fixture
-def server(picture: Path) -> Iterator[str]:
-    """Serves the picture at /picture, and answers 404 elsewhere."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/picture" else 404)
-            self.end_headers()
-            self.wfile.write(picture.read_bytes() if self.path == "/picture" else b"")
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
 
 
 def user(*items: object) -> Conversation:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +13,6 @@ from egolive.assistant.media import is_video, load_picture, load_video, window_o
 from egolive.streaming.errors import ConfigError, SourceError
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
-
-
-@pytest.fixture
-def server(picture: Path) -> Iterator[str]:
-    """Serves the picture at /picture, and answers 404 elsewhere."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/picture" else 404)
-            self.end_headers()
-            self.wfile.write(picture.read_bytes() if self.path == "/picture" else b"")
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(
