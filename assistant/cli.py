@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Literal
@@ -16,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 from rich.console import Console
 from rich.logging import RichHandler
 
+from egolive.assistant.stopping import interrupt_on_termination
 from egolive.streaming.errors import EgoliveError, UsageError
 
 __all__ = ["app", "call", "main"]
@@ -81,12 +84,23 @@ bench.command(
     name="recall",
     help="How often a memory knows when and where something was put.",
 )
+bench.command(
+    "egolive.benchmarks.latency:latency",
+    name="latency",
+    help="Glass to overlay and the age of answers, stage by stage.",
+)
 app.command(bench)
 
 
 def main() -> None:
     """Entry point of the `egolive` console script."""
-    sys.exit(call(sys.argv[1:]))
+    interrupt_on_termination()
+    code = call(sys.argv[1:])
+    if any(thread.name.startswith("egolive-") for thread in threading.enumerate()):
+        # A thread that hangs was left behind; the interpreter's own end could hang with it.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def call(tokens: Sequence[str]) -> int:
@@ -118,9 +132,13 @@ def call(tokens: Sequence[str]) -> int:
         return 1
     except BrokenPipeError:
         return 1
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        return 130
+    except MemoryError:
+        _tell("memory ran out; use a smaller model, smaller pictures or fewer --slices, or close other programs")
+        return 1
+    except KeyboardInterrupt as error:
+        code = error.args[0] if error.args else 130
+        _tell("terminated" if code == 143 else "interrupted")
+        return int(code)
     return result if isinstance(result, int) else 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,23 +45,30 @@ class Latency:
     answer_age: Stage | None
     """Seconds from a picture's being taken to its answer's being shown."""
     drops: Mapping[str, int]
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    """Seconds that each stage between them took, by its name in the metrics."""
+    answers: int = 0
+    """Answers that came in time."""
 
     def in_ms(self) -> dict[str, object]:
         """Plain values for JSON; latencies in milliseconds, ages in seconds."""
         overlay = self.glass_to_overlay
-        figures = None
-        if overlay is not None:
-            rounded = {name: round(getattr(overlay, name) * 1e3, 2) for name in ("p50", "p95", "p99", "max")}
-            figures = {"n": overlay.count} | rounded
         return {
             "seconds": round(self.seconds, 2),
             "pictures": self.pictures,
             "shown": self.shown,
             "unread": self.unread,
-            "glass_to_overlay_ms": figures,
-            "answer_age_s": None if self.answer_age is None else asdict(self.answer_age),
+            "answers": self.answers,
+            "glass_to_overlay_ms": None if overlay is None else _figures(overlay, 1e3),
+            "answer_age_s": None if self.answer_age is None else _figures(self.answer_age),
+            "stages": {name: _figures(stage, 1e3) for name, stage in self.stages.items()},
             "drops": dict(self.drops),
         }
+
+
+def _figures(stage: Stage, unit: float = 1.0) -> dict[str, float]:
+    figures = {name: round(getattr(stage, name) * unit, 3) for name in ("p50", "p95", "p99", "max")}
+    return {"n": stage.count} | figures
 
 
 def write_code(image: Image, number: int) -> None:
@@ -174,7 +181,8 @@ def measure_latency(
         EngineError: The engine failed.
     """
     clock = clock or MonotonicClock()
-    metrics = Metrics(clock)
+    # Percentiles are those of the whole run.
+    metrics = Metrics(clock, recent=max(1024, round(seconds * fps)))
     camera = CodedCamera(seconds, fps=fps, size=size, clock=clock)
     reader = _Reader(camera, clock, metrics)
     questions = live_questions(("intent", "next", "ground"))
@@ -189,12 +197,18 @@ def measure_latency(
             metrics=metrics,
             clock=clock,
         )
+    stages = metrics.stages()
+    overlay, age = stages.pop("coded", None), stages.pop("answer_age", None)
+    # The same way as the pipeline sees it, which knows nothing of the codes.
+    stages.pop("glass_to_overlay", None)
     return Latency(
         seconds=report.seconds,
         pictures=report.captured,
         shown=report.shown,
         unread=reader.unread,
-        glass_to_overlay=metrics.stage("coded"),
-        answer_age=metrics.stage("answer_age"),
+        glass_to_overlay=overlay,
+        answer_age=age,
         drops=dict(report.drops),
+        stages=stages,
+        answers=report.results,
     )
