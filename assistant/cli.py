@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from importlib import metadata
+from types import FrameType
 from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 from rich.console import Console
 from rich.logging import RichHandler
 
-from egolive.assistant.stopping import interrupt_on_termination
 from egolive.streaming.errors import EgoliveError, UsageError
 
 __all__ = ["app", "call", "main"]
@@ -33,7 +34,10 @@ app = App(
     help="EgoThinker, live: intent and hand-object grounding from a first-person camera stream.",
     version=lambda: metadata.version("egolive"),
     help_format="plaintext",
+    # `call` tells an interruption, and which one it was.
+    suppress_keyboard_interrupt=False,
 )
+app.meta.suppress_keyboard_interrupt = False
 app.command(
     "egolive.assistant.run:run", name="run", help="Run the assistant on a camera, an address or a file."
 )
@@ -89,12 +93,17 @@ bench.command(
     name="latency",
     help="Glass to overlay and the age of answers, stage by stage.",
 )
+bench.command(
+    "egolive.benchmarks.engines:engines",
+    name="engines",
+    help="What engines cost, against what the machine could do.",
+)
 app.command(bench)
 
 
 def main() -> None:
     """Entry point of the `egolive` console script."""
-    interrupt_on_termination()
+    signal.signal(signal.SIGTERM, _terminate)
     code = call(sys.argv[1:])
     if any(thread.name.startswith("egolive-") for thread in threading.enumerate()):
         # A thread that hangs was left behind; the interpreter's own end could hang with it.
@@ -133,7 +142,7 @@ def call(tokens: Sequence[str]) -> int:
     except BrokenPipeError:
         return 1
     except MemoryError:
-        _tell("memory ran out; use a smaller model, smaller pictures or fewer --slices, or close other programs")
+        _tell("memory ran out; use a smaller model or fewer --slices, or close other programs")
         return 1
     except KeyboardInterrupt as error:
         code = error.args[0] if error.args else 130
@@ -163,6 +172,11 @@ def _configure_logs(level: Level) -> None:
     logger = logging.getLogger("egolive")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    """End any command as Ctrl-C does, with an exit code of its own."""
+    raise KeyboardInterrupt(128 + number)
 
 
 def _missing_package(error: BaseException | None) -> str:

@@ -42,6 +42,7 @@ def play(
     clock: Clock | None = None,
     audit: AuditCounts | None = None,
     recorder: Recorder[Question, Answer] | None = None,
+    patience: float | None = None,
 ) -> pipeline.Report:
     """Play a source through the assistant into sinks; closes the sinks, whatever happens.
 
@@ -57,6 +58,7 @@ def play(
         clock: What rates and live time are measured with.
         audit: What the assistant's audit finds, to be told with the figures.
         recorder: Keeps the run, so that it can be run again; closed at the end.
+        patience: Seconds without a token after which the engine counts as hung; 300 without it.
 
     Returns:
         Counts and rates of the run.
@@ -85,6 +87,7 @@ def play(
             same=say_the_same,
             metrics=metrics,
             clock=clock,
+            patience=patience,
         )
         player.note(metrics_event(metrics, report.stream_seconds, audit) | totals(report))
         if recorder is not None:

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -34,6 +31,7 @@ from egolive.assistant.playing import play
 from egolive.assistant.replaying import RunSettings, record_into
 from egolive.assistant.session import Assistant, live_questions
 from egolive.assistant.sinks import EventSink, Sink, VideoSink
+from egolive.assistant.stopping import stopped_by_signal
 from egolive.assistant.summary import tell
 from egolive.assistant.view import LineView, TerminalView
 from egolive.assistant.wearer import lines_to
@@ -70,6 +68,7 @@ def run(
     every: int | None = None,
     deadline: float | None = None,
     give_up: float | None = None,
+    patience: float | None = None,
     audit: float = 0.0,
     record: Path | None = None,
     evidence: Path | None = None,
@@ -101,6 +100,8 @@ def run(
         deadline: Seconds after which an answer about a live source is not shown as current any more; without
             it 5 for boxes and 15 for words.
         give_up: Seconds for which a camera or address that was lost is tried again; for ever without it.
+        patience: Seconds without a token after which the engine counts as hung and the run ends, its files
+            finished; 300 without it.
         audit: Percentage of the answers that are given once more without any reuse, and compared token by
             token; costs time.
         record: Folder that keeps the run, pictures included, for `egolive replay`.
@@ -117,7 +118,13 @@ def run(
         tasks,
         phrase,
         least_one={"slices": slices, "max-tokens": max_tokens, "every": every},
-        above_zero={"seconds": seconds, "fps": fps, "deadline": deadline, "give-up": give_up},
+        above_zero={
+            "seconds": seconds,
+            "fps": fps,
+            "deadline": deadline,
+            "give-up": give_up,
+            "patience": patience,
+        },
         audit=audit,
     )
     if record is not None and memory is not None:
@@ -167,7 +174,7 @@ def run(
             remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
             keeper, played = remembered, remembered.watch(opened)
         sinks: list[Sink] = _sinks(Console(stderr=True), opened, engine, out=out, view=view, video=video)
-        stop = stack.enter_context(_stopped_by_signal())
+        stop = stack.enter_context(stopped_by_signal())
         assistant = stack.enter_context(
             Assistant(
                 engine,
@@ -203,6 +210,7 @@ def run(
             metrics=metrics,
             audit=checked.counts if checked else None,
             recorder=recorder,
+            patience=patience,
         )
     tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
     return stop.exit_code
@@ -219,32 +227,6 @@ def bundled_clip() -> Path:
     if not clips:
         raise SourceError("this installation came without the bundled clip; name a source: egolive run FILE")
     return clips[0]
-
-
-class _Stop(threading.Event):
-    """Set by a signal, which decides the exit code."""
-
-    exit_code = 0
-
-
-@contextmanager
-def _stopped_by_signal() -> Iterator[_Stop]:
-    """An event that Ctrl-C and a termination set; a second Ctrl-C interrupts at once."""
-    stop = _Stop()
-    before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        stop.exit_code = 128 + number
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check(

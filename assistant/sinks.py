@@ -108,7 +108,8 @@ class EventSink:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
+            # Without a buffer nothing is left for the end, which would block where writing blocked.
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise SinkError(_unwritable(path, error)) from error
 
@@ -119,9 +120,10 @@ class EventSink:
 
     def note(self, event: Mapping[str, object]) -> None:
         """Write one line."""
+        line = (json.dumps(event, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
         try:
-            self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise SinkError(_unwritable(self._path, error)) from error
 

@@ -11,6 +11,8 @@ from egolive.streaming.errors import EngineError
 
 __all__ = ["as_engine_errors"]
 
+_NO_MEMORY = "memory ran out while {}: use fewer or smaller pictures, or a smaller model"
+
 
 @contextmanager
 def as_engine_errors(doing: str) -> Iterator[None]:
@@ -25,11 +27,11 @@ def as_engine_errors(doing: str) -> Iterator[None]:
         raise EngineError(
             f"the device ran out of memory while {doing}: use fewer or smaller pictures, or a smaller model"
         ) from error
+    except MemoryError as error:
+        raise EngineError(_NO_MEMORY.format(doing)) from error
     except torch.AcceleratorError as error:
         raise EngineError(f"the device failed while {doing}: {' '.join(str(error).split())[:200]}") from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        raise EngineError(
-            f"memory ran out while {doing}: use fewer or smaller pictures, or a smaller model"
-        ) from error
+        raise EngineError(_NO_MEMORY.format(doing)) from error

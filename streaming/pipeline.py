@@ -12,7 +12,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from egolive.streaming.board import Board, Showing
@@ -25,6 +25,7 @@ from egolive.streaming.report import Report
 from egolive.streaming.results import Result, Results
 from egolive.streaming.scheduler import Scheduler, Work
 from egolive.streaming.source import Source
+from egolive.streaming.watchdog import Watchdog
 
 __all__ = ["Report", "Showing", "run"]
 
@@ -37,6 +38,8 @@ _AHEAD = 16
 """Frames that a recording is read ahead of the show: at 30 frames a second, until the next sampled one."""
 _POLL = 0.1
 """Seconds in which the calling thread notices a stop."""
+_PATIENCE = 300.0
+"""Seconds: a large model reads its first window on a slow processor for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ def run(
     same: Callable[[T, T], bool] = operator.eq,
     metrics: Metrics | None = None,
     clock: Clock | None = None,
+    patience: float | None = None,
 ) -> Report:
     """Play a source to its end, thinking beside it; closes the source and the scheduler.
 
@@ -92,15 +96,21 @@ def run(
             the capture of the newest frame to the start of the work), "glass_to_overlay" (from the capture of
             a frame to its having been shown) and "answer_age" (of a new result, when it is shown as current).
         clock: what rates and live time are measured with; the machine's own without it.
+        patience: seconds of the machine after which thinking that neither yields nor looks at `work.stopped`
+            counts as hung; 300 without it.
 
     Returns:
-        Counts and rates; Ctrl-C counts as an end, and is named there.
+        Counts and rates; Ctrl-C counts as an end, and is named there. A second one, while the threads come to
+        their end, leaves behind what does not.
 
     Raises:
+        EngineError: thinking hangs; its thread is left behind.
         BaseException: whatever the source, `think` or `show` raised; the threads have ended by then.
     """
     clock = clock or MonotonicClock()
-    playing = _Run(source, scheduler, think, fps_sampled, slices, seconds, metrics or Metrics(clock), clock)
+    watchdog = Watchdog(patience or _PATIENCE)
+    metrics = metrics or Metrics(clock)
+    playing = _Run(source, scheduler, think, fps_sampled, slices, seconds, metrics, clock, watchdog)
     board: Board[K, T] = Board(scheduler.rules, timely=source.live, same=same)
     return playing.play(board, show, stop or threading.Event(), on_gap)
 
@@ -118,6 +128,7 @@ class _Run(Generic[K, T]):
         seconds: float | None,
         metrics: Metrics,
         clock: Clock,
+        watchdog: Watchdog,
     ) -> None:
         self._source = source
         self._live = source.live
@@ -137,6 +148,7 @@ class _Run(Generic[K, T]):
         self._ending = threading.Event()
         self._think_error: BaseException | None = None
         self._report = Report()
+        self._watchdog = watchdog
 
     def play(
         self,
@@ -165,13 +177,21 @@ class _Run(Generic[K, T]):
             try:
                 self._source.close()
             finally:
-                for thread in threads:
-                    thread.join()
+                self._join(*threads)
         if self._think_error is not None:
             raise self._think_error
         self._count(board)
         _log.info("run ended by %s: %d frames, %d shown", report.ended, report.captured, report.shown)
         return report
+
+    def _join(self, capture: threading.Thread, think: threading.Thread) -> None:
+        """Wait for both to end, but not for thinking that hangs, nor beyond a Ctrl-C."""
+        try:
+            capture.join()
+            while think.is_alive() and not self._watchdog.hangs():
+                think.join(_POLL)
+        except KeyboardInterrupt:
+            self._report.ended = "interrupt"
 
     def _capture_loop(self) -> None:
         try:
@@ -234,9 +254,11 @@ class _Run(Generic[K, T]):
         if self._live:
             self._metrics.add("wait", work.time - work.picture.time)
         preempted: set[K] = set()
-        found = self._think(work)
+        self._watchdog.begin()
+        found = self._think(replace(work, stopped=self._watchdog.watched(work.stopped)))
         try:
             for result in found:
+                self._watchdog.sign()
                 if self._ending.is_set():
                     return
                 if result.status == "preempted":
@@ -245,6 +267,7 @@ class _Run(Generic[K, T]):
         finally:
             if isinstance(found, Generator):
                 found.close()
+            self._watchdog.end()
         self._scheduler.done(work, preempted)
         self._report.steps += 1
 
@@ -260,6 +283,7 @@ class _Run(Generic[K, T]):
             if stop.is_set():
                 report.ended = "stop"
                 return
+            self._watchdog.check()
             try:
                 shot = self._shots.get(timeout=_POLL)
             except TimeoutError:
@@ -270,6 +294,7 @@ class _Run(Generic[K, T]):
                 if stop.is_set():
                     report.ended = "stop"
                     return
+                self._watchdog.check()
             if self._ending.is_set():
                 return
             frame = shot.frame
