@@ -18,6 +18,8 @@ from egolive.streaming.errors import UsageError
 
 __all__ = ["check_places", "save_figure", "tell"]
 
+_WIDTH = 110
+
 
 def check_places(*places: Path | None) -> None:
     """Refuse files that could not be written at the end of a long measurement.
@@ -38,7 +40,8 @@ def tell(figures: Mapping[str, Any], drawn: RenderableType, json_file: Path | No
         drawn: The table.
         json_file: Also holds the line.
     """
-    Console(stderr=True).print(drawn)
+    # What goes into a file need not be as narrow as a terminal that nobody has.
+    Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH).print(drawn)
     line = json.dumps({**figures, **machine.gather()}) + "\n"
     if json_file is not None:
         json_file.write_text(line, encoding="utf-8")
