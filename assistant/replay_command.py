@@ -11,6 +11,9 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from egolive.assistant.evidence import EvidenceKeeper, is_bundle, read_bundle, reproduce, weights_hash
 from egolive.assistant.options import ModelOptions
@@ -26,7 +29,7 @@ __all__ = ["replay_command"]
 def replay_command(
     folder: Path,
     *,
-    model: str | None = None,
+    model: Annotated[str | None, Parameter(alias="--engine")] = None,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -39,7 +42,7 @@ def replay_command(
 
     Args:
         folder: What `egolive run --record` or `--evidence` wrote.
-        model: What answers; the model that answered then without it.
+        model: What answers; the model that answered then without it. `--engine` says the same.
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, fp32 or bf16.
         threads: CPU threads of the model.
