@@ -2,7 +2,8 @@
 
 `egolive export` and `egolive quantize` write such folders, `egolive.assistant.loading` opens them. Nothing
 in a folder is trusted before its size and hash are those that were written down; only files that are listed
-are opened, and none of them can hold code (ONNX graphs, safetensors, JSON).
+are opened, and none of them can hold code for the processor (ONNX graphs, safetensors, JSON; engines of
+TensorRT are programs of the GPU, and are built on the machine that runs them).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from egolive.assistant.checkpoint import inspect_checkpoint
 from egolive.streaming.errors import EngineError
 
 __all__ = [
+    "CACHE_FILE",
     "DECODER_FILE",
+    "DECODE_FILE",
     "EMBEDDINGS_FILE",
     "ENGINE_FILE",
     "FORMAT",
@@ -39,6 +42,10 @@ FORMAT = 1
 """Raised whenever an older egolive could misread a folder."""
 TOWER_FILE = "tower.onnx"
 DECODER_FILE = "decoder.onnx"
+DECODE_FILE = "decode.onnx"
+"""The decoder once more, with fixed sizes, for decode steps; its weights are those of `DECODER_FILE`."""
+CACHE_FILE = "timing.cache"
+"""What TensorRT has measured on this device, so that the next build takes less time."""
 EMBEDDINGS_FILE = "embeddings.safetensors"
 """The token embeddings, which stay outside the decoder: one row of the table is read for a token."""
 
@@ -86,6 +93,8 @@ class EngineCard:
     """Of the packages that wrote it."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By name, bytes and sha256 of every file that may be opened."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Limits of one pass, as `egolive.assistant.graph_sizes.Sizes` has them; empty where there are none."""
     made: dict[str, Any] = field(default_factory=dict)
     """How: command, method, block, seconds, peak memory, parity."""
     loss: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +188,7 @@ def _check(card: EngineCard) -> None:
         raise ValueError(f"unknown backend {card.backend!r}")
     if not card.files or not isinstance(card.files, Mapping):
         raise ValueError("no files are listed")
-    numbers = (card.image_token, card.video_token, *asdict(card.shapes).values())
+    numbers = (card.image_token, card.video_token, *asdict(card.shapes).values(), *card.sizes.values())
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError("a size is not a whole number")
     missing = {"tower", "decoder", "head", "embeddings"} - set(card.precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration
@@ -24,7 +25,9 @@ from egolive.assistant.tokenizer import load_tokenizer
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["load_engine", "load_model"]
+__all__ = ["Provider", "load_engine", "load_model"]
+
+Provider = Literal["auto", "onnx", "tensorrt"]
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -44,6 +47,7 @@ def load_engine(
     dtype: str = "auto",
     threads: int | None = None,
     graphs: bool = True,
+    provider: Provider = "auto",
 ) -> LocalEngine[VisionTower, Decoder]:
     """Load a Qwen2-VL checkpoint into the torch engine, or an engine folder into the backend it was made for.
 
@@ -56,7 +60,9 @@ def load_engine(
         dtype: "fp32" or "bf16"; "auto" is bf16 on a GPU, and fp32 on the CPU unless only bf16 fits its
             memory. An engine folder has its own.
         threads: CPU threads for torch and the backend in this process; None leaves them as they are.
-        graphs: Let the torch engine decode by CUDA graphs where it runs on CUDA.
+        graphs: Let the torch and TensorRT engines decode by CUDA graphs where they run on CUDA.
+        provider: What runs an engine folder of graphs: "onnx" is ONNX Runtime on `device`, "tensorrt" its
+            TensorRT provider, "auto" what the folder was made for, which may be TensorRT itself.
 
     Raises:
         EngineError: The checkpoint or engine is not there, damaged, of another kind or version, or too large
@@ -71,7 +77,9 @@ def load_engine(
     if is_engine_folder(folder):
         if dtype != "auto":
             raise ConfigError(f"{folder} is an engine folder and has its own precision; leave --dtype away")
-        return _open_engine(folder, device, threads, graphs=graphs)
+        return _open_engine(folder, device, threads, graphs=graphs, provider=provider)
+    if provider != "auto":
+        raise ConfigError(f"{folder} is a checkpoint, which torch runs; leave --provider away")
     place = _device(device)
     precision = _precision(dtype, place, inspect_checkpoint(folder))
     name = folder.resolve().name if Path(model).expanduser().is_dir() else model
@@ -79,24 +87,29 @@ def load_engine(
 
 
 def _open_engine(
-    folder: Path, device: str, threads: int | None, *, graphs: bool
+    folder: Path, device: str, threads: int | None, *, graphs: bool, provider: Provider
 ) -> LocalEngine[VisionTower, Decoder]:
     """An engine folder, once every file in it is what its card says."""
     card = read_engine_card(folder)
     verify_files(folder, card)
     if card.backend == "torch":
+        if provider != "auto":
+            raise ConfigError(f"{folder} is an engine for torch; leave --provider away")
         return _open_torch_engine(folder, card, device, graphs=graphs)
-    if card.backend == "onnx":
-        try:
-            from egolive.assistant.onnx_engine import load_onnx_engine
-            from egolive.assistant.onnx_runtime import default_device
-        except ImportError as error:
-            raise EngineError(
-                f"{folder} needs ONNX Runtime: pip install 'egolive[onnx]', or onnxruntime-gpu for a GPU"
-            ) from error
-        place = default_device() if device == "auto" else _device(device)
-        return load_onnx_engine(folder, card, device=place, threads=threads)
-    raise EngineError(f"{folder} is an engine for {card.backend}, which this egolive cannot run")
+    if card.backend == "tensorrt" and provider == "auto":
+        # Imported here: it needs nothing that a checkpoint needs, and the other way round.
+        from egolive.assistant.tensorrt_engine import load_tensorrt_engine
+
+        return load_tensorrt_engine(folder, card, device=_device(device), graphs=graphs)
+    try:
+        from egolive.assistant.onnx_engine import load_onnx_engine
+        from egolive.assistant.onnx_runtime import default_device
+    except ImportError as error:
+        raise EngineError(
+            f"{folder} needs ONNX Runtime: pip install 'egolive[onnx]', or onnxruntime-gpu for a GPU"
+        ) from error
+    place = default_device() if device == "auto" else _device(device)
+    return load_onnx_engine(folder, card, device=place, threads=threads, tensorrt=provider == "tensorrt")
 
 
 def _open_torch_engine(folder: Path, card: EngineCard, device: str, *, graphs: bool) -> TorchEngine:

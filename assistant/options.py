@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -32,7 +32,10 @@ class ModelOptions:
     threads: int | None = None
     """CPU threads of the model."""
     graphs: bool = True
-    """Decode by CUDA graphs where a torch model runs on CUDA."""
+    """Decode by CUDA graphs where torch or TensorRT runs on CUDA."""
+    provider: Literal["auto", "onnx", "tensorrt"] = "auto"
+    """What runs an engine folder of graphs: onnx, ONNX Runtime on `--device`; tensorrt, ONNX Runtime's
+    TensorRT provider; auto, what the folder was made for."""
 
     def load(self) -> LocalEngine[VisionTower, Decoder]:
         """Load the model, telling so on a terminal.
@@ -51,6 +54,7 @@ class ModelOptions:
                 dtype=self.dtype,
                 threads=self.threads,
                 graphs=self.graphs,
+                provider=self.provider,
             )
 
 

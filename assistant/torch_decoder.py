@@ -55,6 +55,7 @@ class TorchDecoder:
                 width=int(config.hidden_size),
                 vocabulary=len(self.head),
                 capture=capture,
+                columns=COLUMNS,
             )
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:

@@ -26,7 +26,7 @@ from egolive.assistant.spans import Span
 from egolive.assistant.torch_attention import Attention, attend_few
 from egolive.assistant.torch_rows import OWN, TorchRow
 
-__all__ = ["COLUMNS", "TOKENS", "Capture", "Forward", "StaticSteps", "uncaptured"]
+__all__ = ["COLUMNS", "TOKENS", "Capture", "Forward", "StaticAttention", "StaticSteps", "uncaptured"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,27 +66,38 @@ class StaticSteps:
     """Decode steps of one decoder; of those sessions that share it one steps at a time."""
 
     def __init__(
-        self, buffer: torch.Tensor, *, heads: int, width: int, vocabulary: int, capture: Capture = uncaptured
+        self,
+        buffer: torch.Tensor,
+        *,
+        heads: int,
+        width: int,
+        vocabulary: int,
+        capture: Capture = uncaptured,
+        tokens: Sequence[int] = TOKENS,
+        columns: Sequence[int] = COLUMNS,
     ) -> None:
         """Take the memory that is needed, once and for all.
 
         Args:
             buffer: Zeros, for keys and values: (layers, 2, key-value heads, as many columns as the last of
-                `COLUMNS`, width of a head).
+                `columns`, width of a head).
             heads: Of queries.
             width: Of embeddings.
             vocabulary: Outputs of the decoder.
             capture: What makes the steps quick.
+            tokens: Sizes of a step, the smallest first.
+            columns: Sizes of what a step looks at, the smallest first.
         """
         self.capture = capture
         """`uncaptured` once capturing has failed."""
-        most, device = TOKENS[-1], buffer.device
+        most, device = tokens[-1], buffer.device
+        self._tokens, self._columns = tuple(tokens), tuple(columns)
         self._buffer = buffer
         self._shared = heads // buffer.shape[2]
         self._embeddings = torch.zeros((most, width), dtype=buffer.dtype, device=device)
         self._indices = torch.zeros((4, most), dtype=torch.long, device=device)
         """Three positions of each token, and its column in the buffer."""
-        self._seen = torch.zeros((most, COLUMNS[-1]), dtype=torch.bool, device=device)
+        self._seen = torch.zeros((most, columns[-1]), dtype=torch.bool, device=device)
         self._logits = torch.zeros((most, vocabulary), device=device)
         self._places: WeakKeyDictionary[TorchRow, _Place] = WeakKeyDictionary()
         self._steps: dict[tuple[int, int], Step] = {}
@@ -100,9 +111,9 @@ class StaticSteps:
     def fits(self, spans: Sequence[Span]) -> bool:
         """Whether a pass is a step: a few tokens, all on branches, behind rows that are not too long."""
         return (
-            sum(span.count for span in spans) <= TOKENS[-1]
+            sum(span.count for span in spans) <= self._tokens[-1]
             and not any(OWN in span.owners for span in spans)
-            and self._needed(spans) <= COLUMNS[-1]
+            and self._needed(spans) <= self._columns[-1]
         )
 
     def overtaken(self, spans: Sequence[Span]) -> None:
@@ -136,8 +147,8 @@ class StaticSteps:
         """
         with self._lock:
             end = self._bring(spans)
-            tokens = next(size for size in TOKENS if size >= len(embeddings))
-            columns = next(size for size in COLUMNS if size >= end)
+            tokens = next(size for size in self._tokens if size >= len(embeddings))
+            columns = next(size for size in self._columns if size >= end)
             self._fill(spans, embeddings, positions, tokens, columns)
             if (tokens, columns) not in self._steps:
                 self._steps[tokens, columns] = self._captured(partial(self._step, forward, tokens, columns))
@@ -172,7 +183,7 @@ class StaticSteps:
         self._places.clear()
         # What was here may hold numbers that are none, and those pass through every mask.
         needed = self._needed(spans)
-        self._buffer[..., : next(size for size in COLUMNS if size >= needed), :].zero_()
+        self._buffer[..., : next(size for size in self._columns if size >= needed), :].zero_()
         start = _TRASH + 1
         for span in spans:
             room = span.used + span.count + _SPARE
@@ -218,7 +229,7 @@ class StaticSteps:
         mask = torch.zeros((tokens, columns), dtype=self._buffer.dtype, device=self._buffer.device)
         mask.masked_fill_(~self._seen[:tokens, :columns], -torch.inf)
         mask = mask.expand(self._shared, -1, -1).reshape(self._shared * tokens, columns)
-        attention = _StaticAttention(self._buffer, self._indices[3, :tokens], columns, mask)
+        attention = StaticAttention(self._buffer, self._indices[3, :tokens], columns, mask)
         logits = forward(self._embeddings[:tokens], self._indices[:3, :tokens], [attention])
         self._logits[:tokens] = logits
 
@@ -232,18 +243,20 @@ class StaticSteps:
             place.valid = stop
 
 
-class _StaticAttention:
+class StaticAttention:
     """Attention of all tokens of a step over one buffer."""
 
     def __init__(self, buffer: torch.Tensor, places: torch.Tensor, columns: int, mask: torch.Tensor) -> None:
         self._buffer = buffer
-        self._places = places
+        self.places = places
+        """(tokens,) columns in which the new tokens are to stand."""
         self._columns = columns
-        self._mask = mask
+        self.mask = mask
+        """(heads that share keys x tokens, columns), 0 where a token sees a column, else minus infinity."""
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Store the step's keys and values of one layer, then look; see `Attention`."""
         keys, values = self._buffer[layer]
-        keys.index_copy_(1, self._places, key.transpose(0, 1))
-        values.index_copy_(1, self._places, value.transpose(0, 1))
-        return attend_few(query, keys[:, : self._columns], values[:, : self._columns], self._mask)
+        keys.index_copy_(1, self.places, key.transpose(0, 1))
+        values.index_copy_(1, self.places, value.transpose(0, 1))
+        return attend_few(query, keys[:, : self._columns], values[:, : self._columns], self.mask)

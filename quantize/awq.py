@@ -13,17 +13,15 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 
+from egolive.quantize.block_int4 import LEAST, MOST, check_widths, scales_of, write_groups
 from egolive.quantize.decoder_graph import HEAD, LinearWriter, linear_layers
-from egolive.quantize.graph import INT4, Graph
+from egolive.quantize.graph import Graph
 from egolive.quantize.layers import in_dtype
 from egolive.quantize.weights import block_writer
-from egolive.streaming.errors import ConfigError
 
 __all__ = ["GROUP", "LIMIT", "Calibration", "Sample", "quantised_writer"]
 
@@ -31,8 +29,6 @@ GROUP = 128
 """Weights along a row that share a scale."""
 LIMIT = 1e-3
 """Largest relative difference between the graph and modelopt's fake quantisation."""
-_MOST = 7
-"""The largest absolute weight of a group becomes this; -8 is never needed."""
 
 Sample = tuple[torch.Tensor, torch.Tensor]
 """What the decoder reads at once: (n, width) embeddings and (3, n) positions."""
@@ -53,11 +49,7 @@ def quantised_writer(
     Raises:
         ConfigError: A layer's width is no multiple of 128.
     """
-    for name, layer in linear_layers(model).items():
-        if name != HEAD and layer.in_features % GROUP:
-            raise ConfigError(
-                f"AWQ needs widths that are multiples of {GROUP}, {name} has {layer.in_features}"
-            )
+    check_widths(linear_layers(model), GROUP)
     samples = list(calibration(model))
     _search(model.model.language_model, samples)
     head = block_writer(head_bits, block, head_bits)
@@ -88,26 +80,14 @@ def _write(graph: Graph, value: str, layer: Any, name: str) -> str:
     out, width = weight.shape
     quantizer = layer.weight_quantizer
     # A scale that bf16 rounds is rounded for modelopt too, so that both sides compute the same.
-    scales = in_dtype(graph, quantizer.amax.detach().float().reshape(out, -1) / _MOST)
-    quantizer.amax = (scales.float() * _MOST).reshape(quantizer.amax.shape)
-    steps = scales.float()[..., None].clamp(min=torch.finfo(torch.float32).tiny)
-    rounded = torch.round(weight.reshape(out, -1, GROUP) / steps).clamp(-_MOST - 1, _MOST)
-    numbers = rounded.reshape(out, width).T.to(torch.int8).numpy()
+    scales = in_dtype(graph, scales_of(quantizer.amax.detach().reshape(out, -1)))
+    quantizer.amax = (scales.float() * MOST).reshape(quantizer.amax.shape)
+    steps = scales.float()[..., None]
+    numbers = torch.round(weight.reshape(out, -1, GROUP) / steps).clamp(LEAST, MOST)
     smooth = layer.input_quantizer.pre_quant_scale
     if smooth is not None:
         factor = in_dtype(graph, smooth.detach().float())
         layer.input_quantizer.pre_quant_scale = factor.float()
         factors = graph.weight(f"{name}.input_scale", factor)
         value = graph.op("Mul", value, factors, name=f"{name}/input_scale")
-    packed = graph.raw(f"{name}.weight", INT4, numbers.shape, _pack(numbers))
-    scale = graph.weight(f"{name}.scales", scales.T)
-    wide = graph.op("DequantizeLinear", packed, scale, name=f"{name}/dequantised", axis=0, block_size=GROUP)
-    return graph.op("MatMul", value, wide, name=f"{name}/matmul")
-
-
-def _pack(numbers: NDArray[np.int8]) -> bytes:
-    """Two numbers a byte, the first one in its low half, as ONNX stores int4."""
-    flat = numbers.reshape(-1).view(np.uint8) & 15
-    if len(flat) % 2:
-        flat = np.append(flat, np.uint8(0))
-    return (flat[::2] | (flat[1::2] << 4)).astype(np.uint8).tobytes()
+    return write_groups(graph, value, numbers.reshape(out, width), scales, GROUP, name)

@@ -1,10 +1,11 @@
-"""From a checkpoint to an ONNX engine folder: written, checked against torch, described, moved into place."""
+"""From a checkpoint to a folder of ONNX graphs: written, checked against torch, described, put in place."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant import machine
 from egolive.assistant.engine_folder import (
+    CACHE_FILE,
+    DECODE_FILE,
     DECODER_FILE,
     EMBEDDINGS_FILE,
     TOWER_FILE,
@@ -22,6 +25,7 @@ from egolive.assistant.engine_folder import (
     describe_files,
     hash_checkpoint,
 )
+from egolive.assistant.graph_sizes import Sizes
 from egolive.assistant.loading import load_model
 from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import Profile, load_profile, save_profile
@@ -29,12 +33,13 @@ from egolive.assistant.tokenizer import Tokenizer, load_tokenizer
 from egolive.assistant.torch_decoder import TorchDecoder
 from egolive.assistant.torch_engine import TorchTower
 from egolive.quantize import awq
+from egolive.quantize.block_int4 import GROUPS, check_widths, group_writer
 from egolive.quantize.calibration import shown_windows
 from egolive.quantize.card import write_card
-from egolive.quantize.decoder_graph import LinearWriter, write_decoder
+from egolive.quantize.decoder_graph import LinearWriter, linear_layers, write_decoder
 from egolive.quantize.folder import copy_small_files, model_shapes, new_folder, package_versions, peak_memory
-from egolive.quantize.graph import BF16, FP32, Graph
-from egolive.quantize.parity import LIMIT, Probe, check_decoder, check_tower
+from egolive.quantize.graph import BF16, FP32, Graph, fix_sizes
+from egolive.quantize.parity import LIMIT, Probe, check_decoder, check_steps, check_tower
 from egolive.quantize.source import checkpoint_of
 from egolive.quantize.tower_graph import write_tower
 from egolive.quantize.weights import block_writer, plain_writer
@@ -49,6 +54,9 @@ DEFAULT_SIZE = (252, 448)
 _BITS = {"int8": 8, "int4": 4}
 _PRODUCER = "egolive"
 _CPU = torch.device("cpu")
+_SIZES = Sizes()
+_ALIGN = 256
+"""Bytes; TensorRT writes to multiples of it, and the keys of a token stand right behind those of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +71,15 @@ class Recipe:
     """Numbers of a weight that share a scale, for int8 and int4; AWQ has its own 128."""
     head_bits: int = 8
     """Of the last layer when the others are quantised: 4, 8, or 32 for none."""
+    standard: bool = False
+    """Nodes of ONNX itself alone, as TensorRT reads them, and the decoder once more with sizes for decode
+    steps. The last layer is not quantised then."""
 
     def __post_init__(self) -> None:
+        if self.standard and (self.head_bits != 32 or self.precision == "int8"):
+            raise ConfigError("standard nodes are for full, int4 and awq-int4, with a last layer of 32 bits")
+        if self.standard and self.precision == "int4" and self.block not in GROUPS:
+            raise ConfigError(f"int4 for TensorRT has groups of 64 or 128 numbers, got {self.block}")
         if self.block not in (32, 64, 128):
             raise ConfigError(f"a block is 32, 64 or 128 numbers, got {self.block}")
         if self.head_bits not in (4, 8, 32):
@@ -78,8 +93,9 @@ def build_onnx(
     *,
     size: tuple[int, int] | None = None,
     windows: Sequence[Window] = (),
+    sizes: Sizes = _SIZES,
 ) -> EngineCard:
-    """Write an ONNX engine folder.
+    """Write an engine folder of ONNX graphs: for ONNX Runtime, or for TensorRT to build from.
 
     Args:
         model: What `checkpoint_of` takes.
@@ -87,6 +103,7 @@ def build_onnx(
         recipe: How weights are stored.
         size: Height and width of the pictures that the engine takes, multiples of 28.
         windows: What AWQ is shown; needed for it alone.
+        sizes: Limits of one pass, for standard graphs.
 
     Raises:
         EngineError: The checkpoint cannot be used, or what was written is not what torch computes.
@@ -105,10 +122,14 @@ def build_onnx(
         save_profile(profile, folder)
         calibration = shown_windows(windows, profile, tokenizer, preprocessor)
         precision = _write(folder, loaded, recipe, shapes, calibration)
-        parity = _check(folder, loaded, recipe, Probe(shapes, tokenizer, preprocessor), shapes)
+        if recipe.standard:
+            _fix(folder, recipe, shapes, sizes)
+            if (out / CACHE_FILE).is_file():
+                shutil.copyfile(out / CACHE_FILE, folder / CACHE_FILE)
+        parity = _check(folder, loaded, recipe, Probe(shapes, tokenizer, preprocessor), shapes, sizes)
         card = EngineCard(
             name=out.name,
-            backend="onnx",
+            backend="tensorrt" if recipe.standard else "onnx",
             precision=precision,
             shapes=shapes,
             image_token=int(loaded.config.image_token_id),
@@ -117,10 +138,11 @@ def build_onnx(
             source={"name": model, "sha256": hash_checkpoint(source)},
             versions=package_versions(),
             files=describe_files(folder),
+            sizes=asdict(sizes) if recipe.standard else {},
             made={
                 "command": machine.gather()["command"],
                 "commit": machine.commit(),
-                "block": recipe.block if recipe.precision in _BITS else awq.GROUP,
+                "block": awq.GROUP if recipe.precision == "awq-int4" else recipe.block,
                 "parity": parity,
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_bytes": peak_memory(),
@@ -150,6 +172,9 @@ def _write(
     writer: LinearWriter
     if recipe.precision == "awq-int4":
         writer = awq.quantised_writer(model, calibration, recipe.block, recipe.head_bits)
+    elif recipe.standard and recipe.precision == "int4":
+        check_widths(linear_layers(model), recipe.block)
+        writer = group_writer(recipe.block)
     elif recipe.precision in _BITS:
         writer = block_writer(_BITS[recipe.precision], recipe.block, recipe.head_bits)
     else:
@@ -162,6 +187,24 @@ def _write(
         found["decoder"] = recipe.precision
         found["head"] = {4: "int4", 8: "int8"}.get(recipe.head_bits, recipe.dtype)
     return found
+
+
+def _fix(folder: Path, recipe: Recipe, shapes: Shapes, sizes: Sizes) -> None:
+    """One row of tokens at a time, and the same decoder with the sizes of a decode step."""
+    token = shapes.kv_heads * shapes.head_width * (2 if recipe.dtype == "bf16" else 4)
+    if token % _ALIGN:
+        raise ConfigError(
+            f"TensorRT needs keys of a token in multiples of {_ALIGN} bytes, this model's have {token}"
+        )
+    fix_sizes(folder / DECODER_FILE, folder / DECODER_FILE, batch=1)
+    fix_sizes(
+        folder / DECODER_FILE,
+        folder / DECODE_FILE,
+        sequence=sizes.step,
+        rows=sizes.step,
+        past=sizes.columns,
+        total=sizes.columns + sizes.step,
+    )
 
 
 def _write_embeddings(path: Path, model: Qwen2VLForConditionalGeneration) -> str:
@@ -179,13 +222,17 @@ def _check(
     recipe: Recipe,
     probe: Probe,
     shapes: Shapes,
+    sizes: Sizes,
 ) -> dict[str, float]:
     """Compare both halves with torch, one after the other: each may be as large as the model."""
     slices = probe.slices(TorchTower(model))
     found = {"tower": check_tower(folder, shapes, probe, slices)}
     expected = probe.logits(TorchDecoder(model), slices)
     limit = awq.LIMIT if recipe.precision == "awq-int4" else LIMIT
-    return found | check_decoder(folder, shapes, probe, slices, expected, limit)
+    found |= check_decoder(folder, shapes, probe, slices, expected, limit)
+    if recipe.standard:
+        found["decode"] = check_steps(folder, shapes, sizes, probe, slices, expected, limit)
+    return found
 
 
 def _fixed(profile: Profile, size: tuple[int, int] | None) -> Profile:

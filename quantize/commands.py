@@ -1,6 +1,7 @@
 """`egolive export` and `egolive quantize`: a checkpoint or a training run becomes an engine folder.
 
 egolive export nano --out engines/onnx-fp32
+egolive export nano --to tensorrt --out engines/tensorrt
 egolive quantize runs/nano-sft --to int4 --out engines/onnx-int4
 egolive run --engine engines/onnx-int4
 """
@@ -13,11 +14,13 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from egolive.assistant.engine_folder import EngineCard
+from egolive.assistant.engine_folder import EngineCard, is_engine_folder
+from egolive.assistant.tensorrt_runtime import tensorrt_module
 from egolive.quantize.bnb import build_torch
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.calibration import simulated_windows, windows_of_video
 from egolive.quantize.compare import compare as compare_engines
+from egolive.quantize.tensorrt_build import build_engines
 from egolive.streaming.errors import UsageError
 from egolive.streaming.frames import Window
 
@@ -29,24 +32,71 @@ SIMULATOR = "sim"
 def export(
     model: str = "nano",
     *,
-    out: Path,
-    dtype: Literal["fp32", "bf16"] = "fp32",
+    out: Path | None = None,
+    to: Literal["onnx", "tensorrt"] = "onnx",
+    dtype: Literal["fp32", "bf16"] | None = None,
+    weights: Literal["full", "int4", "awq-int4"] | None = None,
+    group: Literal[64, 128] = 64,
+    graphs_only: Annotated[bool, Parameter(negative="")] = False,
     height: int | None = None,
     width: int | None = None,
+    calibrate: str = SIMULATOR,
+    windows: int = 16,
+    slices: int = 8,
 ) -> None:
-    """Write a checkpoint as an engine folder for ONNX Runtime, at full precision.
+    """Write a checkpoint as an engine folder: for ONNX Runtime at full precision, or for TensorRT.
+
+    TensorRT's engines are built on the machine that runs them. Where the checkpoint does not fit that
+    machine, write the folder elsewhere with `--graphs-only`, copy it, and give it there as the model.
 
     Args:
-        model: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id.
+        model: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
+            `--to tensorrt` also an engine folder whose engines are to be built here, in place.
         out: The engine folder; an engine there is replaced.
-        dtype: fp32, or bf16 for GPUs.
+        to: onnx, or tensorrt (10 or 11).
+        dtype: In which hidden states are computed: fp32, for tensorrt bf16; bf16 is for GPUs.
+        weights: For tensorrt: int4 in groups; awq-int4, in groups of 128, with modelopt's scales; or full.
+        group: Weights that share a scale, for int4.
+        graphs_only: For tensorrt: write what it builds from, and leave building to another machine.
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
+        calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
+        windows: Windows that AWQ is shown.
+        slices: Slices in each of them.
     """
-    size = _size(height, width)
-    with Console(stderr=True).status(f"exporting {model}"):
-        card = build_onnx(model, out, Recipe(dtype=dtype), size=size)
-    _tell(out, card)
+    console = Console(stderr=True)
+    if to == "onnx":
+        if weights is not None or graphs_only:
+            raise UsageError("--weights and --graphs-only are for --to tensorrt; see egolive quantize")
+        if out is None:
+            raise UsageError("--out names the engine folder")
+        with console.status(f"exporting {model}"):
+            card = build_onnx(model, out, Recipe(dtype=dtype or "fp32"), size=_size(height, width))
+        _tell(out, card)
+        return
+    if not graphs_only:
+        # Before the graphs are written, which takes a while.
+        tensorrt_module()
+    if is_engine_folder(Path(model)):
+        if graphs_only or out not in (None, Path(model)):
+            raise UsageError("the engines of a folder of graphs are built in place: leave --out away")
+        out = Path(model)
+    else:
+        if out is None:
+            raise UsageError("--out names the engine folder")
+        if windows < 1:
+            raise UsageError("at least one window is needed")
+        recipe = Recipe(
+            precision=weights or "int4", dtype=dtype or "bf16", block=group, head_bits=32, standard=True
+        )
+        with console.status(f"writing the graphs of {model}"):
+            shown = _shown(calibrate, windows, slices) if weights == "awq-int4" else []
+            card = build_onnx(model, out, recipe, size=_size(height, width), windows=shown)
+        _tell(out, card)
+    if not graphs_only:
+        with console.status("TensorRT builds and measures: minutes, for a large model much longer"):
+            card = build_engines(out)
+        console.print(f"{out}: engines built in {card.made['build_seconds']} s", highlight=False)
 
 
 def quantize(

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["BF16", "FP32", "INT4", "INT64", "OPSET", "UINT8", "Graph"]
+__all__ = ["BF16", "FP32", "INT4", "INT64", "OPSET", "UINT8", "Graph", "fix_sizes"]
 
 FP32, BF16, INT64 = TensorProto.FLOAT, TensorProto.BFLOAT16, TensorProto.INT64
 INT4, UINT8 = TensorProto.INT4, TensorProto.UINT8
@@ -155,3 +155,20 @@ class Graph:
     def _add(self, tensor: TensorProto) -> str:
         self._weights.setdefault(tensor.name, tensor)
         return str(tensor.name)
+
+
+def fix_sizes(path: Path, out: Path, **sizes: int) -> None:
+    """Write a graph whose sizes of the run are numbers; its weights stay where they are.
+
+    Args:
+        path: The graph, of standard nodes alone.
+        out: In the same folder; may be the same file.
+        **sizes: By name; sizes that are not named stay open.
+    """
+    model = onnx.load(path, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in sizes:
+                size.dim_value = sizes[size.dim_param]
+    onnx.save(model, out)
+    onnx.checker.check_model(out, full_check=True)

@@ -16,16 +16,24 @@ import torch
 from onnx import TensorProto
 
 from egolive.assistant.engine import Prompt, Vision
-from egolive.assistant.engine_folder import DECODER_FILE, EMBEDDINGS_FILE, TOWER_FILE, Shapes
+from egolive.assistant.engine_folder import (
+    DECODE_FILE,
+    DECODER_FILE,
+    EMBEDDINGS_FILE,
+    TOWER_FILE,
+    Shapes,
+)
+from egolive.assistant.graph_halves import GraphDecoder, GraphTower, embedding_table
+from egolive.assistant.graph_sizes import Sizes
+from egolive.assistant.graph_steps import GraphSteps
 from egolive.assistant.halves import Chunk, Decoder, VisionTower
 from egolive.assistant.layout import Layout, SlicePiece, lay_out
-from egolive.assistant.onnx_engine import OnnxDecoder, OnnxTower, embedding_table
-from egolive.assistant.onnx_runtime import open_session
+from egolive.assistant.onnx_runtime import OnnxGraph
 from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.tokenizer import Tokenizer
 from egolive.streaming.errors import EngineError
 
-__all__ = ["LIMIT", "Probe", "check_decoder", "check_tower"]
+__all__ = ["LIMIT", "Probe", "check_decoder", "check_steps", "check_tower"]
 
 LIMIT = 1e-4
 """Largest difference, as a share of the largest value, that another order of fp32 sums explains."""
@@ -64,15 +72,7 @@ class Probe:
             decoder: Reads.
             slices: Visual tokens; the same for both sides, so that the decoder alone is compared.
         """
-        visual = iter(slices)
-        embeddings = torch.cat(
-            [
-                next(visual).float() if isinstance(piece, SlicePiece) else decoder.embed(piece).float()
-                for piece in self.layout.pieces
-            ]
-        )
-        dtype = decoder.embed([0]).dtype
-        embeddings, places = embeddings.to(dtype), self.layout.positions
+        embeddings, places = self._embeddings(decoder, slices), self.layout.positions
         whole, chunked = decoder.row(), decoder.row()
         found = decoder.read([Chunk(whole, embeddings, places, keep=_LAST)])
         middle = len(self.layout) // 3
@@ -91,6 +91,29 @@ class Probe:
             )
         return torch.cat(found)
 
+    def stepped(self, decoder: Decoder, slices: Sequence[torch.Tensor], tokens: int) -> torch.Tensor:
+        """Logits of the prompt's end, all of it read on a branch, so many tokens in a step."""
+        embeddings, places = self._embeddings(decoder, slices), self.layout.positions
+        branch = decoder.row().branch()
+        found = []
+        for start in range(0, len(embeddings), tokens):
+            part = slice(start, start + tokens)
+            found += decoder.read(
+                [Chunk(branch, embeddings[part], places[:, part], keep=len(embeddings[part]))]
+            )
+        return torch.cat(found)[-_LAST:]
+
+    def _embeddings(self, decoder: Decoder, slices: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Of the whole prompt."""
+        visual = iter(slices)
+        embeddings = torch.cat(
+            [
+                next(visual).float() if isinstance(piece, SlicePiece) else decoder.embed(piece).float()
+                for piece in self.layout.pieces
+            ]
+        )
+        return embeddings.to(decoder.embed([0]).dtype)
+
 
 def check_tower(folder: Path, shapes: Shapes, probe: Probe, expected: Sequence[torch.Tensor]) -> float:
     """Compare the written tower with torch's visual tokens; returns the largest relative difference.
@@ -99,7 +122,7 @@ def check_tower(folder: Path, shapes: Shapes, probe: Probe, expected: Sequence[t
         EngineError: It is above `LIMIT`.
     """
     with _widened(folder / TOWER_FILE) as path:
-        found = probe.slices(OnnxTower(open_session(path, _CPU, None), shapes, _CPU))
+        found = probe.slices(GraphTower(OnnxGraph(path, _CPU, None), shapes, _CPU))
     return _compare("tower", torch.cat(list(found)), torch.cat(list(expected)), LIMIT)
 
 
@@ -118,14 +141,37 @@ def check_decoder(
     """
     table = embedding_table(folder / EMBEDDINGS_FILE)
     with _widened(folder / DECODER_FILE) as path:
-        decoder = OnnxDecoder(open_session(path, _CPU, None, exact=True), table, shapes, _CPU)
+        decoder = GraphDecoder(OnnxGraph(path, _CPU, None, exact=True), table, shapes, _CPU)
         found = {"decoder": _compare("decoder", probe.logits(decoder, slices), expected, limit)}
         del decoder
     if _runs_otherwise(folder / DECODER_FILE):
-        decoder = OnnxDecoder(open_session(folder / DECODER_FILE, _CPU, None), table, shapes, _CPU)
+        decoder = GraphDecoder(OnnxGraph(folder / DECODER_FILE, _CPU, None), table, shapes, _CPU)
         logits = probe.logits(decoder, slices)
         found["decoder_as_it_runs"] = _compare("decoder", logits, expected, float("inf"))
     return found
+
+
+def check_steps(
+    folder: Path,
+    shapes: Shapes,
+    sizes: Sizes,
+    probe: Probe,
+    slices: Sequence[torch.Tensor],
+    expected: torch.Tensor,
+    limit: float = LIMIT,
+) -> float:
+    """Compare the decoder of fixed sizes with torch's logits; returns the largest relative difference.
+
+    Raises:
+        EngineError: With exact activations it is above `limit`.
+    """
+    with _widened(folder / DECODE_FILE) as path:
+        graph = OnnxGraph(path, _CPU, None, exact=True)
+        steps = GraphSteps(graph, shapes, sizes, _CPU)
+        table = embedding_table(folder / EMBEDDINGS_FILE)
+        decoder = GraphDecoder(graph, table, shapes, _CPU, steps=steps)
+        found = probe.stepped(decoder, slices, sizes.step)
+    return _compare("decoder for decode steps", found, expected[:_LAST], limit)
 
 
 def _compare(what: str, found: torch.Tensor, expected: torch.Tensor, limit: float) -> float:
