@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from egolive.assistant import machine
+from egolive.assistant.doctor_nvidia import nvidia_lacks, nvidia_rows
 from egolive.streaming.errors import SinkError, UsageError
 
 __all__ = ["Finding", "Need", "diagnose", "doctor", "engine_needs"]
@@ -42,6 +43,8 @@ _PRECISIONS = {"bf16": 2.0, "int8": 1.02, "nf4": 0.53, "int4": 0.56}
 _CACHE_TOKENS = 4096
 _WORK_BYTES = 0.8 * GB
 """Activations, preprocessing and the accelerator's own context."""
+_SYSTEM_BYTES = 1.5 * GB
+"""Of a Jetson's memory, which CPU and GPU share, what the system keeps."""
 _NANO_BYTES = 0.5 * GB
 """The bundled model is a few megabytes; what it needs is torch itself."""
 
@@ -90,6 +93,7 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
         if Path("/proc/driver/nvidia/version").exists():
             mend = "an NVIDIA driver is here: install torch's CUDA build, or check it with nvidia-smi"
         found.append(Finding("no accelerator that torch can use", mend))
+    found += [Finding(what, mend) for what, mend in nvidia_lacks(here)]
     if not cameras:
         found.append(
             Finding(
@@ -205,7 +209,8 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
         fit_table.add_row(f"{need.engine} {need.precision}", f"{need.bytes / GB:.1f} GB", *marks)
     fit_table.caption = (
         "weights + cache of 4,096 tokens + working memory\n"
-        "bf16 and fp32 run as they are, the others as engine folders of `egolive quantize`"
+        "bf16 and fp32 run as they are, the others as engine folders of `egolive quantize`;\n"
+        "TensorRT with CUDA graphs holds the text layers twice, with --no-graphs once"
     )
 
     findings_table = _table("Missing", "what", "how to mend it")
@@ -239,6 +244,7 @@ def _machine_rows(facts: machine.Facts, here: machine.Facts) -> list[tuple[str, 
         total, free = cast(int, gpu["total"]), cast(int, gpu["free"])
         text = f"{gpu['name']}, {total / GB:.1f} GB, {free / GB:.1f} GB free, capability {gpu['capability']}"
         rows.append((str(gpu["device"]), text))
+    rows += nvidia_rows(here)
     rows += [(str(camera["path"]), str(camera["name"]) or "camera") for camera in cameras]
     if facts["commit"]:
         rows.append(("commit", str(facts["commit"])))
@@ -249,12 +255,14 @@ def _devices(here: machine.Facts) -> list[tuple[str, int]]:
     """The devices of this machine and their bytes of memory, then common ones to compare with."""
     memory = cast(dict[str, int], here["memory"])
     gpus = cast(Sequence[machine.Facts], here["gpus"])
-    mine = [("this CPU", memory["total"])]
-    mine += [(f"this {gpu['device']}", cast(int, gpu["total"])) for gpu in gpus]
-    # A Jetson Orin Nano shares its memory with the system, so about 1.5 GB less is left for the engine.
+    if here.get("jetson") is not None:
+        mine = [("this Jetson", max(0, round(memory["total"] - _SYSTEM_BYTES)))]
+    else:
+        mine = [("this CPU", memory["total"])]
+        mine += [(f"this {gpu['device']}", cast(int, gpu["total"])) for gpu in gpus]
     return [
         *mine,
-        ("Orin 8 GB", round(6.5 * GB)),
+        ("Orin 8 GB", round(8 * GB - _SYSTEM_BYTES)),
         ("GPU 12 GB", round(12 * GB)),
         ("GPU 24 GB", round(24 * GB)),
     ]

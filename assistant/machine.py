@@ -12,6 +12,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from egolive.assistant import jetson
+
 __all__ = ["Facts", "cameras", "commit", "gather", "gpus", "memory", "processor", "versions"]
 
 Facts = dict[str, object]
@@ -28,6 +30,10 @@ PACKAGES = (
     "numpy",
     "pillow",
     "xgrammar",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "bitsandbytes",
     "trl",
     "peft",
     "datasets",
@@ -60,6 +66,7 @@ def gather() -> Facts:
             "memory": memory(),
             "gpus": gpus(),
             "cameras": cameras(),
+            **jetson.accelerators(),
         },
         "versions": {"python": platform.python_version()}
         | {k: v for k, v in versions().items() if v is not None},
@@ -129,7 +136,10 @@ def memory() -> dict[str, int]:
 
 
 def gpus() -> list[Facts]:
-    """Accelerators that torch can use: name, device, total and free bytes, compute capability."""
+    """Accelerators that torch can use: name, device, total and free bytes, compute capability.
+
+    `kernels` are the architectures that torch was built for, such as "sm_87".
+    """
     # Imported here: help texts and the camera list do not wait for torch.
     import torch
 
@@ -144,6 +154,7 @@ def gpus() -> list[Facts]:
                 "total": total,
                 "free": free,
                 "capability": f"{properties.major}.{properties.minor}",
+                "kernels": torch.cuda.get_arch_list(),
             }
         )
     return found
