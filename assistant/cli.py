@@ -67,6 +67,9 @@ app.command(
 train = App(name="train", help="Train a model from a recipe.")
 train.command("egolive.train.sft:sft", name="sft", help="Train by supervised fine-tuning.")
 train.command("egolive.train.grpo:grpo", name="grpo", help="Train grounding by GRPO with IoU rewards.")
+train.command(
+    "egolive.train.ablation:ablation", name="ablation", help="Compare grounding by SFT with grounding by GRPO."
+)
 app.command(train)
 app.command("egolive.quantize.commands:export", name="export", help="Write a model as an engine folder.")
 app.command(

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from egolive.assistant import machine
-from egolive.assistant.answers import Question
+from egolive.assistant.answers import Answer, Question
 from egolive.assistant.engine import Engine
 from egolive.assistant.loading import load_engine
 from egolive.assistant.session import Assistant
@@ -36,7 +37,7 @@ from egolive.train.results import Record, Results, read_records, stamp_of
 from egolive.train.row_media import Sampling
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
 
-__all__ = ["FPS", "ask_episode", "evaluate", "render_window"]
+__all__ = ["FPS", "EpisodePart", "ask_episode", "episode_parts", "evaluate", "render_window"]
 
 FPS = 2.0
 """Sampled frames a second, as live."""
@@ -176,32 +177,60 @@ def ask_simulator(
 
 def ask_episode(assistant: Assistant, index: int, split: str, seed: int, slices: int) -> list[Record]:
     """Ask about some pictures and windows of one episode; returns a record a question."""
+    lines: list[Record] = []
+    for part in episode_parts(index, split, seed, slices):
+        # All pictures carry the same number, by which the session would take one for the other.
+        assistant.forget()
+        questions = [question for question, _ in part.asked]
+        if isinstance(part.shown, Frame):
+            answers = assistant.answer(questions, picture=part.shown)
+        else:
+            answers = assistant.answer(questions, window=part.shown)
+        lines += part.records(list(answers))
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodePart:
+    """A picture or window of a simulated episode, with what is asked of it."""
+
+    episode: int
+    shown: Frame | Window
+    asked: list[tuple[Question, object]]
+    """Questions with their true answers as plain values: a box, an interval, a text, or None for "none"."""
+    more: dict[str, object]
+    """What else is kept with the results."""
+
+    def records(self, answers: Sequence[Answer]) -> list[Record]:
+        """One line of results for each question, from the answers in their order."""
+        time = self.shown.time if isinstance(self.shown, Frame) else self.shown.interval.end
+        return [
+            record(self.episode, time, question, truth, answer, **self.more)
+            for (question, truth), answer in zip(self.asked, answers, strict=True)
+        ]
+
+
+def episode_parts(index: int, split: str, seed: int, slices: int) -> Iterator[EpisodePart]:
+    """What an episode is asked, the same for the same numbers."""
     plan = plan_episode(index, seed=seed, split=split)
     episode = episode_of(plan, fps=FPS)
     rng = random.Random(f"evaluate {split} {seed} {index}")
-    lines: list[Record] = []
-    for time in (rng.uniform(0, plan.duration - 0.1) for _ in range(PICTURES)):
+    for time in [rng.uniform(0, plan.duration - 0.1) for _ in range(PICTURES)]:
         image, truth = render_frame(plan, time)
-        boxes = grounding_truth(truth)
-        # All pictures carry the same number, by which the session would take one for the other.
-        assistant.forget()
-        answers = assistant.answer(
-            [Question("ground", phrase) for phrase, _ in boxes], picture=Frame(image, time, 0)
-        )
-        for (_, box), answer in zip(boxes, answers, strict=True):
-            lines.append(record(index, time, answer.question, list(box) if box else None, answer))
+        boxes = [
+            (Question("ground", phrase), list(box) if box else None) for phrase, box in grounding_truth(truth)
+        ]
+        yield EpisodePart(index, Frame(image, time, 0), list(boxes), {})
     last = max(0.0, plan.duration - slices * 2 / FPS)
     for start in (rng.uniform(0, last) for _ in range(WINDOWS)):
         window, bag = render_window(plan, start, slices)
         span = window.interval
-        asked = window_questions(episode, span.start, span.end, rng)
-        assistant.forget()
-        answers = assistant.answer([one.question for one in asked], window=window)
-        for one, answer in zip(asked, answers, strict=True):
-            said = [one.interval.start, one.interval.end] if one.interval else one.text
-            seen = {"window": [span.start, span.end], "bag": sorted(bag)}
-            lines.append(record(index, span.end, one.question, said, answer, **seen))
-    return lines
+        asked = [
+            (one.question, [one.interval.start, one.interval.end] if one.interval else one.text)
+            for one in window_questions(episode, span.start, span.end, rng)
+        ]
+        seen = {"window": [span.start, span.end], "bag": sorted(bag)}
+        yield EpisodePart(index, window, list(asked), seen)
 
 
 def grounding_truth(truth: FrameTruth) -> list[tuple[str, Box | None]]:

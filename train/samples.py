@@ -108,15 +108,19 @@ class SimulatedSamples:
 
     def _picture(self, rng: random.Random) -> Sample:
         clip = rng.choice(self.data.clips)
-        frame = rng.randrange(len(clip.truths))
+        frame, seen = self._shown(clip, rng)
         questions = picture_questions(clip.truths[frame], rng)
         absent, live = rng.random() < self.shares.absent, rng.random() < self.shares.live
         # Where a picture has none of the wanted sort, any other will do.
         questions = [one for one in questions if one.absent == absent] or questions
         questions = [one for one in questions if one.question.phrase.endswith(HANDS) == live] or questions
         asked = rng.choice(questions)
-        seen = Seen(partial(_vision, clip.path, frame, 1, self.profile))
         return Sample(self._question(asked), seen, _size(clip), box=asked.box)
+
+    def _shown(self, clip: Clip, rng: random.Random) -> tuple[int, Seen]:
+        """A frame by its number, and the way to it."""
+        frame = rng.randrange(len(clip.truths))
+        return frame, Seen(partial(_vision, clip.path, frame, 1, self.profile))
 
     def _window(self, rng: random.Random) -> Sample | None:
         clip = rng.choice(self.data.clips)

@@ -97,6 +97,8 @@ class Shared:
     """Compute activations again in the backward pass, to save memory."""
     bf16: bool = True
     """Compute in bfloat16 where the device is a GPU; weights that are trained stay float32."""
+    bf16_on_cpu: bool = False
+    """The same on a CPU; faster where that has instructions for it."""
     save_every: int = 250
     log_every: int = 10
     report_to: list[str] = field(default_factory=list)

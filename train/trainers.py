@@ -132,7 +132,7 @@ def common_arguments(recipe: Shared, out: Path) -> dict[str, Any]:
         "lr_scheduler_type": recipe.schedule,
         "warmup_steps": recipe.warmup,
         "weight_decay": recipe.weight_decay,
-        "bf16": recipe.bf16 and on_gpu,
+        "bf16": recipe.bf16 if on_gpu else recipe.bf16_on_cpu,
         "activation_checkpointing": recipe.checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "save_steps": recipe.save_every,
