@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from egolive.assistant.answers import Answer, Question
 from egolive.assistant.checkpoint import resolve_model
@@ -271,7 +272,9 @@ def _write_png(path: Path, image: Image) -> None:
 
 
 def _read_png(path: Path) -> Image:
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    # Read here: OpenCV tells what it cannot open in lines of its own.
+    data = np.frombuffer(path.read_bytes() if path.is_file() else b"", np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if pixels is None:
         raise DataError(f"{path}: cannot be read; copy the bundle again")
     image: Image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype("uint8", copy=False)

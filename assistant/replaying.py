@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from egolive.assistant.answers import Answer, Question, Timing
+from egolive.assistant.answers import Answer, Question, Task, Timing
 from egolive.assistant.engine import Engine
 from egolive.assistant.jobs import Keeper, Sampling
 from egolive.assistant.playing import Player, metrics_event, say_the_same, totals
@@ -24,6 +24,7 @@ from egolive.assistant.sinks import Sink
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import DataError
 from egolive.streaming.metrics import Metrics
+from egolive.streaming.plain_values import above_zero, count, of_kind, seconds
 from egolive.streaming.recording import Outcome, RecordedWork, Recorder, Recording
 from egolive.streaming.replay import replay
 from egolive.streaming.report import Report
@@ -88,8 +89,10 @@ def settings_of(recording: Recording) -> RunSettings:
     """
     try:
         values = {key: value for key, value in recording.settings.items() if key != "engine"}
-        values["questions"] = tuple(Question(**question) for question in values["questions"])
-        return RunSettings(**values)
+        values["questions"] = tuple(_question(question) for question in values["questions"])
+        settings = RunSettings(**values)
+        _check(settings)
+        return settings
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{recording.folder}: its settings are damaged ({error}); record again") from error
 
@@ -136,6 +139,21 @@ def replay_run(
     return Replayed(report, again.answers, again.same)
 
 
+def _check(settings: RunSettings) -> None:
+    """Raise TypeError or ValueError where a setting is of another kind, or out of its range."""
+    of_kind(settings.model, str)
+    above_zero(settings.fps)
+    for number in (settings.slices, settings.every, settings.max_tokens):
+        if number is not None:
+            count(number, least=1)
+    for stretch in (settings.seconds, settings.deadline):
+        if stretch is not None:
+            above_zero(stretch)
+    if settings.paper_prompt is not None:
+        of_kind(settings.paper_prompt, bool)
+    of_kind(settings.grammar, bool)
+
+
 class _Again:
     """Answers the questions of recorded work, and says of each whether it is what was said then."""
 
@@ -176,6 +194,8 @@ class _Again:
         found: dict[int, Answer] = {}
         if asked:
             questions = [work.tasks[place] for place in asked]
+            if work.window is None and any(question.task != "ground" for question in questions):
+                raise DataError("the recording has questions about a window, but none there; record again")
             answers = self._assistant.answer(questions, window=work.window, picture=work.picture)
             found = dict(zip(asked, answers, strict=True))
         counts = self._own.counts
@@ -183,19 +203,44 @@ class _Again:
         results = []
         for outcome in then.outcomes:
             answer = found.get(outcome.task) or _left_undone(work, outcome)
-            timing = Timing(**outcome.note["timing"])
+            timing, said_then = _read_note(outcome.note)
             answer = replace(answer, timing=timing)
             if outcome.status != "preempted":
                 self._metrics.add("first_token", timing.first_token)
                 self._metrics.add("decode", timing.total - timing.first_token)
                 self.answers += 1
-                self.same += said(answer) == outcome.note["said"]
+                self.same += said(answer) == said_then
             results.append(Result(work.tasks[outcome.task], answer, answer.time, outcome.status))
         return results
 
 
 def _question(name: Any) -> Question:
-    return Question(**name)
+    """The question that stands for a task in a recording.
+
+    Raises:
+        DataError: It is none.
+    """
+    try:
+        question = Question(**name)
+        of_kind(question.think, bool)
+        if of_kind(question.task, str) not in get_args(Task) or not isinstance(question.phrase, str):
+            raise ValueError(f"nobody asks {question.task!r}")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"a question of the recording is damaged ({error}); record again") from error
+    return question
+
+
+def _read_note(note: Mapping[str, Any]) -> tuple[Timing, str]:
+    """How long an answer took then, and the mark of what it said.
+
+    Raises:
+        DataError: The note is not what `_note` wrote.
+    """
+    try:
+        timing = Timing(**{name: seconds(value) for name, value in note["timing"].items()})
+        return timing, of_kind(note["said"], str)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"an answer of the recording is damaged ({error}); record again") from error
 
 
 def _left_undone(work: Work[Question], outcome: Outcome) -> Answer:

@@ -122,7 +122,12 @@ def settings_of(fields: dict[str, object]) -> Settings:
     tasks, phrases, think = (fields.get(name) for name in ("tasks", "phrases", "think"))
     tasks = list(_LIVE_TASKS) if tasks is None else tasks
     phrases = [] if phrases is None else phrases
-    if not isinstance(tasks, list) or not isinstance(phrases, list) or not set(tasks) <= set(_LIVE_TASKS):
+    if (
+        not isinstance(tasks, list)
+        or not isinstance(phrases, list)
+        # Each by itself: what came may not be hashable.
+        or any(task not in _LIVE_TASKS for task in tasks)
+    ):
         raise UsageError("tasks are a list of intent, next and ground; phrases a list of words")
     words = tuple(dict.fromkeys(filter(None, map(_words, phrases))))
     if len(words) > _MOST_PHRASES:

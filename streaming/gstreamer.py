@@ -88,11 +88,13 @@ class GstPipe(Source):
         self._clock = clock
         self._stop = threading.Event()
         self._reading = threading.Lock()
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise SourceError(f"{name}: cannot be read as a command ({error}); check its quotes") from error
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the source)
         try:
-            self._process = subprocess.Popen(
-                shlex.split(command), stdout=subprocess.PIPE, stderr=self._messages, bufsize=0
-            )
+            self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=self._messages, bufsize=0)
         except OSError as error:
             self._messages.close()
             raise SourceError(f"{name}: cannot be started ({error.strerror})") from error

@@ -97,7 +97,7 @@ def read_pictures(folder: Path) -> Iterator[Image]:
     to_rgb = RgbConverter()
     for path in sorted(folder.glob(_PATTERN.replace("{:03d}", "*"))):
         try:
-            with av.open(str(path.absolute())) as container:
+            with av.open(str(path.absolute()), metadata_errors="ignore") as container:
                 for picture in container.decode(video=0):
                     yield to_rgb(picture)
         except av.EOFError:

@@ -22,6 +22,8 @@ __all__ = ["open_source"]
 
 _TEST_SIZE = (640, 360)
 _TEST_FPS = 30
+_LONGEST_NUMBER = 9
+"""Digits of a camera's number; more do not fit into OpenCV's integer."""
 
 
 def open_source(
@@ -74,8 +76,9 @@ def _camera(
     text: str, *, size: tuple[int, int] | None, fps: float | None, timeout: float, clock: Clock
 ) -> Callable[[], Source] | None:
     """How to open a camera or pipeline; None where the text names neither."""
-    if text.isdecimal() or text.startswith("/dev/video"):
-        camera = int(text) if text.isdecimal() else text
+    numbered = text.isdecimal() and len(text) <= _LONGEST_NUMBER
+    if numbered or text.startswith("/dev/video"):
+        camera = int(text) if numbered else text
         return partial(open_webcam, camera, size=size, fps=fps, timeout=timeout, clock=clock)
     if text.startswith("gst:"):
         _refuse(text, fps=fps)
@@ -94,10 +97,17 @@ def _recording(
         try:
             urlsplit(text)
         except ValueError as error:
-            raise SourceError(f"{text}: not an address ({error}); check its spelling") from error
+            raise SourceError(
+                f"{without_password(text)}: not an address that can be read; check its spelling"
+            ) from error
         return partial(Video, text, timeout=timeout)
-    path = Path(text).expanduser()
-    if not path.exists():
+    try:
+        path = Path(text).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        # Too long, of a user who is not known, or with characters that no file name has.
+        raise SourceError(f"{text}: cannot be a path ({error}); check its spelling") from error
+    if not there:
         raise SourceError(f"{text}: there is no such file or folder; check the path")
     if path.is_dir():
         return partial(Folder, path, fps=fps or 2.0)

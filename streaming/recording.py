@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from egolive.streaming.board import Showing
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame
 from egolive.streaming.lossless import PictureFiles, read_pictures
+from egolive.streaming.plain_values import above_zero, count, of_kind
+from egolive.streaming.recording_log import Outcome, RecordedShow, RecordedWork, read_log
 from egolive.streaming.report import Report
 from egolive.streaming.results import Result, Status
 from egolive.streaming.scheduler import Work
@@ -30,43 +32,6 @@ T = TypeVar("T")
 
 _HEAD, _LOG = "recording.json", "recording.jsonl"
 _FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one task of some work, in the order in which outcomes came."""
-
-    task: int
-    """Its place among the work's tasks."""
-    status: Status
-    note: Mapping[str, Any]
-    """What the recorder's caller noted about the value."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedWork:
-    """One time of thinking."""
-
-    picture: int
-    """Index of the newest frame when it began."""
-    time: float
-    """Stream time at which it began, seconds."""
-    slices: int
-    """Slices of the window that it was given; 0 where it was given none."""
-    tasks: tuple[Any, ...]
-    """Its tasks, as the recorder's caller named them."""
-    outcomes: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedShow:
-    """One frame that was shown."""
-
-    frame: int
-    now: float
-    """Stream time of this moment, seconds."""
-    new: int
-    """Results that had come in since the frame before."""
 
 
 class Recorder(Generic[K, T]):
@@ -211,16 +176,6 @@ class _Watched(Source):
         self._source.close()
 
 
-@dataclass(slots=True)
-class _Log:
-    """The events of a recording, each kind in its order."""
-
-    frames: list[tuple[int, float, bool]] = field(default_factory=list)
-    works: list[RecordedWork] = field(default_factory=list)
-    shows: list[RecordedShow] = field(default_factory=list)
-    end: dict[str, Any] | None = None
-
-
 class Recording:
     """A recording, read back. Its pictures stay on disk until they are asked for.
 
@@ -238,21 +193,25 @@ class Recording:
             lines = (folder / _LOG).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: is no recording that can be read; egolive run --record") from error
-        if head.get("format") != _FORMAT:
-            raise DataError(f"{folder}: made by another egolive, format {head.get('format')!r}; record again")
-        about = head["source"]
-        self.source: str = about["name"]
-        self.live: bool = about["live"]
-        self.source_fps: float | None = about["fps"]
-        self.fps: float = head["fps"]
-        self.slices: int = head["slices"]
-        self.seconds: float | None = head["seconds"]
-        self.settings = cast(Mapping[str, Any], head["settings"])
-        """What the recorder's caller gave it."""
-        log = _read_log(lines, folder)
+        version = head.get("format") if isinstance(head, dict) else None
+        if version != _FORMAT:
+            raise DataError(f"{folder}: made by another egolive, format {version!r}; record again")
+        try:
+            about = of_kind(head["source"], dict)
+            self.source: str = of_kind(about["name"], str)
+            self.live: bool = of_kind(about["live"], bool)
+            self.source_fps = None if about["fps"] is None else above_zero(about["fps"])
+            self.fps = above_zero(head["fps"])
+            self.slices = count(head["slices"], least=1)
+            self.seconds = None if head["seconds"] is None else above_zero(head["seconds"])
+            self.settings: Mapping[str, Any] = of_kind(head["settings"], dict)
+            """What the recorder's caller gave it."""
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{folder / _HEAD}: damaged ({_why(error)}); record again") from error
+        log = read_log(folder / _LOG, lines)
         self.works: Sequence[RecordedWork] = log.works
         self.shows: Sequence[RecordedShow] = log.shows
-        self.report = None if log.end is None else Report(**log.end)
+        self.report = log.end
         """What the run counted; None where it did not come to its end."""
         self._frames = log.frames[: self.report.captured] if self.report else log.frames
 
@@ -277,24 +236,5 @@ def is_recording(folder: Path) -> bool:
     return (folder / _HEAD).is_file()
 
 
-def _read_log(lines: Sequence[str], folder: Path) -> _Log:
-    log = _Log()
-    for number, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-            if "frame" in event:
-                log.frames.append((event["frame"], event["t"], event["gap"]))
-            elif "work" in event:
-                outcomes = tuple(Outcome(*outcome) for outcome in event["outcomes"])
-                tasks = tuple(event["tasks"])
-                log.works.append(RecordedWork(event["work"], event["t"], event["slices"], tasks, outcomes))
-            elif "shown" in event:
-                log.shows.append(RecordedShow(event["shown"], event["now"], event["new"]))
-            elif "end" in event:
-                log.end = event["end"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) and log.end is None:
-                # Cut off by a kill.
-                break
-            raise DataError(f"{folder / _LOG}, line {number}: damaged; record again") from error
-    return log
+def _why(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -167,7 +167,13 @@ def without_password(address: str) -> str:
     """The address with its user and password replaced by stars, fit for messages."""
     if "://" not in address:
         return address
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        # No address, but it may hold a password all the same.
+        scheme, _, rest = address.partition("://")
+        _, at, host = rest.rpartition("@")
+        return f"{scheme}://***@{host}" if at else address
     user, at, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"***@{host}")) if at and user else address
 

@@ -104,6 +104,14 @@ class OpenCvCamera(Source):
             self._clock.wait(self._stop, _RETRY)
 
 
+def _is_there(device: Path) -> bool:
+    try:
+        return device.exists()
+    except (OSError, ValueError):
+        # No file can have such a name.
+        return False
+
+
 def open_webcam(
     camera: int | str, *, size: tuple[int, int] | None, fps: float | None, timeout: float, clock: Clock
 ) -> OpenCvCamera:
@@ -124,7 +132,7 @@ def open_webcam(
 
     name = f"camera {camera}" if isinstance(camera, int) else camera
     device = Path(f"/dev/video{camera}" if isinstance(camera, int) else camera)
-    if sys.platform.startswith("linux") and not device.exists():
+    if sys.platform.startswith("linux") and not _is_there(device):
         present = ", ".join(str(path) for path in sorted(device.parent.glob("video*"))) or "none"
         raise SourceError(f"{name}: there is no {device}; cameras found: {present}")
     backends = {"linux": cv2.CAP_V4L2, "darwin": cv2.CAP_AVFOUNDATION, "win32": cv2.CAP_MSMF}
