@@ -30,6 +30,7 @@ __all__ = [
     "draw",
     "draw_boxes",
     "place_labels",
+    "prepare_drawing",
     "short_phrase",
     "status_line",
 ]
@@ -92,9 +93,16 @@ def coloured_boxes(answers: Iterable[Answer], now: float) -> list[tuple[Box, Col
     ]
 
 
+def prepare_drawing() -> None:
+    """Import what draws boxes: it takes seconds, for which no picture of a live source should have to wait.
+
+    Nor should `--help`, which is why it does not stand at the top.
+    """
+    import supervision  # noqa: F401
+
+
 def draw_boxes(canvas: Image, boxes: Iterable[tuple[Box, Colour]], thickness: int) -> None:
     """Draw the outlines on the canvas itself, cut at its edges."""
-    # Here and not above: importing it takes longer than all else that `--help` needs.
     import supervision as sv
 
     height, width = canvas.shape[:2]

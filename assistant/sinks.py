@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from egolive.assistant.answers import Answer
-from egolive.assistant.overlay import draw
+from egolive.assistant.overlay import draw, prepare_drawing
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.writer import VideoWriter
@@ -137,6 +137,7 @@ class VideoSink:
 
     def __init__(self, writer: VideoWriter) -> None:
         self._writer = writer
+        prepare_drawing()
 
     def emit(self, shown: Shown) -> None:
         """Append one picture."""

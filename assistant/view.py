@@ -21,7 +21,7 @@ from rich.text import Text
 
 from egolive.assistant.answers import Answer
 from egolive.assistant.carrying import is_lost
-from egolive.assistant.overlay import colour_of, coloured_boxes, draw_boxes, short_phrase
+from egolive.assistant.overlay import colour_of, coloured_boxes, draw_boxes, prepare_drawing, short_phrase
 from egolive.assistant.sinks import Shown
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Box
@@ -96,6 +96,7 @@ class TerminalView:
         self._rates = Rates(clock)
         self._dropped = 0
         self._gaps = 0
+        prepare_drawing()
         self._live = Live(console=console, get_renderable=self._newest, refresh_per_second=_DRAWS_A_SECOND)
         self._live.start()
 
