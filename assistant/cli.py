@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something the user can mend, 2 wrong usage, 130 interrupte
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -101,6 +102,22 @@ bench.command(
     name="engines",
     help="What engines cost, against what the machine could do.",
 )
+bench.command(
+    "egolive.benchmarks.peers:peers",
+    name="peers",
+    help="The same questions, asked of what one would use instead.",
+)
+bench.command(
+    "egolive.benchmarks.scaling:scaling",
+    name="scaling",
+    help="What an answer costs as windows, pictures, questions or hours grow.",
+)
+bench.command(
+    "egolive.benchmarks.quality:quality", name="quality", help="How well engines answer, beside chance."
+)
+bench.command(
+    "egolive.benchmarks.everything:all_benchmarks", name="all", help="All of them, into one report."
+)
 app.command(bench)
 
 
@@ -112,6 +129,8 @@ def main() -> None:
         # A thread that hangs was left behind; the interpreter's own end could hang with it.
         sys.stdout.flush()
         os._exit(code)
+    # The system frees what is left: with a model loaded, Python would search through it for seconds.
+    gc.freeze()
     sys.exit(code)
 
 

@@ -16,6 +16,8 @@ from egolive.assistant.answers import Question
 from egolive.assistant.audit import tie_margin
 from egolive.assistant.engine import Request, Vision
 from egolive.assistant.grammar import Guides
+from egolive.assistant.halves import Decoder, VisionTower
+from egolive.assistant.local_engine import LocalEngine
 from egolive.assistant.prompts import build_prompt, vision_of
 from egolive.assistant.reuse import FULL_REUSE, NO_REUSE, Reuse
 from egolive.assistant.torch_engine import TorchEngine
@@ -92,7 +94,9 @@ class Measured:
         return range(len(self.lengths)) if side in _EVERY_HOP else self.naive
 
 
-def hops_of(engine: TorchEngine, images: Sequence[Image], *, slices: int, max_tokens: int) -> Iterator[Hop]:
+def hops_of(
+    engine: LocalEngine[VisionTower, Decoder], images: Sequence[Image], *, slices: int, max_tokens: int
+) -> Iterator[Hop]:
     """The stream, one hop for each two pictures; at first its windows are shorter than `slices`."""
     guides = Guides(engine.tokenizer, engine.profile)
     held = {question: guides.guide(question, think=False) for question in QUESTIONS}

@@ -107,13 +107,15 @@ class GenerateSide:
         unused = range(len(engine.tokenizer), self._model.config.text_config.vocab_size)
         banned = sorted(engine.tokenizer.vision_tokens | set(unused))
         self._banned = torch.tensor(banned, device=decoder.device)
+        self.first_token = 0.0
+        """When the last call of `generate` had the logits of its first token, by `time.perf_counter`."""
 
     def one(self, request: Request) -> tuple[Said, Cost]:
         """Answer one question from its pixels."""
         since = _Stopwatch(self._device)
-        pixels = [self._pixels(part) for part in request.prompt.parts if isinstance(part, Vision)]
-        inputs = self._inputs([request]) | {name: value for found in pixels for name, value in found.items()}
-        said = self._generate([request], inputs)[0]
+        pixels = [self.pixels(part) for part in request.prompt.parts if isinstance(part, Vision)]
+        inputs = self.inputs([request]) | {name: value for found in pixels for name, value in found.items()}
+        said = self.generate([request], inputs)[0]
         return said, since.stop()
 
     def batch(self, requests: Sequence[Request]) -> tuple[list[Said], Cost, Cost]:
@@ -127,20 +129,21 @@ class GenerateSide:
         """
         since = _Stopwatch(self._device)
         video = next(part for part in requests[0].prompt.parts if isinstance(part, Vision))
-        pixels = self._pixels(video)
+        pixels = self.pixels(video)
         with torch.inference_mode():
             features = self._model.model.get_video_features(**pixels).pooler_output
         encoding = since.stop()
         since = _Stopwatch(self._device)
         several = len(requests)
-        inputs = self._inputs(requests) | {
+        inputs = self.inputs(requests) | {
             "video_grid_thw": pixels["video_grid_thw"].repeat(several, 1),
             "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=features * several)},
         }
-        said = self._generate(requests, inputs)
+        said = self.generate(requests, inputs)
         return said, encoding, since.stop()
 
-    def _pixels(self, vision: Vision) -> dict[str, torch.Tensor]:
+    def pixels(self, vision: Vision) -> dict[str, torch.Tensor]:
+        """What `generate` is given of a picture or a video."""
         patches = [
             self._preprocessor.patches(piece.frames, piece.height, piece.width)[0]
             for piece in slices_of(vision)
@@ -153,7 +156,7 @@ class GenerateSide:
             names = ("pixel_values_videos", "video_grid_thw")
         return dict(zip(names, (pixels, torch.tensor(grid, device=self._device)), strict=True))
 
-    def _inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    def inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
         """Token ids, what kind each is (0 text, 1 image, 2 video) and which are padding."""
         rows = [self._tokens(request) for request in requests]
         length = max(len(ids) for ids, _ in rows)
@@ -180,7 +183,14 @@ class GenerateSide:
             kinds += [kind] * len(run)
         return ids, kinds
 
-    def _generate(self, requests: Sequence[Request], inputs: dict[str, Any]) -> list[Said]:
+    def generate(self, requests: Sequence[Request], inputs: dict[str, Any], **settings: Any) -> list[Said]:
+        """Answer requests in one batch.
+
+        Args:
+            requests: As many as the inputs have rows.
+            inputs: Of `generate`.
+            settings: Further ones of `generate`.
+        """
         length = inputs["input_ids"].shape[1]
         guided = _Guided(requests, self._banned, length)
         try:
@@ -197,9 +207,11 @@ class GenerateSide:
                     pad_token_id=min(self._tokenizer.eos),
                     return_dict_in_generate=True,
                     output_scores=True,
+                    **settings,
                 )
         finally:
             guided.end()
+            self.first_token = guided.first_token
         return [
             self._said(row.tolist(), [scores[number] for scores in found.scores])
             for number, row in enumerate(found.sequences[:, length:])
@@ -220,8 +232,10 @@ class _Guided(LogitsProcessor):  # type: ignore[misc]
         self._banned = banned
         self._length = length
         self._accepted = [0] * len(requests)
+        self.first_token = 0.0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.first_token = self.first_token or time.perf_counter()
         allowed = scores.float().index_fill(1, self._banned, -torch.inf)
         for row, guide in enumerate(self._guides):
             # A row that has ended is filled up while others go on.

@@ -18,7 +18,7 @@ from egolive.streaming.errors import UsageError
 
 __all__ = ["check_places", "save_figure", "tell"]
 
-_WIDTH = 110
+_WIDTH = 130
 
 
 def check_places(*places: Path | None) -> None:

@@ -1,0 +1,80 @@
+"""`egolive bench quality`: how well engines answer, on the same held-out episodes, beside what chance scores.
+
+A thin command over `egolive.train.evaluate`, which measures one model; what one engine loses against another,
+question by question, is told by `egolive quantize --compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from egolive.assistant.loading import load_engine
+from egolive.benchmarks.telling import check_places, tell
+from egolive.streaming.errors import UsageError
+from egolive.train.evaluate import ask_simulator
+from egolive.train.figures import shown
+from egolive.train.results import Results
+
+__all__ = ["quality"]
+
+
+def quality(
+    *model: str,
+    episodes: int = 200,
+    slices: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Ask engines about simulated test episodes; prints a table, then one JSON line.
+
+    Args:
+        model: Checkpoints or engine folders; nano without any.
+        episodes: How many; 2,000 questions take about 110.
+        slices: Slices in a window.
+        seed: Of the simulator.
+        device: auto, cpu or cuda.
+        threads: CPU threads.
+        json_file: Also write the JSON object here.
+    """
+    if episodes < 1 or slices < 1:
+        raise UsageError("at least one episode and one slice are needed")
+    check_places(json_file)
+    found: list[dict[str, Any]] = []
+    for name in model or ("nano",):
+        with (
+            closing(load_engine(name, device=device, threads=threads)) as engine,
+            Progress(console=Console(stderr=True), transient=True) as progress,
+            closing(Results(None, {})) as results,
+        ):
+            figures = ask_simulator(
+                engine, "test", episodes, slices, seed, grammar=True, results=results, progress=progress
+            )
+            info = engine.info
+            found.append({"name": info.name, "precision": info.precision, "backend": info.backend, **figures})
+    tell({"episodes": episodes, "seed": seed, "engines": found}, _table(found), json_file)
+
+
+def _table(found: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="How well engines answer, with 95 % intervals", title_justify="left")
+    table.add_column("")
+    for entry in found:
+        table.add_column(f"{entry['name']}\n{entry['precision']} ({entry['backend']})", justify="right")
+    table.add_column("chance", justify="right")
+    for name in (key.removesuffix("_ci") for key in found[0] if key.endswith("_ci")):
+        cells = [_cell(entry[name], entry[f"{name}_ci"]) for entry in found]
+        table.add_row(name, *cells, shown(found[0].get(f"{name}_chance")))
+    return table
+
+
+def _cell(value: float | None, edges: Sequence[float | None]) -> str:
+    return f"{shown(value)} ({shown(edges[0])} to {shown(edges[1])})"
