@@ -15,11 +15,14 @@ import pytest
 import torch
 from transformers import TrainerCallback
 from tuning import PROFILE, vision, with_profile
+from two_processes import grpo_run
 
 from egolive.assistant.prompts import Message
 from egolive.streaming.errors import ConfigError, DataError
+from egolive.train import grpo
 from egolive.train.loop import last_checkpoint
 from egolive.train.processor import Seen, WindowProcessor
+from egolive.train.rewards import trl_rewards
 from egolive.train.rows import Tally
 from egolive.train.sft import sft
 from egolive.train.sft_checkpoint import CheckpointTrainer, rows_of, run_checkpoint_sft, trainer_for
@@ -202,22 +205,42 @@ def test_one_step_of_the_2b_structure(shallow_2b_checkpoint: Path, rows: Path, t
     assert math.isfinite(losses(trainer)[0])
 
 
+@pytest.fixture(scope="module")
+def two_processes(checkpoint: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes have trained by SFT and then by GRPO."""
+    folder = tmp_path_factory.mktemp("both")
+    settings = {"base": str(checkpoint), "rows": [str(rows / "rows.jsonl")], "media": str(rows)}
+    recipe = {**settings, "batch": 4, "per_device": 2, "steps": 2, "rates": {"text": 1e-3}}
+    recipe |= {"out": str(folder / "sft"), "checkpointing": False, "log_every": 1}
+    # JSON is YAML.
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = Path(__file__).with_name("two_processes.py")
+    command = [str(script), str(folder / "recipe.yaml"), str(checkpoint), str(folder / "grpo")]
+    done = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return folder
+
+
 def test_two_processes_give_the_loss_of_one_on_the_same_batches(
-    checkpoint: Path, rows: Path, tmp_path: Path
+    checkpoint: Path, rows: Path, tmp_path: Path, two_processes: Path
 ) -> None:
     alone = trainer_of(recipe_of(checkpoint, rows, tmp_path / "alone"))
     alone.train()
-    settings = {"base": str(checkpoint), "rows": [str(rows / "rows.jsonl")], "media": str(rows)}
-    recipe = {**settings, "batch": 4, "per_device": 2, "steps": 2, "rates": {"text": 1e-3}}
-    recipe |= {"out": str(tmp_path / "both"), "checkpointing": False, "log_every": 1}
-    # JSON is YAML.
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = tmp_path / "launch.py"
-    script.write_text("from egolive.assistant.cli import main\n\nmain()\n")
-    command = [str(script), "train", "sft", str(tmp_path / "recipe.yaml")]
-    done = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    history = json.loads((tmp_path / "both" / "history.json").read_text())
+    history = json.loads((two_processes / "sft" / "history.json").read_text())
     curve = [record["loss"] for record in history if "loss" in record]
     assert curve == pytest.approx(losses(alone), rel=1e-4)
+
+
+def test_two_processes_give_the_loss_and_the_gradient_of_one_by_grpo(
+    checkpoint: Path, tmp_path: Path, two_processes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Put back when the test ends.
+    monkeypatch.setattr(grpo, "trl_rewards", trl_rewards)
+    alone = grpo_run(checkpoint, tmp_path, per_device=8)
+    together = json.loads((two_processes / "grpo" / "curve.json").read_text())
+    assert len(together) == 3
+    # The first loss is 0: a group's advantages cancel out, and the model is its own reference.
+    assert min(abs(loss) for loss, _ in alone[1:]) > 1e-2
+    for mine, theirs in zip(alone, together, strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-5)

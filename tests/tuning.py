@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,13 @@ def vision(seed: int, frames: int = 1) -> Vision:
 
 def picture_sample(seed: int) -> Sample:
     """A question for a box."""
-    seen = Seen(lambda: vision(seed))
+    seen = Seen(partial(vision, seed))
     return Sample(Question("ground", "left hand"), seen, (WIDTH, HEIGHT), box=Box(10, 10, 40, 40))
 
 
 def window_sample(seed: int, slices: int = 2) -> Sample:
     """A question for an interval."""
-    seen = Seen(lambda: vision(seed, 2 * slices))
+    seen = Seen(partial(vision, seed, 2 * slices))
     question = Question("when", "open the jar")
     return Sample(question, seen, (WIDTH, HEIGHT), interval=Interval(0.5, 1.0), duration=2.0)
 

@@ -43,8 +43,7 @@ def prepare(recipe: AblationRecipe) -> Bench:
     """Simulate and encode what is missing: training episodes and test questions."""
     install_rope_override()
     simulate(recipe.data, episodes=recipe.episodes, split="train", seed=0, fps=2.0)
-    found = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
-    data = SimulatedData(found.clips[: recipe.episodes])
+    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH, episodes=recipe.episodes)
     model = Qwen2VLForConditionalGeneration.from_pretrained(resolve_model(recipe.base), dtype=torch.float32)
     tower = Tower(model)
     encode_clips(tower, data, recipe.out / "tokens")

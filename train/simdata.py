@@ -71,14 +71,16 @@ class SimulatedData:
         return SimulatedData(self.clips[:-held]), SimulatedData(self.clips[-held:])
 
 
-def load_simulated(folder: Path, *, height: int, width: int, workers: int | None = None) -> SimulatedData:
-    """Read a folder that `egolive simulate` wrote.
+def load_simulated(
+    folder: Path, *, height: int, width: int, workers: int | None = None, episodes: int | None = None
+) -> SimulatedData:
+    """Read a folder that `egolive simulate` wrote, or its first `episodes`.
 
     Raises:
         DataError: there is no finished episode in it, or a video cannot be read.
     """
     videos = sorted(folder.glob("[0-9]*.mp4")) if folder.is_dir() else []
-    videos = [video for video in videos if video.with_suffix(".json").exists()]
+    videos = [video for video in videos if video.with_suffix(".json").exists()][:episodes]
     if not videos:
         raise DataError(f"{folder} holds no simulated episodes: make some with `egolive simulate {folder}`")
     arrays = [video.with_suffix(f".{width}x{height}.npy") for video in videos]
