@@ -20,8 +20,6 @@ from egolive.assistant.torch_engine import TorchTower
 from egolive.quantize.awq import Calibration, Sample
 from egolive.quantize.reading import embeddings_of
 from egolive.streaming.frames import Window
-from egolive.train.evaluate import FPS, render_window
-from egolive.train.simulator.episode import plan_episode
 
 __all__ = ["shown_windows", "simulated_windows", "windows_of_video"]
 
@@ -32,16 +30,22 @@ _QUESTIONS = (
     Question("ground", "object in the right hand"),
 )
 """Asked in turn, one of each window."""
+_FPS = 2.0
+"""Frames a second, as the model is asked and trained."""
 _MOST_FRAMES = 2000
-"""Of a video: 1000 s at two a second."""
+"""Of a video: 1000 s."""
 
 
 def simulated_windows(count: int, slices: int, seed: int = 0) -> list[Window]:
     """Windows of the simulator's training episodes, one an episode."""
+    # Imported here: only this needs what training needs.
+    from egolive.train.evaluate import render_window
+    from egolive.train.simulator.episode import plan_episode
+
     windows = []
     for index in range(count):
         plan = plan_episode(index, seed=seed, split="train")
-        last = max(0.0, plan.duration - slices * 2 / FPS)
+        last = max(0.0, plan.duration - slices * 2 / _FPS)
         start = random.Random(f"calibrate {seed} {index}").uniform(0, last)
         windows.append(render_window(plan, start, slices)[0])
     return windows
@@ -53,7 +57,7 @@ def windows_of_video(path: str, count: int, slices: int) -> list[Window]:
     Raises:
         SourceError: It cannot be read.
     """
-    frames = load_video(path, fps=FPS, max_frames=_MOST_FRAMES)
+    frames = load_video(path, fps=_FPS, max_frames=_MOST_FRAMES)
     last = max(0, len(frames) - 2 * slices)
     starts = [round(last * number / max(1, count - 1)) for number in range(count)]
     return [window_of(frames[start : start + 2 * slices]) for start in dict.fromkeys(starts)]

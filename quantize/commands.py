@@ -19,7 +19,6 @@ from egolive.assistant.tensorrt_runtime import tensorrt_module
 from egolive.quantize.bnb import build_torch
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.calibration import simulated_windows, windows_of_video
-from egolive.quantize.compare import compare as compare_engines
 from egolive.quantize.tensorrt_build import build_engines
 from egolive.streaming.errors import UsageError
 from egolive.streaming.frames import Window
@@ -152,6 +151,9 @@ def quantize(
         for path in (json_file, plot):
             if path is not None and not path.parent.is_dir():
                 raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        # Imported here: only this needs what training needs.
+        from egolive.quantize.compare import compare as compare_engines
+
         compare_engines(
             models,
             episodes=episodes,

@@ -76,3 +76,20 @@ def test_importing_configures_no_logs() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == ["0", "0"]
+
+
+def test_exporting_needs_nothing_that_only_training_needs() -> None:
+    """A Jetson that builds an engine has no `datasets`; what AWQ is shown is imported when asked for."""
+    seen: set[str] = set()
+    left = ["egolive.quantize.commands", "egolive.quantize.tensorrt_build"]
+    while left:
+        module = left.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        path = ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else ():
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("egolive."):
+                left += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    assert "egolive.quantize.build" in seen
+    assert not [module for module in seen if module.startswith("egolive.train")]

@@ -39,8 +39,8 @@ from egolive.quantize.tensorrt_build import build_engines
 from egolive.streaming.errors import ConfigError, EngineError
 
 CPU = torch.device("cpu")
-CLOSE = 1e-3
-"""Of logits up to 40; other orders of fp32 sums."""
+CLOSE = 1e-4
+"""Of logits up to 11; other orders of fp32 sums."""
 SIZES = Sizes(tokens=24, columns=512, kept=4, step=8)
 """Small, so that passes are cut and steps are quick."""
 
@@ -199,7 +199,7 @@ def test_a_step_that_saw_one_column_too_many_would_be_noticed(
     filled = torch.Tensor.index_fill
     monkeypatch.setattr(torch.Tensor, "index_fill", lambda mask, *_: filled(mask, 1, torch.tensor([3]), 0.0))
     found = logits_of_many_passes(decoder_of(full_folder))
-    assert float((torch.cat(expected) - torch.cat(found)).abs().max()) > 10 * CLOSE
+    assert float((torch.cat(expected) - torch.cat(found)).abs().max()) > 100 * CLOSE
 
 
 class Recorder:
