@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 something the user can mend, 2 wrong usage, 130 interrupte
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -129,8 +128,6 @@ def main() -> None:
         # A thread that hangs was left behind; the interpreter's own end could hang with it.
         sys.stdout.flush()
         os._exit(code)
-    # The system frees what is left: with a model loaded, Python would search through it for seconds.
-    gc.freeze()
     sys.exit(code)
 
 
