@@ -17,6 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from quantizing import logits_of_many_passes
+from test_reuse import STREAM, ask
 
 from egolive.assistant.cli import call
 from egolive.assistant.engine_folder import (
@@ -26,6 +27,7 @@ from egolive.assistant.engine_folder import (
     TOWER_FILE,
     read_engine_card,
 )
+from egolive.assistant.graph_engine import graph_engine
 from egolive.assistant.graph_halves import Bound, GraphDecoder, GraphTower, embedding_table
 from egolive.assistant.graph_sizes import Sizes
 from egolive.assistant.graph_steps import GraphSteps
@@ -75,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in full precision, which a CPU can run."""
     out = tmp_path_factory.mktemp("engines") / "tensorrt-full"
-    build_onnx("nano", out, Recipe(head_bits=32, standard=True), sizes=SIZES)
+    build_onnx("nano", out, Recipe(head_bits=32, standard=True), sizes=SIZES, size=(56, 84))
     return out
 
 
@@ -188,6 +190,25 @@ def test_limited_passes_and_fixed_steps_give_the_logits_of_one_pass(full_folder:
         assert one.shape == other.shape == third.shape
         assert torch.allclose(one, other, atol=CLOSE)
         assert torch.allclose(one, third, atol=CLOSE)
+
+
+def test_sessions_over_limited_passes_and_fixed_steps_say_what_torch_says(full_folder: Path) -> None:
+    """Three questions at once on windows that follow each other, with drafts, caches and their handover."""
+    tower = GraphTower(OnnxGraph(full_folder / TOWER_FILE, CPU, 1), read_engine_card(full_folder).shapes, CPU)
+    card, decoder = read_engine_card(full_folder), decoder_of(full_folder)
+    engine = graph_engine(full_folder, card, tower, decoder, backend="tensorrt", device=CPU)
+    said: list[list[list[int]]] = []
+    for one in (engine, load_engine("nano", device="cpu", threads=1)):
+        said.append([])
+        with one.session() as session:
+            for window, *_ in STREAM[:8]:
+                tokens: list[list[int]] = [[], [], []]
+                asked = [ask(window, text, 16) for text in ("What?", "And then?", "Find the left hand.")]
+                for delta in session.ask(asked):
+                    tokens[delta.request].append(delta.token)
+                said[-1] += tokens
+    assert said[0] == said[1]
+    assert len({token for answer in said[0] for token in answer}) >= 8
 
 
 def test_a_step_that_saw_one_column_too_many_would_be_noticed(
