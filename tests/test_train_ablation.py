@@ -16,7 +16,7 @@ from egolive.assistant.loading import load_engine
 from egolive.assistant.profiles import NANO
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import ConfigError
-from egolive.train import ablation_runs
+from egolive.train import ablation_report, ablation_runs
 from egolive.train.ablation import run_ablation
 from egolive.train.ablation_questions import answer_questions, encode_questions, stored_questions
 from egolive.train.ablation_recipe import AblationRecipe, load_ablation_recipe
@@ -177,7 +177,7 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
         episodes=2,
         out=tmp_path,
         start=phase,
-        sft=phase,
+        sft_lr=1e-4,
         grpo=grpo,
         windows=1,
         slices=2,
@@ -186,6 +186,7 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     )
     # The episodes are smaller than the real ones, which it would make itself.
     monkeypatch.setattr(ablation_runs, "simulate", lambda *_, **__: None)
+    monkeypatch.setattr(ablation_report, "DRAWS", 20)
     monkeypatch.setattr(SimulatedData, "split", lambda self, share: (self, self))
     measured = ablation_runs.Bench.measured
     broken = ConfigError("the power went")

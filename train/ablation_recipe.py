@@ -25,13 +25,12 @@ class AblationRecipe:
     out: Path
     """Where tokens, runs, results, the table and the plot go."""
     start: Phase
-    """SFT on reasoning with few boxes; its end is the start of all further runs."""
-    sft: Phase
-    """The further rows by SFT; the steps are GRPO's."""
+    """SFT on reasoning with few boxes; its end is the start of all further runs. Its batch counts the rows of
+    pictures."""
+    sft_lr: float
+    """Peak learning rate of the further rows by SFT; steps and rows are GRPO's."""
     grpo: GrpoRecipe
     """The further rows by GRPO; base, data, out and seed are filled in."""
-    pictures: int = 1
-    """Rows of pictures in a step of the start."""
     windows: int = 10
     """Rows of windows in a step of the start."""
     slices: int = 8
@@ -49,9 +48,8 @@ def load_ablation_recipe(name: str) -> AblationRecipe:
         ConfigError: no such recipe, or a setting that is unknown, missing or wrong.
     """
     raw, where = read_recipe(name)
-    for key in ("start", "sft"):
-        if isinstance(raw.get(key), dict):
-            raw[key] = build(Phase, raw[key], f"{where}: {key}")
+    if isinstance(raw.get("start"), dict):
+        raw["start"] = build(Phase, raw["start"], f"{where}: start")
     grpo = raw.get("grpo")
     if isinstance(grpo, dict):
         told = f"{where}: grpo"

@@ -51,6 +51,9 @@ PAIRS = (
     ("sft-longer", "grpo"),
 )
 
+DRAWS = 2000
+"""Of each bootstrap."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -88,14 +91,12 @@ def values_of(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
-def difference(
-    first: Sequence[Run], second: Sequence[Run], name: str, *, draws: int = 2000
-) -> tuple[float, float, float, int]:
+def difference(first: Sequence[Run], second: Sequence[Run], name: str) -> tuple[float, float, float, int]:
     """By how much the runs of `second` are better: the mean, its 95 % interval, and the questions."""
     mine, theirs = (_over_seeds([values_of(run)[name] for run in runs]) for runs in (first, second))
     shared = sorted(mine.keys() & theirs.keys())
     a, b = [mine[key] for key in shared], [theirs[key] for key in shared]
-    low, high = paired_bootstrap(a, b, draws=draws)
+    low, high = paired_bootstrap(a, b, draws=DRAWS)
     return mean(b) - mean(a), low, high, len(shared)
 
 

@@ -80,14 +80,14 @@ class Bench:
                 data,
                 recipe.out / "tokens",
                 tokenizer,
-                pictures=recipe.pictures,
+                pictures=phase.batch,
                 windows=recipe.windows,
                 slices=recipe.slices,
                 seed=seed,
             )
 
         seconds = self._fitted("start-0", resolve_model(recipe.base), phase, batches, 0)
-        rows = phase.steps * (recipe.pictures + recipe.windows)
+        rows = phase.steps * (phase.batch + recipe.windows)
         return self.measured("start", 0, rows=rows, steps=phase.steps, seconds=seconds)
 
     def by_sft(self, way: str, seed: int, steps: int) -> Run:
@@ -97,7 +97,7 @@ class Bench:
         def batches(data: SimulatedData, tokenizer: Qwen2TokenizerFast, seed: int) -> Batches:
             return GroundingBatches(self._samples(data, seed, steps), tokenizer)
 
-        phase = dataclasses.replace(self.recipe.sft, steps=steps, batch=prompts)
+        phase = Phase(steps=steps, batch=prompts, lr=self.recipe.sft_lr, eval_every=steps)
         seconds = self._fitted(f"{way}-{seed}", self.start, phase, batches, seed)
         return self.measured(way, seed, rows=steps * prompts, steps=steps, seconds=seconds)
 
