@@ -68,7 +68,9 @@ train = App(name="train", help="Train a model from a recipe.")
 train.command("egolive.train.sft:sft", name="sft", help="Train by supervised fine-tuning.")
 train.command("egolive.train.grpo:grpo", name="grpo", help="Train grounding by GRPO with IoU rewards.")
 train.command(
-    "egolive.train.ablation:ablation", name="ablation", help="Compare grounding by SFT with grounding by GRPO."
+    "egolive.train.ablation:ablation",
+    name="ablation",
+    help="Compare grounding by SFT with grounding by GRPO.",
 )
 app.command(train)
 app.command("egolive.quantize.commands:export", name="export", help="Write a model as an engine folder.")
@@ -116,6 +118,13 @@ bench.command(
 )
 bench.command(
     "egolive.benchmarks.everything:all_benchmarks", name="all", help="All of them, into one report."
+)
+bench.command(
+    "egolive.benchmarks.soak:soak", name="soak", help="Hours of stream, and all that goes wrong in a day."
+)
+bench.command("egolive.benchmarks.fuzz:fuzz", name="fuzz", help="Spoilt input of every kind.")
+bench.command(
+    "egolive.benchmarks.overhead:overhead", name="overhead", help="What the loop costs beside the engine."
 )
 app.command(bench)
 

@@ -160,6 +160,7 @@ def doctor(
         elif prove is not None:
             found, code = run_proof(prove, out, engine, clip, seconds, console.out)
             json_file = json_file or out / "report.json"
+            console.out(f"the report to send in: {json_file}")
         else:
             found, code = run_latency(model, seconds, console.out)
         _write(found if prove is not None else machine.gather() | found, json_file, console)

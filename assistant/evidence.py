@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from egolive.streaming.frames import Image, Interval
 __all__ = ["Bundle", "EvidenceKeeper", "is_bundle", "read_bundle", "reproduce", "weights_hash"]
 
 _BUNDLE, _ANSWER = "bundle.json", "answer.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class EvidenceKeeper:
@@ -74,6 +74,7 @@ class EvidenceKeeper:
                 "profile": profile_to_dict(self._profile),
                 "prompt": _write_prompt(request.prompt, folder),
             }
+            values["frames"] = {path.name: _hash(path.read_bytes()) for path in sorted(folder.glob("*.png"))}
             (folder / _BUNDLE).write_bytes(_json_bytes(values))
             (folder / _ANSWER).write_bytes(_answer_bytes(answer, tokens))
         except OSError as error:
@@ -113,6 +114,7 @@ def read_bundle(folder: Path) -> Bundle:
         values = json.loads((folder / _BUNDLE).read_bytes())
         if values["format"] != _FORMAT:
             raise DataError(f"{folder}: a bundle of format {values['format']!r}, which another egolive wrote")
+        _check_frames(values["frames"], folder)
         settings = dict(values["settings"])
         grammar = settings.pop("grammar")
         window, size = settings.pop("window"), settings.pop("source_size")
@@ -123,6 +125,9 @@ def read_bundle(folder: Path) -> Bundle:
             window=Interval(*window) if window else None,
             time=settings.pop("time"),
         )
+        answer = (folder / _ANSWER).read_bytes()
+        if not isinstance(json.loads(answer), dict):
+            raise DataError(f"{folder / _ANSWER}: no answer that can be read; copy the bundle again")
         return Bundle(
             folder,
             engine=dict(values["engine"]),
@@ -130,7 +135,7 @@ def read_bundle(folder: Path) -> Bundle:
             sampling=Sampling(**settings),
             grammar=grammar,
             profile=profile_from_dict(values["profile"], where=str(folder)),
-            answer=(folder / _ANSWER).read_bytes(),
+            answer=answer,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, ConfigError):
@@ -264,6 +269,20 @@ def _read_prompt(parts: Sequence[Any], folder: Path) -> Prompt:
         frames = tuple(images[name] for name in part["frames"])
         read.append(Vision(frames, part["height"], part["width"], part["kind"]))
     return Prompt(tuple(read))
+
+
+def _check_frames(hashes: Mapping[str, str], folder: Path) -> None:
+    """Raise DataError where a picture is not the one that was answered about."""
+    for name, expected in hashes.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise DataError(f"{path}: is missing; copy the bundle again")
+        if _hash(path.read_bytes()) != expected:
+            raise DataError(f"{path}: is not the picture that was answered about; copy the bundle again")
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _write_png(path: Path, image: Image) -> None:

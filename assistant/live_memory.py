@@ -14,8 +14,8 @@ from egolive.assistant.answers import Answer
 from egolive.assistant.encodings import encoding_of, maker_of
 from egolive.assistant.engine import Engine, Request, Vision
 from egolive.assistant.jobs import Job, Keeper
-from egolive.assistant.memory import Memory
-from egolive.assistant.recall import Recalled, recall
+from egolive.assistant.memory import Memory, Moment
+from egolive.assistant.recall import Recalled, recall, thing_asked_for
 from egolive.assistant.remember import Rememberer
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import EgoliveError
@@ -97,15 +97,19 @@ class LiveMemory:
             line: What was typed.
             tell: Takes what is answered.
         """
-        seconds = seconds_to_forget(line)
-        if seconds is not None:
+        if re.match(r"\s*forget\b", line, re.IGNORECASE):
+            seconds = seconds_to_forget(line)
+            if not seconds:
+                tell('nothing was forgotten: say how much, as in "forget the last 5 minutes"')
+                return True
             gone = self.forget(seconds)
             tell(f"forgot {gone} moments of the last {seconds:g} s, and all frames before now")
             return True
         if not re.match(r"\s*where\b", line, re.IGNORECASE):
             return False
         try:
-            tell(in_words(recall(self._memory, self._engine, line)))
+            found = recall(self._memory, self._engine, line)
+            tell(in_words(found, () if found else self._memory.search(thing_asked_for(line), limit=1)))
         except EgoliveError as error:
             tell(str(error))
         return True
@@ -116,16 +120,23 @@ class LiveMemory:
         return encoding_of(self._assistant.engine_session, vision, maker_of(self._engine))
 
 
-def in_words(found: Recalled | None) -> str:
-    """What was recalled, in a line."""
+def in_words(found: Recalled | None, spoken: Sequence[Moment] = ()) -> str:
+    """What was recalled, in a line.
+
+    Args:
+        found: The moment that was found.
+        spoken: Where none was, what the timeline says about the words of the question.
+    """
     if found is None:
-        return "nothing that is remembered shows it"
+        said = "".join(f'; at {moment.time:.1f} s was noted "{moment.text}"' for moment in spoken)
+        return f"nothing that is remembered shows it{said}"
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.at))
     how = "put down" if found.put else "last seen"
+    sure = "" if found.box.score is None else f", probability {found.box.score:.2f}"
     places = ", ".join(f"{value:.0f}" for value in found.box)
     return (
         f"{found.phrase}: {how} at {when} ({found.time:.1f} s of that run), box [{places}] of a "
-        f"{found.size[0]}x{found.size[1]} picture; {found.looks} pictures looked at again"
+        f"{found.size[0]}x{found.size[1]} picture{sure}; {found.looks} pictures looked at again"
     )
 
 

@@ -21,7 +21,7 @@ from egolive.assistant.jobs import Job, Sampling, answer_jobs
 from egolive.assistant.memory import Memory, Moment
 from egolive.assistant.prompts import build_prompt, make_vision
 from egolive.streaming.clock import MonotonicClock
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import DataError, UsageError
 from egolive.streaming.frames import Box, Image
 
 __all__ = ["Recalled", "picture_of", "recall", "thing_asked_for"]
@@ -57,9 +57,9 @@ class Recalled:
 
 
 def thing_asked_for(question: str) -> str:
-    """What a question asks the place of: "where did I put my red cup?" gives "red cup"."""
+    """What a question asks the place of: "where did I put my red cup?" gives "red cup", "where?" gives ""."""
     words = _FILLING.sub(" ", question.strip().rstrip("?!. "))
-    return " ".join(words.split()) or question.strip()
+    return " ".join(words.split())
 
 
 def recall(memory: Memory, engine: Engine, question: str, *, looks: int = 64) -> Recalled | None:
@@ -77,8 +77,11 @@ def recall(memory: Memory, engine: Engine, question: str, *, looks: int = 64) ->
     Raises:
         EngineError: The engine failed.
         DataError: Something remembered is damaged.
+        UsageError: The question names nothing.
     """
     phrase = thing_asked_for(question)
+    if not phrase:
+        raise UsageError(f'{question!r} names nothing to look for: ask "where did I put the cup?"')
     with engine.session() as session:
         looker = _Looker(engine, session, phrase)
         holds = memory.newest(["held"], limit=looks // 2)

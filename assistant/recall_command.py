@@ -19,7 +19,7 @@ from cyclopts import Parameter
 from egolive.assistant.live_memory import in_words
 from egolive.assistant.memory import Memory
 from egolive.assistant.options import ModelOptions
-from egolive.assistant.recall import Recalled, picture_of, recall
+from egolive.assistant.recall import Recalled, picture_of, recall, thing_asked_for
 from egolive.streaming.errors import DataError, SinkError, UsageError
 
 __all__ = ["forget_command", "recall_command"]
@@ -48,6 +48,7 @@ def recall_command(
     """
     with _open(folder) as memory, closing(model.load()) as engine:
         found = recall(memory, engine, question, looks=looks)
+        spoken = () if found else memory.search(thing_asked_for(question), limit=1)
     if found is not None and thumbnail is not None:
         _write(found, thumbnail)
     if json_line:
@@ -61,10 +62,11 @@ def recall_command(
                 "box": [round(value, 2) for value in found.box],
                 "size": list(found.size),
                 "looks": found.looks,
+                "probability": found.box.score,
             }
         sys.stdout.write(json.dumps(values) + "\n")
     else:
-        sys.stdout.write(in_words(found) + "\n")
+        sys.stdout.write(in_words(found, spoken) + "\n")
     return int(found is None)
 
 

@@ -8,13 +8,16 @@ egolive replay bundle               the same answer, byte for byte
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from egolive.assistant.answers import Question
 from egolive.assistant.evidence import EvidenceKeeper, is_bundle, read_bundle, reproduce, weights_hash
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.replaying import replay_run, settings_of
@@ -24,6 +27,9 @@ from egolive.streaming.recording import Recording, is_recording
 from egolive.streaming.writer import VideoWriter
 
 __all__ = ["replay_command"]
+
+_TOLD = 5
+"""Answers that differ are named up to so many."""
 
 
 def replay_command(
@@ -80,8 +86,15 @@ def replay_command(
         f"replayed {done.report.captured} pictures, {done.report.windows} windows, {done.report.gaps} gaps "
         f"({done.report.stream_seconds:.1f} s of stream)",
         f"drops    {drops}",
+        f"times    those of the recorded run, in which {_answerer(recording)} answered",
         f"same     {done.same} of {done.answers} answers say what they said in the run",
     ]
+    if done.differing:
+        told = [f"{answer.time:.2f} s {_asked(answer.question)}" for answer in done.differing[:_TOLD]]
+        more = len(done.differing) - len(told)
+        lines.append(f"differ   {', '.join(told)}{f' and {more} more' if more else ''}")
+    if recording.report is None:
+        lines.append("cut      the recording has no end: the run was killed, or its files were cut off")
     if keeper is not None:
         lines.append(f"evidence {len(keeper.bundles)} bundles in {evidence}")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -100,8 +113,28 @@ def _replay_bundle(
         )
     options = ModelOptions(model=named, device=device, dtype=dtype, threads=threads)
     with closing(options.load()) as engine:
-        same = reproduce(bundle, engine, out) == bundle.answer
+        answer = reproduce(bundle, engine, out)
+        same = answer == bundle.answer
         about = f"{engine.info.name} {engine.info.precision} on {engine.info.device}"
     verdict = "the same, byte for byte" if same else "another answer"
-    sys.stdout.write(f"{verdict}: {bundle.job.question.task} {bundle.job.question.phrase} ({about})\n")
+    sys.stdout.write(f"{verdict}: {_asked(bundle.job.question)} ({about})\n")
+    if not same:
+        then, now = (_in_short(json.loads(given)) for given in (bundle.answer, answer))
+        sys.stdout.write(f"then     {then}\nnow      {now}\n")
     return int(not same)
+
+
+def _answerer(recording: Recording) -> str:
+    """What answered in a recorded run."""
+    engine = recording.settings.get("engine")
+    about = engine if isinstance(engine, dict) else {}
+    return " ".join(str(about[key]) for key in ("name", "precision") if key in about) or "another engine"
+
+
+def _asked(question: Question) -> str:
+    return f"{question.task} {question.phrase}".strip()
+
+
+def _in_short(answer: Mapping[str, object]) -> str:
+    places = answer.get("boxes") or answer.get("intervals") or ""
+    return f"{answer.get('status')}: {answer.get('text')} {places}".strip()

@@ -60,6 +60,8 @@ class Replayed:
     """Answers that were given again."""
     same: int
     """Those that say what they said in the run."""
+    differing: Sequence[Answer]
+    """Those that do not, as they are now."""
 
 
 def record_into(folder: Path, settings: RunSettings, engine: Engine) -> Recorder[Question, Answer]:
@@ -135,8 +137,9 @@ def replay_run(
             same=say_the_same,
         )
         event = metrics_event(metrics, report.stream_seconds, steady=True)
-        player.note(event | totals(report))
-    return Replayed(report, again.answers, again.same)
+        # Its times are not those of the engine that answers here.
+        player.note(event | totals(report) | {"times_of": recording.settings.get("engine")})
+    return Replayed(report, again.answers, again.answers - len(again.differing), again.differing)
 
 
 def _check(settings: RunSettings) -> None:
@@ -166,7 +169,7 @@ class _Again:
         keeper: Keeper | None,
     ) -> None:
         self.answers = 0
-        self.same = 0
+        self.differing: list[Answer] = []
         self._metrics = metrics
         # Its own figures would be of a clock that stands still while it works.
         self._own = Metrics(clock)
@@ -209,7 +212,8 @@ class _Again:
                 self._metrics.add("first_token", timing.first_token)
                 self._metrics.add("decode", timing.total - timing.first_token)
                 self.answers += 1
-                self.same += said(answer) == said_then
+                if said(answer) != said_then:
+                    self.differing.append(answer)
             results.append(Result(work.tasks[outcome.task], answer, answer.time, outcome.status))
         return results
 

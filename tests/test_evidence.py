@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from fakes import FakeEngine
@@ -98,6 +99,23 @@ def test_the_bundled_model_says_the_same_again_on_the_command_line(
     path.write_text(path.read_text().replace(weights_hash("nano"), "0" * 64))
     assert cli.call(["replay", str(kept.bundles[0])]) == 1
     assert "hash" in capsys.readouterr().err
+
+
+def test_a_picture_or_answer_that_was_changed_is_refused(tmp_path: Path) -> None:
+    with Assistant(engine := FakeEngine(), keeper=(kept := keeper(tmp_path, engine))) as assistant:
+        list(assistant.answer(QUESTIONS[:1], window=window()))
+    folder = kept.bundles[0]
+    answer = (folder / "answer.json").read_bytes()
+    (folder / "answer.json").write_bytes(answer[:20])
+    with pytest.raises(DataError, match="can be read"):
+        read_bundle(folder)
+    (folder / "answer.json").write_bytes(answer)
+    image = cv2.imread(str(folder / "frame-001.png"))
+    assert image is not None
+    image[3, 5] += 1
+    cv2.imwrite(str(folder / "frame-001.png"), image)
+    with pytest.raises(DataError, match=r"frame-001.*not the picture"):
+        read_bundle(folder)
 
 
 def test_a_damaged_bundle_is_told_in_one_line(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from egolive.assistant.recall import recall, thing_asked_for
 from egolive.assistant.session import Assistant
 from egolive.assistant.sinks import CallbackSink
 from egolive.streaming.clock import VirtualClock
+from egolive.streaming.errors import UsageError
 from egolive.streaming.frames import Box, Frame
 from egolive.streaming.source import Source
 
@@ -158,10 +159,32 @@ def test_words_find_moments_by_their_stems() -> None:
         ("where is my red cup", "red cup"),
         ("Where have I left the tin of nails?", "tin of nails"),
         ("kettle", "kettle"),
+        ("Where did I put?", ""),
     ],
 )
 def test_the_thing_is_what_is_left_of_the_question(question: str, thing: str) -> None:
     assert thing_asked_for(question) == thing
+
+
+def test_a_question_that_names_nothing_is_not_looked_for() -> None:
+    with pytest.raises(UsageError, match="names nothing"):
+        recall(Memory(), FakeEngine(), "where?")
+
+
+@pytest.mark.parametrize("line", ["forget", "forget everything", "Forget the last 0 minutes"])
+def test_what_asks_to_forget_without_saying_how_much_is_told_so(line: str) -> None:
+    memory, told = Memory(), list[str]()
+    memory.add(moment(0, "kept"))
+    assert LiveMemory(memory, FakeEngine()).take(line, told.append)
+    assert "nothing was forgotten" in told[0]
+    assert memory.newest()
+
+
+def test_words_of_the_timeline_are_told_where_nothing_is_seen() -> None:
+    memory, told = Memory(), list[str]()
+    memory.add(moment(3, "make coffee"))
+    assert LiveMemory(memory, FakeEngine(lambda _: "none")).take("where is the coffee?", told.append)
+    assert told == ['nothing that is remembered shows it; at 3.0 s was noted "make coffee"']
 
 
 def test_memory_and_disk_stay_bounded_over_eight_hours(tmp_path: Path) -> None:

@@ -153,6 +153,8 @@ def test_what_is_said_otherwise_is_counted(tmp_path: Path) -> None:
     assert same.same == same.answers > 0
     other = replay_run(recording, FakeEngine(lambda p: "sing" if "doing" in p else nano_script(p)), [])
     assert 0 < other.same < other.answers
+    assert len(other.differing) == other.answers - other.same
+    assert {answer.question.task for answer in other.differing} == {"intent"}
 
 
 def test_a_run_that_was_stopped_or_killed_replays_as_far_as_it_went(tmp_path: Path) -> None:
