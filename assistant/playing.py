@@ -118,7 +118,8 @@ class Player:
         self._metrics = metrics
         self._audit = audit
         self._steady = steady
-        self._carrier = Carrier()
+        # Following boxes costs more than all else that is done with a frame that nobody draws on.
+        self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else Carrier()
         self._figures = ""
         self._figures_at = _FIGURES_PERIOD
         self._event_at = _METRICS_PERIOD
@@ -129,8 +130,10 @@ class Player:
         if time >= self._figures_at:
             self._figures_at = time + _FIGURES_PERIOD
             self._figures = _in_one_line(self._metrics, self._audit, steady=self._steady)
-        with self._metrics.measure("track"):
-            current = self._carrier.carry(showing.frame, [result.value for result in showing.current])
+        current = [result.value for result in showing.current]
+        if self._carrier is not None:
+            with self._metrics.measure("track"):
+                current = self._carrier.carry(showing.frame, current)
         shown = Shown(
             showing.frame,
             current,

@@ -59,7 +59,10 @@ class Shown:
 
 
 class Sink(Protocol):
-    """Something that answers go to."""
+    """Something that answers go to.
+
+    One that looks at new answers alone may say `only_new = True`: where all do, no boxes are carried to now.
+    """
 
     def emit(self, shown: Shown) -> None:
         """Take one picture and what is known.
@@ -81,6 +84,8 @@ class Sink(Protocol):
 class CallbackSink:
     """Hands every new answer to a function."""
 
+    only_new = True
+
     def __init__(self, function: Callable[[Answer], None]) -> None:
         self._function = function
 
@@ -98,6 +103,8 @@ class CallbackSink:
 
 class EventSink:
     """Writes events as JSON lines."""
+
+    only_new = True
 
     def __init__(self, path: Path) -> None:
         """Start a new file, in place of one that is there.

@@ -150,6 +150,8 @@ class TerminalView:
 class LineView:
     """One line an answer, for logs and pipes."""
 
+    only_new = True
+
     def __init__(self, console: Console) -> None:
         self._console = console
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -64,6 +65,8 @@ class ScriptedEngine:
         self.clock = clock
         self.seconds = seconds
         self.before = before
+        self.spent = 0.0
+        """Processor seconds that its own work took so far."""
 
     def session(self, reuse: Reuse = FULL_REUSE) -> _Session:
         """A fresh state, which is none."""
@@ -81,10 +84,12 @@ class _Session:
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         engine = self._engine
+        started = time.thread_time()
         engine.before()
         texts = [_said("".join(part for part in r.prompt.parts if isinstance(part, str))) for r in requests]
         pieces = [[*re.findall(r"<\|[^|]*\|>|\d|[^\W\d]+|\s+|[^\w\s]", text), ""] for text in texts]
         longest = max(map(len, pieces))
+        engine.spent += time.thread_time() - started
         for place in range(longest):
             # Two waits an answer leave room for it to be told to make way, and cost few changes of thread.
             if engine.clock is not None and place in (0, longest // 2):

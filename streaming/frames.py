@@ -8,22 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Box", "Frame", "Image", "Interval", "Slice", "Window"]
+__all__ = ["Box", "Frame", "Image", "Interval", "Pixels", "Slice", "Window"]
 
 Image = NDArray[np.uint8]
 """Pixels, shape (height, width, 3), RGB, uint8."""
+
+
+class Pixels(Protocol):
+    """A picture that becomes RGB when somebody looks; most are neither sampled nor drawn."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3), known before."""
+        ...
+
+    def __call__(self) -> Image:
+        """The picture, (H, W, 3) uint8; made once, from whichever thread asks first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture of the stream."""
 
-    image: Image
-    """RGB pixels, (H, W, 3) uint8."""
+    pixels: Image | Pixels
+    """The picture, or what makes it; read it as `image`."""
     time: float
     """Capture time in seconds from the start of the stream."""
     index: int
@@ -32,14 +46,19 @@ class Frame:
     """True when something is missing between the frame before and this one: no window may span it."""
 
     @property
+    def image(self) -> Image:
+        """RGB pixels, (H, W, 3) uint8."""
+        return self.pixels if isinstance(self.pixels, np.ndarray) else self.pixels()
+
+    @property
     def width(self) -> int:
         """Width in pixels."""
-        return int(self.image.shape[1])
+        return int(self.pixels.shape[1])
 
     @property
     def height(self) -> int:
         """Height in pixels."""
-        return int(self.image.shape[0])
+        return int(self.pixels.shape[0])
 
     def __repr__(self) -> str:
         gap = ", gap" if self.gap else ""

@@ -98,6 +98,8 @@ def read_pictures(folder: Path) -> Iterator[Image]:
     for path in sorted(folder.glob(_PATTERN.replace("{:03d}", "*"))):
         try:
             with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+                if not container.streams.video:
+                    raise DataError(f"{path}: holds no pictures; record again")
                 for picture in container.decode(video=0):
                     yield to_rgb(picture)
         except av.EOFError:

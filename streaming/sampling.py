@@ -46,7 +46,7 @@ class Sampler:
             return self._restart(frame), None
         gap = (
             frame.gap
-            or frame.image.shape != before.image.shape
+            or (frame.width, frame.height) != (before.width, before.height)
             or frame.time - before.time > self._longest_hole
         )
         if gap:

@@ -142,13 +142,13 @@ class Video(Source):
                     continue
             for picture in pictures:
                 try:
-                    image = self._to_rgb(picture)
+                    pixels = self._to_rgb.later(picture)
                 except av.FFmpegError:
                     self.broken += 1
                     continue
                 time, gap = self._timeline.place(picture.time)
-                self.size = (int(image.shape[1]), int(image.shape[0]))
-                yield Frame(image, time, self._index, gap)
+                self.size = (int(pixels.shape[1]), int(pixels.shape[0]))
+                yield Frame(pixels, time, self._index, gap)
                 self._index += 1
 
     def _raise_if_lost(self, error: av.FFmpegError) -> None:
