@@ -35,7 +35,7 @@ def tensorrt_module() -> ModuleType:
     """
     try:
         import tensorrt
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the package, or the libraries that it opens
         reason = " ".join(str(error).split())[:120]
         raise EngineError(
             f"TensorRT's Python package cannot be imported ({reason}): on a Jetson it comes with JetPack "

@@ -363,6 +363,15 @@ def test_an_engine_of_another_gpu_or_version_is_refused_before_it_is_loaded(
         load_engine(str(copied), device="cpu")
 
 
+def test_a_package_without_its_libraries_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError, match=r"cannot be imported \(libnvinfer.so.10: cannot open"):
+        build_engines(Path("nowhere"))
+
+
 def one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert call(arguments) in (1, 2)
     error = capsys.readouterr().err.strip()
