@@ -85,7 +85,14 @@ _COMMANDS = (
         threads=False,
     ),
     _Command("recall", "Where was it put", (), ("--sessions", "1"), plot=False, threads=False),
-    _Command("overhead", "What everything but the engine costs", (), ("--quick",), threads=False),
+    _Command(
+        "overhead",
+        "What everything but the engine costs",
+        (),
+        ("--seconds", "4"),
+        plot=False,
+        threads=False,
+    ),
     _Command("soak", "Hours of stream, and what goes wrong in them", (), ("--quick",), threads=False),
     _Command("fuzz", "Spoilt input", (), ("--inputs", "2000"), plot=False, threads=False),
 )

@@ -21,10 +21,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from egolive.assistant.engine import EngineSession, Request, Vision
 from egolive.assistant.halves import Decoder, VisionTower
 from egolive.assistant.local_engine import LocalEngine
+from egolive.assistant.remote_engine import RemoteEngine
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.benchmarks.stream_sides import GenerateSide, Said
 
-__all__ = ["SETTINGS", "EgoliveSide", "Found", "Side", "TransformersSide", "groups_of", "shared_tokens"]
+__all__ = [
+    "SETTINGS",
+    "EgoliveSide",
+    "Found",
+    "ServerSide",
+    "Side",
+    "TransformersSide",
+    "groups_of",
+    "shared_tokens",
+]
 
 SETTINGS = ("one by one", "batch", "batch, static cache, compiled", "prefix kept", "prefix kept, batch")
 """How transformers documents that `generate` is made fast; which of them is fastest is measured."""
@@ -38,9 +48,9 @@ class Found:
     first_token: float
     """Seconds until the first token of the first answer that has one."""
     texts: tuple[str, ...] = ()
-    """Of a side that tells words alone; it has no tokens then."""
-    tokens: int | None = None
-    """Of all answers, where they are told by number alone."""
+    """The answers of a side that tells words alone, which are not compared."""
+    tokens: int = 0
+    """Of all these answers."""
 
 
 class Side(Protocol):
@@ -78,6 +88,29 @@ class EgoliveSide:
         for session in self._sessions.values():
             session.close()
         self._engine.close()
+
+
+class ServerSide:
+    """A server with an OpenAI-compatible API; it holds its answers to no grammar."""
+
+    def __init__(self, engine: RemoteEngine) -> None:
+        self._session = engine.session()
+
+    def answer(self, kind: str, requests: Sequence[Request]) -> Found:
+        """Ask all at once; the server may answer them side by side."""
+        begun, first = time.perf_counter(), 0.0
+        texts = [""] * len(requests)
+        pieces = 0
+        for delta in self._session.ask(requests):
+            first = first or time.perf_counter() - begun
+            texts[delta.request] += delta.text
+            pieces += 1
+        tokens = self._session.usage().get("completion_tokens", 0)
+        return Found([], first, tuple(texts), tokens or pieces)
+
+    def close(self) -> None:
+        """Nothing to free."""
+        self._session.close()
 
 
 class TransformersSide:

@@ -21,8 +21,9 @@ import torch
 
 from egolive.assistant.layout import lay_out
 from egolive.assistant.loading import load_engine
+from egolive.assistant.remote_engine import RemoteEngine
 from egolive.assistant.torch_engine import TorchEngine
-from egolive.benchmarks.peer_sides import EgoliveSide, Side, TransformersSide
+from egolive.benchmarks.peer_sides import EgoliveSide, ServerSide, Side, TransformersSide
 from egolive.benchmarks.stream import load_images
 from egolive.benchmarks.stream_run import Hop, hops_of
 from egolive.benchmarks.stream_sides import Said
@@ -40,12 +41,14 @@ class Plan:
     """Who answers what; travels to the process as JSON."""
 
     name: str
-    kind: Literal["egolive", "transformers", "onnx"]
+    kind: Literal["egolive", "transformers", "onnx", "server"]
     model: str
     """What `load_engine` takes."""
     source: str
     setting: str = ""
-    """Of transformers; for onnx "prefix kept" or "one by one"."""
+    """Of transformers; for onnx "prefix kept" or "one by one"; the address of a server."""
+    server_model: str | None = None
+    """Its name at the server, where that serves several."""
     device: str = "cpu"
     threads: int | None = None
     slices: int = 8
@@ -65,7 +68,6 @@ class Answers:
     """Seconds until the first token."""
     said: list[Said] = field(default_factory=list)
     """Empty for a side that tells words alone."""
-    texts: list[str] = field(default_factory=list)
     tokens: int = 0
 
 
@@ -94,10 +96,10 @@ class Worker:
         said = [Said(tuple(one["tokens"]), tuple(one["margins"])) for one in found.pop("said")]
         return Answers(said=said, **found)
 
-    def peak_mb(self) -> float:
-        """Most memory that the process has held so far."""
+    def peak_mb(self) -> float | None:
+        """Most memory that the process has held so far; None where another one holds the model."""
         found: float = self._put({"kind": "memory"})["peak_mb"]
-        return found
+        return None if self.plan.kind == "server" else found
 
     def close(self) -> None:
         """End the process."""
@@ -125,6 +127,8 @@ def make_side(plan: Plan, hops: Sequence[Hop], engine: Any) -> Side:
     """The side of a plan over a loaded engine."""
     if plan.kind == "egolive":
         return EgoliveSide(engine)
+    if plan.kind == "server":
+        return ServerSide(RemoteEngine(plan.setting, engine.profile, model=plan.server_model))
     asked = [request for hop in (hops[-1], max(hops, key=lambda hop: hop.length)) for request in hop.asked]
     longest = max(len(lay_out(request.prompt, engine.tokenizer)) + plan.max_tokens for request in asked)
     if plan.kind == "onnx":
@@ -148,8 +152,9 @@ def answer(side: Side, kind: str, hop: Hop) -> Answers:
     wall, cpu = time.perf_counter(), time.process_time()
     found = side.answer(kind, requests)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    tokens = sum(len(one.tokens) for one in found.said)
-    return Answers(wall=wall, cpu=cpu, first_token=found.first_token, said=found.said, tokens=tokens)
+    tokens = found.tokens + sum(len(one.tokens) for one in found.said)
+    busy = None if isinstance(side, ServerSide) else cpu
+    return Answers(wall=wall, cpu=busy, first_token=found.first_token, said=found.said, tokens=tokens)
 
 
 def _serve(plan: Plan, tell: Any) -> None:

@@ -20,16 +20,16 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from egolive.assistant.audit import tie_margin
 from egolive.assistant.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.run import bundled_clip
 from egolive.benchmarks.peer_sides import SETTINGS
 from egolive.benchmarks.peer_worker import SETS, Answers, Plan, Worker
+from egolive.benchmarks.peers_report import plot, table_of, verdict_of
 from egolive.benchmarks.stream_run import fair_steps, naive_places
 from egolive.benchmarks.stream_sides import compare
-from egolive.benchmarks.telling import check_places, save_figure, tell
+from egolive.benchmarks.telling import check_places, tell
 from egolive.streaming.errors import EngineError, UsageError
 
 __all__ = ["peers"]
@@ -42,6 +42,8 @@ def peers(
     *,
     model: str = "nano",
     engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    server: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    server_model: str | None = None,
     source: Path | None = None,
     slices: int = 8,
     every: int | None = None,
@@ -56,6 +58,9 @@ def peers(
     Args:
         model: nano or a checkpoint folder, which transformers can load too.
         engine: Engine folders made of it; ONNX Runtime alone runs those in full precision as well.
+        server: Address of an OpenAI-compatible server that holds the model, such as http://localhost:8000/v1;
+            it gets one picture a slice, and holds answers to no grammar.
+        server_model: The model's name there.
         source: A video; the bundled clip without it.
         slices: N: windows grow from N to 2N - 1 slices; one cycle of 2N hops is measured.
         every: Peers answer at one hop of so many; N / 2 without it.
@@ -75,12 +80,23 @@ def peers(
     common: dict[str, Any] = {"source": str(source or bundled_clip()), "device": device, "threads": threads}
     common |= {"slices": slices, "hops": 2 * slices, "max_tokens": max_tokens}
     plans = list(_plans(model, engine, common))
+    plans += [
+        Plan(
+            name=f"server, {address}",
+            kind="server",
+            model=model,
+            setting=address,
+            server_model=server_model,
+            **common,
+        )
+        for address in server
+    ]
     found = _run(plans, slices=slices, every=every)
     figures = {"model": model, "threads": threads, "slices": slices, "every": every, "sides": found}
-    figures |= _verdict(found)
+    figures |= verdict_of(found)
     if plot_file is not None:
-        _plot(figures, plot_file)
-    tell(figures, _table(figures), json_file)
+        plot(figures, plot_file)
+    tell(figures, table_of(figures), json_file)
 
 
 def _plans(model: str, engines: Sequence[str], common: dict[str, Any]) -> Iterator[Plan]:
@@ -154,6 +170,9 @@ def _audit(said: dict[str, Answers], kind: str, audits: dict[tuple[str, str], Co
     """Hold answers against those of the first side, our engine on the checkpoint itself."""
     first, *others = said
     for name in others:
+        # A server tells words alone.
+        if not said[name].said:
+            continue
         for one, other in zip(said[first].said, said[name].said, strict=True):
             audits[name, kind][compare(one, other, tie_margin("fp32"))] += 1
 
@@ -169,117 +188,3 @@ def _figures(costs: Sequence[Answers]) -> dict[str, Any]:
         "tokens": sum(answers.tokens for answers in costs),
         "tok_s": round(sum(answers.tokens for answers in costs) / sum(answers.wall for answers in costs), 2),
     }
-
-
-def _verdict(sides: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Every side against ours: the fastest that says what the checkpoint says, and the one on the same files.
-
-    Returns:
-        ours (a name); ratios by name, to it; same_backend: ratios by name, to our engine on the same files;
-        best: by kind the fastest peer that says the same; ahead_of_all: by set, whether no peer is as fast.
-    """
-    here = [side for side in sides if "skipped" not in side]
-    exact = [side for side in here if not any(side[kind]["audit"].get("error") for kind in SETS)]
-    engines = [side for side in exact if side["kind"] == "egolive"]
-    if not engines:
-        return {"ours": None, "ratios": {}, "same_backend": {}, "best": {}, "ahead_of_all": {}}
-    ours = min(engines, key=_live_ms)
-    own = {side["model"]: side for side in here if side["kind"] == "egolive"}
-    theirs = [side for side in here if side["kind"] != "egolive"]
-    ratios = {side["name"]: _ratios(side, ours) for side in here}
-    same = {side["name"]: _ratios(side, own[side["model"]]) for side in theirs if side["model"] in own}
-    best: dict[str, str] = {}
-    for side in sorted((side for side in exact if side["kind"] != "egolive"), key=_live_ms):
-        best.setdefault(side["kind"], side["name"])
-    ahead = {kind: all(ratios[side["name"]][kind]["answer_set"] > 1 for side in theirs) for kind in SETS}
-    return {
-        "ours": ours["name"],
-        "ratios": ratios,
-        "same_backend": same,
-        "best": best,
-        "ahead_of_all": ahead,
-    }
-
-
-def _live_ms(side: dict[str, Any]) -> float:
-    found: float = side["live"]["answer_set_ms"]
-    return found
-
-
-def _ratios(side: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Above 1 is in our favour: they take longer, say fewer tokens a second, hold more memory."""
-    found: dict[str, Any] = {}
-    for kind in SETS:
-        they, we = side[kind], ours[kind]
-        found[kind] = {
-            "answer_set": round(they["answer_set_ms"] / we["answer_set_ms"], 2),
-            "first_token": round(they["first_token_ms"] / we["first_token_ms"], 2),
-            "tok_s": round(we["tok_s"] / they["tok_s"], 2) if they["tok_s"] else None,
-        }
-        if they["answer_set_cpu_ms"] and we["answer_set_cpu_ms"]:
-            found[kind]["answer_set_cpu"] = round(they["answer_set_cpu_ms"] / we["answer_set_cpu_ms"], 2)
-    return found | {"memory": round(side["peak_mb"] / ours["peak_mb"], 2)}
-
-
-def _table(figures: dict[str, Any]) -> Table:
-    table = Table(title=f"Four questions a hop; times of {figures['ours']} in brackets", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for title in (
-        "set, ms",
-        "live set, ms",
-        "CPU ms",
-        "first token, ms",
-        "tok/s",
-        "peak MB",
-        "says the same",
-    ):
-        table.add_column(title, justify="right")
-    for side in figures["sides"]:
-        if "skipped" in side:
-            table.add_row(side["name"], "skipped")
-            continue
-        ratio, live = figures["ratios"].get(side["name"]), side["live"]
-        cells = [
-            f"{side['window']['answer_set_ms']:.0f}",
-            f"{live['answer_set_ms']:.0f}",
-            "" if live["answer_set_cpu_ms"] is None else f"{live['answer_set_cpu_ms']:.0f}",
-            f"{live['first_token_ms']:.0f}",
-            f"{live['tok_s']:.0f}",
-            f"{side['peak_mb']}",
-        ]
-        if ratio:
-            times = [ratio["window"]["answer_set"], ratio["live"]["answer_set"]]
-            times += [ratio["live"].get("answer_set_cpu"), ratio["live"]["first_token"]]
-            times += [ratio["live"]["tok_s"], ratio["memory"]]
-            cells = [
-                cell + (f" ({time:.1f})" if time is not None else "")
-                for cell, time in zip(cells, times, strict=True)
-            ]
-        same = Counter(live["audit"]) + Counter(side["window"]["audit"])
-        told = f"{same['same']}/{sum(same.values())}" if same else ""
-        table.add_row(side["name"], *cells, told + (f", {same['tie']} ties" if same["tie"] else ""))
-    return table
-
-
-def _plot(figures: dict[str, Any], path: Path) -> None:
-    """Time of an answer set on the left, first token and memory beside it."""
-    from matplotlib.figure import Figure
-
-    sides = [side for side in figures["sides"] if "skipped" not in side]
-    figure = Figure(figsize=(11, 0.9 + 0.36 * len(sides)), layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True)
-    colours = {"egolive": "tab:blue", "transformers": "tab:orange", "onnx": "tab:green"}
-    shown = [colours.get(side["kind"], "tab:purple") for side in sides]
-    for axes, title, values in (
-        (panels[0], "four live questions, ms", [side["live"]["answer_set_ms"] for side in sides]),
-        (panels[1], "first token, ms", [side["live"]["first_token_ms"] for side in sides]),
-        (panels[2], "peak memory, MB", [side["peak_mb"] for side in sides]),
-    ):
-        bars = axes.barh(range(len(sides)), values, color=shown)
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=2)
-        axes.margins(x=0.15)
-        axes.set(title=title)
-        axes.grid(alpha=0.3, axis="x")
-    panels[0].set_yticks(range(len(sides)), [side["name"] for side in sides], fontsize=8)
-    panels[0].invert_yaxis()
-    save_figure(figure, path)

@@ -17,11 +17,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from egolive.assistant.loading import load_engine
+from egolive.assistant.session import Assistant
 from egolive.benchmarks.telling import check_places, tell
 from egolive.streaming.errors import UsageError
-from egolive.train.evaluate import ask_simulator
+from egolive.train.episode_scores import report, scores_of
+from egolive.train.evaluate import ask_episode, training_bags
 from egolive.train.figures import shown
-from egolive.train.results import Results
+from egolive.train.results import Record
 
 __all__ = ["quality"]
 
@@ -50,17 +52,22 @@ def quality(
         raise UsageError("at least one episode and one slice are needed")
     check_places(json_file)
     found: list[dict[str, Any]] = []
-    for name in model or ("nano",):
-        with (
-            closing(load_engine(name, device=device, threads=threads)) as engine,
-            Progress(console=Console(stderr=True), transient=True) as progress,
-            closing(Results(None, {})) as results,
-        ):
-            figures = ask_simulator(
-                engine, "test", episodes, slices, seed, grammar=True, results=results, progress=progress
-            )
-            info = engine.info
-            found.append({"name": info.name, "precision": info.precision, "backend": info.backend, **figures})
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        # What the baseline learns from takes as long as some dozens of episodes, and is the same for all.
+        bags = training_bags(seed, slices)
+        for name in model or ("nano",):
+            task = progress.add_task(name, total=episodes)
+            lines: list[Record] = []
+            with (
+                closing(load_engine(name, device=device, threads=threads)) as engine,
+                Assistant(engine) as assistant,
+            ):
+                for index in range(episodes):
+                    lines += ask_episode(assistant, index, "test", seed, slices)
+                    progress.advance(task)
+                info = engine.info
+            told = {"name": info.name, "precision": info.precision, "backend": info.backend}
+            found.append(told | report(scores_of(lines), bags))
     tell({"episodes": episodes, "seed": seed, "engines": found}, _table(found), json_file)
 
 

@@ -115,7 +115,7 @@ def _peers(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             f"times of ours on the same files: {name} (the fastest of {kind})",
             f"answer set {ratio['window']['answer_set']:.1f}, live {ratio['live']['answer_set']:.1f}, "
-            f"first token {ratio['live']['first_token']:.1f}, memory {ratio['memory']:.2f}",
+            f"first token {ratio['live']['first_token']:.1f}, memory {ratio['memory'] or 'not told'}",
         )
     if ahead := found["ahead_of_all"]:
         said = "; ".join(f"{kind}: {'yes' if so else 'no'}" for kind, so in ahead.items())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import FakeEngine, FakeSession
 from PIL import Image as PillowImage
 from transformers import CompileConfig
 
@@ -24,6 +25,7 @@ from egolive.benchmarks import peer_sides, peer_worker, peers
 from egolive.benchmarks.peer_sides import (
     SETTINGS,
     EgoliveSide,
+    ServerSide,
     Side,
     TransformersSide,
     groups_of,
@@ -131,6 +133,20 @@ def test_each_prompt_keeps_a_token_of_its_own() -> None:
     assert shared_tokens([[1, 2, 3], [1, 2, 4]]) == 2
     assert shared_tokens([[1, 2], [1, 2, 4]]) == 1
     assert shared_tokens([[5, 6]]) == 1
+
+
+def test_a_server_is_asked_for_words_and_counts_its_own_tokens(hops: list[Hop]) -> None:
+    class Remote:
+        """Says two words to each question."""
+
+        def session(self) -> FakeSession:
+            return FakeSession(FakeEngine(lambda _: "two words"))
+
+    found = ServerSide(Remote()).answer("live", hops[0].live)  # type: ignore[arg-type]
+    assert found.texts == ("two words",) * 4
+    assert not found.said
+    # The fake counts none: its pieces are counted, each answer's end among them.
+    assert found.tokens == 4 * 4
 
 
 def test_a_process_answers_the_hops_that_it_is_told(
