@@ -2,8 +2,8 @@
 
     egolive bench overhead
 
-Decoding, capture, windows, scheduling, parsing, tracking, drawing, encoding and files are real; the engine says
-a few words at once, and its own time is taken off. Files are made up of the bundled clip.
+Decoding, capture, windows, scheduling, parsing, tracking, drawing, encoding and files are real; the engine
+says a few words at once, and its own time is taken off. Files are made up of the bundled clip.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ __all__ = ["Judge", "Probe", "Sample", "trends"]
 
 _EDGE = 1e-6
 """Seconds by which sums of times may miss."""
+_SHORTEST = 600.0
+"""Seconds of stream over which a slope an hour can be told from the noise."""
 
 
 class Judge:
@@ -149,12 +151,12 @@ def trends(samples: Sequence[Sample], warm_up: float) -> dict[str, Any]:
     """Slopes an hour of stream by regression, and threads and handles, all without the warm-up.
 
     Args:
-        samples: At three moments behind the warm-up at least, else slopes are None.
+        samples: Behind the warm-up three of them or more, over ten minutes at least; else slopes are None.
         warm_up: Seconds of stream at the beginning that are left out.
     """
     kept = [one for one in samples if one.time >= warm_up]
     told: dict[str, Any] = {"samples": len(kept), "warm_up_s": round(warm_up)}
-    enough = len(kept) >= 3
+    enough = len(kept) >= 3 and kept[-1].time - kept[0].time >= _SHORTEST
     rss = [(one.time, one.rss / 1e6) for one in kept]
     objects = [(one.time, float(one.objects)) for one in kept]
     told["rss_slope_mb_h"] = round(slope_per_hour(rss), 3) if enough else None
