@@ -91,16 +91,16 @@ def test_what_must_never_be_shown_is_counted(judge: Judge, out_of_order: int, ex
 
 
 def test_slopes_are_taken_behind_the_warm_up() -> None:
-    samples = [
-        Sample(60.0 * n, 10**9 if n < 5 else 2 * 10**8 + n * 10**5, 1000 + n, 7, 3 + n // 8)
-        for n in range(10)
-    ]
-    told = trends(samples, 300.0)
-    assert told["rss_slope_mb_h"] == pytest.approx(6.0)
-    assert told["objects_slope_h"] == pytest.approx(60.0)
+    rss = [10**9] * 5 + [2 * 10**8 + n * 10**5 for n in range(5, 10)]
+    samples = [Sample(600.0 * n, rss[n], 1000 + n, 7, 3 + n // 8) for n in range(10)]
+    told = trends(samples, 3000.0)
+    assert told["rss_slope_mb_h"] == pytest.approx(0.6)
+    assert told["objects_slope_h"] == pytest.approx(6.0)
     assert told["threads"] == {"first": 7, "last": 7, "most": 7}
     assert told["handles"] == {"first": 3, "last": 4, "most": 4}
+    # Two moments are no line, and seconds are no hours.
     assert trends(samples[:2], 0.0)["rss_slope_mb_h"] is None
+    assert trends([Sample(n, 1, 1, 1, 1) for n in range(9)], 0.0)["rss_slope_mb_h"] is None
 
 
 def test_a_handle_and_a_thread_that_stay_are_seen(tmp_path: Path) -> None:
