@@ -149,6 +149,19 @@ def shallow_2b_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def nano_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nano's graphs as TensorRT reads them, in full precision, which a CPU can run, for small passes."""
+    # Imported here: few tests need what exports.
+    from tensorrt_graphs import SIZES
+
+    from egolive.quantize.build import Recipe, build_onnx
+
+    out = tmp_path_factory.mktemp("graphs") / "nano"
+    build_onnx("nano", out, Recipe(head_bits=32, standard=True), sizes=SIZES, size=(56, 84))
+    return out
+
+
+@pytest.fixture(scope="session")
 def pixels() -> Image:
     """56 x 84 of noise."""
     return np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
