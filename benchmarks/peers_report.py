@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from egolive.benchmarks.peer_worker import SETS
 from egolive.benchmarks.telling import save_figure
 
 __all__ = ["plot", "table_of", "verdict_of"]
+
+_MEASURED = (
+    "window\nms",
+    "live\nms",
+    "live\nCPU ms",
+    "first\ntoken ms",
+    "tok/s",
+    "memory\nMB",
+    "says the\nsame",
+)
+_RATIOS = ("window", "live", "live\nCPU", "first\ntoken", "tok/s", "memory")
 
 
 def verdict_of(sides: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -70,46 +82,38 @@ def _ratios(side: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     return found | {"memory": memory}
 
 
-def table_of(figures: dict[str, Any]) -> Table:
-    """All sides for people; in brackets how many times ours, above 1 in our favour."""
-    table = Table(title=f"Four questions a hop, and times of {figures['ours']}", title_justify="left")
-    table.add_column("", no_wrap=True)
-    titles = (
-        "window\nms",
-        "live\nms",
-        "live\nCPU ms",
-        "first\ntoken ms",
-        "tok/s",
-        "peak MB",
-        "says the\nsame",
-    )
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
+def table_of(figures: dict[str, Any]) -> RenderableType:
+    """All sides for people: what was measured, then how many times ours, above 1 in our favour."""
+    measured = _titled("Four questions a hop", *_MEASURED)
+    ratios = _titled(f"Times of {figures['ours']}", *_RATIOS)
     for side in figures["sides"]:
         if "skipped" in side:
-            table.add_row(side["name"], "skipped")
+            measured.add_row(side["name"], "skipped")
             continue
-        ratio, live = figures["ratios"].get(side["name"]), side["live"]
-        cells = [
-            f"{side['window']['answer_set_ms']:.0f}",
-            f"{live['answer_set_ms']:.0f}",
-            "" if live["answer_set_cpu_ms"] is None else f"{live['answer_set_cpu_ms']:.0f}",
-            f"{live['first_token_ms']:.0f}",
-            f"{live['tok_s']:.0f}",
-            "" if side["peak_mb"] is None else f"{side['peak_mb']}",
-        ]
-        if ratio:
-            times = [ratio["window"]["answer_set"], ratio["live"]["answer_set"]]
-            times += [ratio["live"].get("answer_set_cpu"), ratio["live"]["first_token"]]
-            times += [ratio["live"]["tok_s"], ratio["memory"]]
-            cells = [
-                cell + (f" ({time:.1f})" if time is not None else "")
-                for cell, time in zip(cells, times, strict=True)
-            ]
-        same = Counter(live["audit"]) + Counter(side["window"]["audit"])
-        told = f"{same['same']}/{sum(same.values())}" if same else ""
-        table.add_row(side["name"], *cells, told + (f", {same['tie']} ties" if same["tie"] else ""))
+        window, live = side["window"], side["live"]
+        values = [window["answer_set_ms"], live["answer_set_ms"], live["answer_set_cpu_ms"]]
+        values += [live["first_token_ms"], live["tok_s"], side["peak_mb"]]
+        same = Counter(live["audit"]) + Counter(window["audit"])
+        told = f"{same['same']} of {sum(same.values())}" if same else ""
+        measured.add_row(side["name"], *[_shown(value, 0) for value in values], told)
+        if ratio := figures["ratios"].get(side["name"]):
+            window, live = ratio["window"], ratio["live"]
+            values = [window["answer_set"], live["answer_set"], live.get("answer_set_cpu")]
+            values += [live["first_token"], live["tok_s"], ratio["memory"]]
+            ratios.add_row(side["name"], *[_shown(value, 2) for value in values])
+    return Group(measured, ratios)
+
+
+def _titled(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
