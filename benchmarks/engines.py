@@ -107,14 +107,14 @@ def _plot(found: Sequence[dict[str, Any]], path: Path) -> None:
     for entry in found:
         tokens, spent = ([cost[name] for cost in entry["prefill"]] for name in ("tokens", "ms"))
         left.plot(tokens, spent, "o-", label=_label(entry), markersize=3)
-    left.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms", title="prefill")
+    left.set(xlim=(0, None), ylim=(0, None), xlabel="tokens", ylabel="ms", title="prefill")
     left.legend(fontsize=8)
     rows = range(len(found))
     right.barh(rows, [entry["floor_tok_s"] for entry in found], 0.8, color="lightgrey", label="ceiling")
     right.barh(rows, [entry["tok_s"] for entry in found], 0.5, label="measured")
     right.set_yticks(list(rows), [_label(entry) for entry in found])
     right.invert_yaxis()
-    right.set(xscale="log", xlabel="tokens a second", title="decoding, one answer at a time")
+    right.set(xscale="log", xlim=(1, None), xlabel="tokens a second", title="decoding, one answer at a time")
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.3)

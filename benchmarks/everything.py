@@ -59,20 +59,25 @@ _COMMANDS = (
         "peers",
         "The same questions, asked of what one would use instead",
         ("--every", "2"),
-        (),
+        ("--no-compiled",),
     ),
-    _Command("stream", "What reuse saves, and that it is exact", (), ("--hops", "16", "--no-gains")),
+    _Command(
+        "stream",
+        "What reuse saves, and that it is exact",
+        (),
+        ("--hops", "16", "--naive-every", "8", "--no-gains"),
+    ),
     _Command(
         "scaling",
         "What an answer costs as things grow",
         ("--hours", "8"),
-        ("--hours", "0.05"),
+        ("--hours", "0.05", "--slices", "4", "--hops", "4"),
     ),
     _Command(
         "quality",
         "How well engines answer",
         ("--episodes", "110"),
-        ("--episodes", "6"),
+        ("--episodes", "3"),
         engines=True,
         plot=False,
     ),
@@ -94,7 +99,7 @@ _COMMANDS = (
         threads=False,
     ),
     _Command("soak", "Hours of stream, and what goes wrong in them", (), ("--quick",), threads=False),
-    _Command("fuzz", "Spoilt input", (), ("--inputs", "2000"), plot=False, threads=False),
+    _Command("fuzz", "Spoilt input", (), ("--inputs", "1000"), plot=False, threads=False),
 )
 
 

@@ -47,6 +47,7 @@ def peers(
     source: Path | None = None,
     slices: int = 8,
     every: int | None = None,
+    compiled: bool = True,
     max_tokens: int = 24,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
@@ -64,6 +65,7 @@ def peers(
         source: A video; the bundled clip without it.
         slices: N: windows grow from N to 2N - 1 slices; one cycle of 2N hops is measured.
         every: Peers answer at one hop of so many; N / 2 without it.
+        compiled: Also try the setting that compiles, which takes a minute or two.
         max_tokens: Most tokens of an answer.
         device: Where models run.
         threads: CPU threads of each side.
@@ -79,7 +81,7 @@ def peers(
     check_places(json_file, plot_file)
     common: dict[str, Any] = {"source": str(source or bundled_clip()), "device": device, "threads": threads}
     common |= {"slices": slices, "hops": 2 * slices, "max_tokens": max_tokens}
-    plans = list(_plans(model, engine, common))
+    plans = [plan for plan in _plans(model, engine, common) if compiled or "compiled" not in plan.setting]
     plans += [
         Plan(
             name=f"server, {address}",

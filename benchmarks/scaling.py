@@ -44,6 +44,7 @@ def scaling(
     model: str = "nano",
     hours: float = 0.2,
     slices: int = 8,
+    hops: int = 8,
     device: str = "auto",
     threads: int | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
@@ -55,13 +56,14 @@ def scaling(
         model: A checkpoint; an engine folder has one size of pictures, which then is not varied.
         hours: Length of the longest stream, every slice of which is seen.
         slices: N of the windows, where it is not varied.
+        hops: Of which a cost is the mean, at most N.
         device: auto, cpu or cuda.
         threads: CPU threads.
         json_file: Also write the JSON object here.
         plot_file: Also draw the curves into this PNG.
     """
-    if not 0 < hours < float("inf") or slices < 2 or (threads is not None and threads < 1):
-        raise UsageError("--hours is more than 0, --slices 2 or more, --threads 1 or more")
+    if not 0 < hours < float("inf") or min(slices, hops) < 2 or (threads is not None and threads < 1):
+        raise UsageError("--hours is more than 0, --slices and --hops 2 or more, --threads 1 or more")
     check_places(json_file, plot_file)
     images = load_images(bundled_clip(), 40)
     with (
@@ -71,7 +73,7 @@ def scaling(
         fixed = engine.info.backend != "torch"
         total = 2 * (len(_LENGTHS) + len(_COUNTS) + (0 if fixed else len(_SIZES))) + _MARKS + 1
         task = progress.add_task("points", total=total)
-        scales = Scales(engine, images, slices=slices, progress=lambda: progress.advance(task))
+        scales = Scales(engine, images, slices=slices, hops=hops, progress=lambda: progress.advance(task))
         found: dict[str, dict[str, list[Point]]] = {
             "windows": {name: scales.windows(_LENGTHS, reuse) for name, reuse in SIDES.items()},
             "questions": {name: scales.questions(_COUNTS, reuse) for name, reuse in SIDES.items()},

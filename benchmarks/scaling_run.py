@@ -33,8 +33,8 @@ __all__ = ["SIDES", "Point", "Scales", "shape_of"]
 SIDES = {"ours": FULL_REUSE, "without reuse": NO_REUSE}
 _FPS = 2.0
 _MAX_TOKENS = 24
-_MEASURED = 8
-"""Hops of which a cost is the mean."""
+_SELDOM = 4
+"""Without reuse a cost is steady: one hop is measured of so many."""
 _FLAT = 1.1
 """A fitted curve that ends within a tenth of where it begins is flat."""
 _ERRORS = 2.0
@@ -83,6 +83,7 @@ class Scales:
         engine: Takes pictures of any size, where the resolution is varied.
         images: Sampled frames of a stream, played again and again.
         slices: N of the windows, where it is not varied.
+        hops: Of which a cost is the mean, at most N.
         progress: Called after each point.
     """
 
@@ -92,11 +93,13 @@ class Scales:
         images: Sequence[Image],
         *,
         slices: int,
+        hops: int = 8,
         progress: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
         self._images = images
         self._slices = slices
+        self._hops = hops
         self._progress = progress
         self._guides = Guides(engine.tokenizer, engine.profile)
 
@@ -158,7 +161,7 @@ class Scales:
         window_only: bool = False,
     ) -> Point:
         slices = slices or self._slices
-        measured = set(_spread(slices, _MEASURED))
+        measured = set(_spread(slices, self._hops if reuse == FULL_REUSE else max(2, self._hops // _SELDOM)))
         costs: list[tuple[float, float]] = []
         with closing(self._engine.session(reuse)) as session:
             for hop, (window, picture) in enumerate(islice(self._stream(slices), 2 * slices - 1)):
