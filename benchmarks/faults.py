@@ -10,7 +10,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,11 +67,11 @@ def whole_files(folder: Path) -> list[str]:
     """What is wrong with the files of a run: nothing, where pictures and events can be read."""
     wrong = []
     video, events = folder / "overlay.mp4", folder / "events.jsonl"
-    try:
-        with av.open(str(video)) as container:
-            pictures = sum(1 for _ in container.decode(video=0))
-    except (av.FFmpegError, OSError):
-        pictures = 0
+    pictures = 0
+    # What a full disk cut off in its middle cannot be decoded; all before it can.
+    with suppress(av.FFmpegError, OSError), av.open(str(video)) as container:
+        for _ in container.decode(video=0):
+            pictures += 1
     if not pictures:
         wrong.append("overlay.mp4 cannot be played")
     if events.is_file():

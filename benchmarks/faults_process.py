@@ -41,7 +41,7 @@ def process_faults() -> Iterator[Fault]:
     yield _failing("out of memory on the device", "no device memory", "--no-view")
     yield _failing("out of memory on the machine", "no memory", "--no-view")
     yield _failing("engine hangs", "hang", "--no-view", "--patience", "1", allowance=1.0)
-    yield _failing("disk full", "full disk", "--no-view", source="test:1280x720@30")
+    yield _failing("disk full", "full disk", "--no-view", source="test:640x360@30")
     yield _full_event_file()
     yield _blocked_sink()
     yield _resized_terminal()
