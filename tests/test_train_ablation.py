@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from egolive.train.trainer_recipe import GrpoRecipe, Rates, SimulatorShares
 
 pytestmark = pytest.mark.slow
 
-SHARES = SimulatorShares(episodes=2, live=1.0, absent=0.2, held_out=0.5)
+SHARES = SimulatorShares(episodes=1, live=1.0, absent=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def nano() -> Qwen2VLForConditionalGeneration:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, nano: Qwen2VLForConditionalGeneration) -> Path:
-    """Two small episodes with their tokens, and the questions of one test episode."""
+    """A small episode with its tokens, and the questions of one test episode."""
     made = tmp_path_factory.mktemp("ablation")
-    simulate(made / "data", episodes=2, fps=2.0, size=(112, 64), workers=1)
+    simulate(made / "data", episodes=1, fps=2.0, size=(112, 64), workers=1)
     data = load_simulated(made / "data", height=HEIGHT, width=WIDTH, workers=1)
     encode_clips(Tower(nano), data, made / "tokens")
     encode_questions(Tower(nano), made / "questions", episodes=1, seed=0, slices=2)
@@ -174,7 +175,7 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     recipe = AblationRecipe(
         base="nano",
         data=folder / "data",
-        episodes=2,
+        episodes=1,
         out=tmp_path,
         start=phase,
         sft_lr=1e-4,
@@ -210,6 +211,8 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     assert [line["rows"] for line in lines[:4]] == [0, 2, 2, 2]
     assert "grpo - sft-longer" in table
     assert (tmp_path / "ablation.png").stat().st_size > 1000
+    with pytest.raises(ConfigError, match="other settings"):
+        run_ablation(dataclasses.replace(recipe, sft_lr=1e-3))
 
 
 def test_the_recipe_that_comes_with_the_package_is_read_and_a_wrong_one_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 One start, from SFT on reasoning with few boxes; from it, for each seed, the same rows of boxes by GRPO, by
 SFT, and by SFT with further rows for as long as GRPO took. The tower stands still and its tokens are kept on
 disk. Every model is asked the same test questions. What is done already is not done again, a run that was
-interrupted goes on from its last checkpoint, and the table and the plot are written anew after every model.
+interrupted goes on from its last checkpoint, and the table and the plot are written anew after every seed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ def run_ablation(recipe: AblationRecipe) -> Path:
     table = write_report(recipe.out, runs)
     for seed in range(recipe.seeds):
         by_grpo = bench.by_grpo(seed)
-        table = write_report(recipe.out, [*runs, by_grpo])
         by_sft = bench.by_sft("sft", seed, recipe.grpo.steps)
         longer = round(by_grpo.seconds / max(by_sft.seconds, 1.0) * recipe.grpo.steps)
         runs += [by_grpo, by_sft, bench.by_sft("sft-longer", seed, longer)]

@@ -16,11 +16,13 @@ from egolive.assistant.checkpoint import resolve_model
 from egolive.assistant.positions import install_rope_override
 from egolive.assistant.profiles import NANO
 from egolive.assistant.tokenizer import load_tokenizer
+from egolive.streaming.errors import ConfigError
 from egolive.train.ablation_questions import answer_questions, encode_questions, stored_questions
 from egolive.train.ablation_recipe import AblationRecipe
 from egolive.train.ablation_report import Run
 from egolive.train.ablation_rows import GroundingBatches, StoredSamples, look_tokens_up, plain_loss
 from egolive.train.answer_batches import AnswerBatches, encode_clips
+from egolive.train.finish import plain
 from egolive.train.grpo import trainer_for
 from egolive.train.loop import Batches, fit, last_checkpoint
 from egolive.train.nano import HEIGHT, WIDTH
@@ -40,7 +42,12 @@ QUESTION_SEED = 0
 
 
 def prepare(recipe: AblationRecipe) -> Bench:
-    """Simulate and encode what is missing: training episodes and test questions."""
+    """Simulate and encode what is missing: training episodes and test questions.
+
+    Raises:
+        ConfigError: the folder holds runs by other settings, which would stand in one table with these.
+    """
+    keep_settings(recipe)
     install_rope_override()
     simulate(recipe.data, episodes=recipe.episodes, split="train", seed=0, fps=2.0)
     data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH, episodes=recipe.episodes)
@@ -56,6 +63,16 @@ def prepare(recipe: AblationRecipe) -> Bench:
     )
     train, held_out = data.split(SimulatorShares(episodes=recipe.episodes).held_out)
     return Bench(recipe, train, held_out)
+
+
+def keep_settings(recipe: AblationRecipe) -> None:
+    """Write the settings beside the runs, all but how many seeds there are; see `prepare`."""
+    settings = {name: value for name, value in plain(recipe).items() if name not in ("out", "seeds")}
+    told = recipe.out / "recipe.json"
+    if told.exists() and json.loads(told.read_text()) != settings:
+        raise ConfigError(f"{recipe.out} holds runs by other settings: give another folder, or delete it")
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps(settings, indent=2))
 
 
 @dataclass(frozen=True, slots=True)
