@@ -9,11 +9,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from egolive.assistant.profiles import Profile
-from egolive.streaming.errors import UsageError
+from egolive.streaming.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from egolive.assistant.halves import Decoder, VisionTower
-    from egolive.assistant.local_engine import LocalEngine
+    from egolive.assistant.engine import Engine
 
 __all__ = ["LookOptions", "ModelOptions"]
 
@@ -24,7 +23,8 @@ class ModelOptions:
 
     model: Annotated[str, Parameter(alias="--engine")] = "nano"
     """`nano`, the bundled model; a checkpoint folder; an engine folder that `egolive quantize` wrote; or a
-    hub id, such as hyf015/EgoThinker-v1. `--engine` says the same."""
+    hub id, such as hyf015/EgoThinker-v1; or the address of an OpenAI-compatible server, such as
+    http://localhost:8000/v1, to which the pictures then go. `--engine` says the same."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: str = "auto"
@@ -37,13 +37,18 @@ class ModelOptions:
     """What runs an engine folder of graphs: onnx, ONNX Runtime on `--device`; tensorrt, ONNX Runtime's
     TensorRT provider; auto, what the folder was made for."""
 
-    def load(self) -> LocalEngine[VisionTower, Decoder]:
+    served_as: str = "egothinker-v1"
+    """How the model of a server is asked and read: egothinker-v1 or nano."""
+
+    def load(self) -> Engine:
         """Load the model, telling so on a terminal.
 
         Raises:
             EngineError: It is not there, damaged, of another kind, or too large.
             ConfigError: A setting that cannot work.
         """
+        if self.model.startswith(("http://", "https://")):
+            return self._served()
         # Imported here: help texts, and messages about what is to be seen, do not wait for torch.
         from egolive.assistant.loading import load_engine
 
@@ -56,6 +61,15 @@ class ModelOptions:
                 graphs=self.graphs,
                 provider=self.provider,
             )
+
+    def _served(self) -> Engine:
+        """A model behind an address; nothing was sent anywhere before."""
+        from egolive.assistant.profiles import PROFILES
+        from egolive.assistant.remote_engine import RemoteEngine
+
+        if self.served_as not in PROFILES:
+            raise ConfigError(f"--served-as is one of {', '.join(PROFILES)}, got {self.served_as!r}")
+        return RemoteEngine(self.model, PROFILES[self.served_as])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from quantizing import SIZE, logits_of_many_passes
 from egolive.assistant.answers import Question
 from egolive.assistant.audit import Audit
 from egolive.assistant.engine_folder import EMBEDDINGS_FILE
+from egolive.assistant.graph_halves import embedding_table
 from egolive.assistant.jobs import Sampling
 from egolive.assistant.loading import load_engine
-from egolive.assistant.onnx_engine import embedding_table
 from egolive.assistant.profiles import NANO
 from egolive.assistant.session import Assistant
 from egolive.quantize.build import Precision, Recipe, build_onnx

@@ -8,12 +8,14 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from egolive.assistant import cli
 from egolive.assistant.answers import Question
 from egolive.assistant.engine import Prompt, Request, Vision
 from egolive.assistant.profiles import NANO
@@ -133,6 +135,17 @@ def test_the_assistant_reads_boxes_and_words_of_a_server(server: Server) -> None
         hand, intent = assistant.answer([Question("ground", "right hand"), Question("intent")], window=window)
     assert [tuple(box) for box in hand.boxes] == [(56.0, 35.0, 84.0, 70.0)]
     assert intent.text == "make tea"
+
+
+def test_the_command_line_takes_an_address(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PillowImage.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    asked = ["ask", str(tmp_path / "a.png"), "left hand", "--task", "ground", "--engine"]
+    assert cli.call([*asked, server.address, "--served-as", "nano"]) == 0
+    assert "56" in capsys.readouterr().out
+    assert cli.call([*asked, server.address, "--served-as", "other"]) == 1
+    assert "egothinker-v1, nano" in capsys.readouterr().err
 
 
 def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
