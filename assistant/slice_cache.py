@@ -1,4 +1,4 @@
-"""Encoded slices, kept for the windows that will hold them again, within a limit of memory."""
+"""Encoded slices, kept for the windows that will hold them again, within limits of memory and number."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Hashable
 import torch
 
 __all__ = ["SliceCache"]
+
+_MOST = 512
+"""Slices and pictures that are kept at most: windows of up to 200 slices, with the pictures asked about between
+them. A small model's would fill any limit of bytes with what no window will hold again."""
 
 
 class SliceCache:
@@ -28,7 +32,7 @@ class SliceCache:
         """Keep a slice that is not kept yet, at the cost of the least recently used ones."""
         self._kept[name] = tokens
         self._bytes += tokens.nbytes
-        while self._bytes > self._limit:
+        while self._bytes > self._limit or len(self._kept) > _MOST:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= dropped.nbytes
 

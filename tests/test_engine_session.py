@@ -322,3 +322,12 @@ def test_the_slice_cache_keeps_to_its_limit_and_drops_what_was_not_used_longest(
     assert (len(cache), cache.nbytes) == (3, 1200)
     cache.put("too large", torch.zeros(1000))
     assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_the_slice_cache_keeps_no_more_than_windows_can_hold() -> None:
+    cache = SliceCache(10**9)
+    for name in range(2000):
+        cache.put(name, torch.zeros(1))
+    assert len(cache) == 512
+    assert cache.get(1999) is not None
+    assert cache.nbytes == 512 * 4
