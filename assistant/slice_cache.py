@@ -10,7 +10,7 @@ import torch
 __all__ = ["SliceCache"]
 
 _MOST = 512
-"""Slices and pictures that are kept at most: windows of up to 200 slices, with the pictures asked about between
+"""Slices and pictures that are kept at most: windows of 200 slices, with the pictures asked about between
 them. A small model's would fill any limit of bytes with what no window will hold again."""
 
 
