@@ -110,7 +110,7 @@ def cost_of(
     }
     found["ceilings"] = {name: round(value, 2) for name, value in ceilings.items()}
     found["floor_tok_s"] = round(ceilings["copy_weights_gb_s"] * 1e9 / read, 1)
-    found["of_floor"] = round(found["tok_s"] / found["floor_tok_s"], 3)
+    found["of_floor"] = float(f"{found['tok_s'] / found['floor_tok_s']:.3g}")
     for entry in found["prefill"]:
         reached = 2 * weights * entry["tokens"] / (entry["ms"] / 1e3)
         entry["of_ceiling"] = round(reached / (ceilings["matrix_gflop_s"] * 1e9), 4)
