@@ -16,7 +16,7 @@ $(UV):
 
 .venv/.ready: $(UV) requirements.lock pyproject.toml $(wildcard */*.py) $(wildcard train/simulator/*.py)
 	test -d .venv || $(UV) venv --quiet --python $(PYTHON) .venv
-	test -f .venv/.locked && cmp -s requirements.lock .venv/.locked || $(UV) pip sync --quiet --python .venv requirements.lock
+	test -f .venv/.locked && cmp -s requirements.lock .venv/.locked || $(UV) pip sync --quiet --compile-bytecode --python .venv requirements.lock
 	cp requirements.lock .venv/.locked
 	$(UV) pip install --quiet --python .venv --no-deps --reinstall-package egolive -e .
 	touch $@
