@@ -80,8 +80,8 @@ def may_end(of: GrammarGuide, tokenizer: Tokenizer) -> bool:
     return tokenizer.eos <= allowed(of, tokenizer)
 
 
-def drawn(of: GrammarGuide, seed: int, most: int = 600) -> list[int]:
-    """An answer drawn from random logits; without the token that ends it."""
+def drawn(of: GrammarGuide, seed: int, most: int = 6000) -> list[int]:
+    """An answer drawn from random logits, perhaps a long list; without the token that ends it."""
     tokenizer = nano_tokenizer()
     generator = torch.Generator().manual_seed(seed)
     # A label of box tokens is free text: only this one token ends it, which chance alone seldom draws.
