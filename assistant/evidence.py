@@ -29,6 +29,7 @@ from egolive.assistant.profiles import Profile, profile_from_dict, profile_to_di
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import ConfigError, DataError, SinkError
 from egolive.streaming.frames import Image, Interval
+from egolive.streaming.plain_values import of_kind
 
 __all__ = ["Bundle", "EvidenceKeeper", "is_bundle", "read_bundle", "reproduce", "weights_hash"]
 
@@ -114,7 +115,7 @@ def read_bundle(folder: Path) -> Bundle:
         values = json.loads((folder / _BUNDLE).read_bytes())
         if values["format"] != _FORMAT:
             raise DataError(f"{folder}: a bundle of format {values['format']!r}, which another egolive wrote")
-        _check_frames(values["frames"], folder)
+        _check_frames(of_kind(values["frames"], dict), folder)
         settings = dict(values["settings"])
         grammar = settings.pop("grammar")
         window, size = settings.pop("window"), settings.pop("source_size")
