@@ -245,7 +245,13 @@ class Tracker:
 
     def _view(self, frame: Frame) -> _View:
         size = (max(1, round(frame.width * self._scale)), max(1, round(frame.height * self._scale)))
-        small = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
+        small = frame.image
+        # OpenCV halves a picture twice in half the time that it takes to quarter it.
+        while small.shape[1] >= 2 * size[0] and small.shape[0] % 2 == small.shape[1] % 2 == 0:
+            half = (small.shape[1] // 2, small.shape[0] // 2)
+            small = np.asarray(cv2.resize(small, half, interpolation=cv2.INTER_AREA), np.uint8)
+        if small.shape[1::-1] != size:
+            small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
         return _View(frame.time, grey, np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), np.uint8))
 
