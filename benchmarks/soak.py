@@ -217,6 +217,7 @@ def _tables(figures: dict[str, Any], faults: list[Fault]) -> RenderableType:
     drawn.add_column(justify="right")
     for name, label in (
         ("rss_slope_mb_h", "memory, MB an hour of stream"),
+        ("rss_slope_error_mb_h", "  and the 95 % interval of that, +-"),
         ("rss_mb", "memory, MB"),
         ("objects_slope_h", "Python objects an hour"),
         ("threads", "threads"),
@@ -252,9 +253,12 @@ def _plot(samples: list[Sample], figures: dict[str, Any], path: Path) -> None:
     axes.plot(hours, [one.rss / 1e6 for one in samples], label="memory of the process, MB")
     axes.axvline(figures["warm_up_s"] / _HOUR, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="hours of stream", ylabel="MB", ylim=(0, None))
-    slope = figures["rss_slope_mb_h"]
+    slope, error = figures["rss_slope_mb_h"], figures["rss_slope_error_mb_h"]
+    within = "" if error is None else f" (+- {error:.2f})"
     axes.set_title(
-        "too short for a slope" if slope is None else f"{slope:+.2f} MB an hour behind the dotted line"
+        "too short for a slope"
+        if slope is None
+        else f"{slope:+.2f}{within} MB an hour behind the dotted line"
     )
     counts = axes.twinx()
     counts.plot(hours, [one.threads for one in samples], "--", color="tab:orange", label="threads")

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from egolive.assistant.answers import Question
 from egolive.assistant.sinks import Shown
 from egolive.streaming.metrics import rss_bytes, slope_per_hour
@@ -150,6 +152,8 @@ def sample(time: float) -> Sample:
 def trends(samples: Sequence[Sample], warm_up: float) -> dict[str, Any]:
     """Slopes an hour of stream by regression, and threads and handles, all without the warm-up.
 
+    The error of the memory's slope is half of its 95 % interval, as if samples were independent.
+
     Args:
         samples: Behind the warm-up three of them or more, over ten minutes at least; else slopes are None.
         warm_up: Seconds of stream at the beginning that are left out.
@@ -160,9 +164,17 @@ def trends(samples: Sequence[Sample], warm_up: float) -> dict[str, Any]:
     rss = [(one.time, one.rss / 1e6) for one in kept]
     objects = [(one.time, float(one.objects)) for one in kept]
     told["rss_slope_mb_h"] = round(slope_per_hour(rss), 3) if enough else None
+    told["rss_slope_error_mb_h"] = round(_uncertainty(rss), 3) if enough and len(kept) > 4 else None
     told["objects_slope_h"] = round(slope_per_hour(objects), 1) if enough else None
     told["rss_mb"] = {"first": round(rss[0][1], 1), "last": round(rss[-1][1], 1)} if kept else None
     for name in ("threads", "handles"):
         values = [getattr(one, name) for one in kept]
         told[name] = {"first": values[0], "last": values[-1], "most": max(values)} if values else None
     return told
+
+
+def _uncertainty(points: Sequence[tuple[float, float]]) -> float:
+    """Half of the 95 % interval of a slope an hour, by ordinary least squares."""
+    times, values = np.array(points).T
+    _, covariance = np.polyfit(times / 3600.0, values, 1, cov=True)
+    return float(1.96 * np.sqrt(covariance[0, 0]))

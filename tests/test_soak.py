@@ -95,6 +95,10 @@ def test_slopes_are_taken_behind_the_warm_up() -> None:
     samples = [Sample(600.0 * n, rss[n], 1000 + n, 7, 3 + n // 8) for n in range(10)]
     told = trends(samples, 3000.0)
     assert told["rss_slope_mb_h"] == pytest.approx(0.6)
+    assert told["rss_slope_error_mb_h"] == pytest.approx(0.0, abs=1e-3)
+    shaken = [Sample(600.0 * n, 10**9 + (-1) ** n * 10**6, 1, 7, 3) for n in range(60)]
+    shaken_told = trends(shaken, 0.0)
+    assert abs(shaken_told["rss_slope_mb_h"]) < shaken_told["rss_slope_error_mb_h"] < 0.2
     assert told["objects_slope_h"] == pytest.approx(6.0)
     assert told["threads"] == {"first": 7, "last": 7, "most": 7}
     assert told["handles"] == {"first": 3, "last": 4, "most": 4}
