@@ -23,7 +23,7 @@ from egolive.quantize.graph import Graph
 from egolive.quantize.layers import in_dtype
 from egolive.quantize.weights import block_writer
 
-__all__ = ["GROUP", "LIMIT", "Calibration", "Sample", "quantised_writer"]
+__all__ = ["GROUP", "LIMIT", "Calibration", "Sample", "quantised_writer", "rounded"]
 
 GROUP = 128
 """Weights along a row that share a scale."""
@@ -74,6 +74,16 @@ def _search(text: nn.Module, samples: Iterable[Sample]) -> None:
             mtq.quantize(text, mtq.INT4_AWQ_CFG, show)
 
 
+def rounded(weight: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Weights in steps, in the order of operations that modelopt has.
+
+    A quotient by the step would send one weight in some millions, half a step from both, the other way; on 28
+    layers that is 0.0023 of the largest logit.
+    """
+    # A number over a tensor would be torch's reciprocal times the number, which is rounded twice.
+    return torch.round(weight * (torch.tensor(float(MOST)) / (steps * MOST))).clamp(LEAST, MOST)
+
+
 def _write(graph: Graph, value: str, layer: Any, name: str) -> str:
     """One layer: its input scaled, its weight in int4 groups along K."""
     weight = layer.weight.detach().float()
@@ -82,8 +92,7 @@ def _write(graph: Graph, value: str, layer: Any, name: str) -> str:
     # A scale that bf16 rounds is rounded for modelopt too, so that both sides compute the same.
     scales = in_dtype(graph, scales_of(quantizer.amax.detach().reshape(out, -1)))
     quantizer.amax = (scales.float() * MOST).reshape(quantizer.amax.shape)
-    steps = scales.float()[..., None]
-    numbers = torch.round(weight.reshape(out, -1, GROUP) / steps).clamp(LEAST, MOST)
+    numbers = rounded(weight.reshape(out, -1, GROUP), scales.float()[..., None])
     smooth = layer.input_quantizer.pre_quant_scale
     if smooth is not None:
         factor = in_dtype(graph, smooth.detach().float())

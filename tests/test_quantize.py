@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 from egolive.assistant.cli import call
 from egolive.assistant.loading import load_engine, load_model
+from egolive.quantize.awq import rounded
+from egolive.quantize.block_int4 import scales_of
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.calibration import simulated_windows
 from egolive.quantize.weights import quantise
@@ -234,3 +236,16 @@ def test_an_awq_checkpoint_without_its_package_is_told_in_one_line(
     with pytest.raises(EngineError, match="gptqmodel") as caught:
         load_engine(str(folder), device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_half_a_step_from_both_go_where_modelopt_sends_them() -> None:
+    modelopt = pytest.importorskip("modelopt.torch.quantization.tensor_quant")
+    torch.manual_seed(0)
+    largest = torch.rand(4096, 1) + 0.1
+    steps = scales_of(largest)
+    halves = torch.arange(-7, 7) + 0.5
+    weight = halves * steps
+    theirs = modelopt.fake_tensor_quant(weight, steps * 7, None, 4, False, False)
+    assert torch.equal(torch.round(theirs / steps), rounded(weight, steps))
+    # The case is a real one: rounding the quotient differs.
+    assert not torch.equal(torch.round(weight / steps), rounded(weight, steps))
