@@ -193,6 +193,8 @@ def _draw(engines: Sequence[dict[str, Any]], path: Path) -> None:
                 axes.annotate(
                     entry["name"], (entry["tok_s"], entry[key]), xytext=(5, 4), textcoords="offset points"
                 )
+            # Room for the name of the fastest.
+            axes.margins(x=0.3)
             axes.set_xlabel("decoded tokens a second")
             axes.set_title(title)
             axes.grid(alpha=0.3)
