@@ -113,6 +113,7 @@ def quantize(
     compare: bool = False,
     episodes: int = 40,
     seed: int = 0,
+    device: str = "auto",
     threads: int | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     plot: Path | None = None,
@@ -137,6 +138,7 @@ def quantize(
         compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.
         episodes: Test episodes of the comparison.
         seed: Of the comparison's episodes.
+        device: Where the comparison runs: auto, cpu or cuda.
         threads: CPU threads of the comparison.
         json_file: Also write the comparison here.
         plot: Draw the comparison here.
@@ -159,6 +161,7 @@ def quantize(
             episodes=episodes,
             windows=windows or 210,
             seed=seed,
+            device=device,
             threads=threads,
             json_file=json_file,
             plot=plot,

@@ -56,6 +56,7 @@ def compare(
     episodes: int,
     windows: int,
     seed: int = 0,
+    device: str = "auto",
     threads: int | None = None,
     json_file: Path | None = None,
     plot: Path | None = None,
@@ -67,6 +68,7 @@ def compare(
         episodes: Test episodes of the simulator.
         windows: Windows for the comparison token by token.
         seed: Of the simulator.
+        device: Where all of them run: auto, cpu or cuda.
         threads: CPU threads.
         json_file: Also write the JSON object here.
         plot: Draw quality over speed here.
@@ -84,9 +86,9 @@ def compare(
     with Progress(console=Console(stderr=True)) as progress:
         for model in models:
             task = progress.add_task(model, total=episodes + 1)
-            speed = measure_apart(model, threads=threads)
+            speed = measure_apart(model, device=device, threads=threads)
             progress.advance(task)
-            with closing(load_engine(model, device="cpu", threads=threads)) as engine:
+            with closing(load_engine(model, device=device, threads=threads)) as engine:
                 answers = ask_episodes(engine, episodes, seed=seed, told=partial(progress.advance, task))
                 said = speak(engine, streams, first[1] if first else None)
                 name = _name(model, engine.info.backend, engine.info.precision)

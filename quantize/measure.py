@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from egolive.assistant.engine import Prompt, Vision
 from egolive.assistant.halves import Chunk
@@ -134,6 +135,9 @@ def _timed(work: Callable[[], object], repeats: int = _REPEATS) -> tuple[float, 
     while len(times) < repeats and sum(times) < _SECONDS:
         began, worked = time.perf_counter(), time.process_time()
         work()
+        if torch.cuda.is_initialized():
+            # A GPU has been told what to do by now, not done it.
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
         busy.append(time.process_time() - worked)
     return statistics.median(times), statistics.median(busy)
