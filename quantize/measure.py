@@ -135,7 +135,7 @@ def _timed(work: Callable[[], object], repeats: int = _REPEATS) -> tuple[float, 
     while len(times) < repeats and sum(times) < _SECONDS:
         began, worked = time.perf_counter(), time.process_time()
         work()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_available():
             # A GPU has been told what to do by now, not done it.
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)

@@ -95,7 +95,7 @@ def test_a_comparison_fills_table_file_plot_and_card(
         pytest.skip("the bundled model has not been trained yet")
     keys = ("peak_mb", "load_s", "encode_ms", "prefill_tok_s", "tok_s")
     speed: dict[str, Any] = dict.fromkeys(keys, 1.0)
-    monkeypatch.setattr(compare_module, "measure_apart", lambda model, threads: speed)
+    monkeypatch.setattr(compare_module, "measure_apart", lambda model, device, threads: speed)
     monkeypatch.setattr("egolive.quantize.quality._HOP", 8)
     engine = tmp_path / "onnx-fp32"
     build_onnx("nano", engine, Recipe())
