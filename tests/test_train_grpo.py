@@ -24,7 +24,7 @@ from egolive.assistant.prompts import build_prompt
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Interval
 from egolive.train import grpo
-from egolive.train.finish import finish
+from egolive.train.finish import finish, resumed
 from egolive.train.grpo import GrpoTrainer, trainer_for
 from egolive.train.loop import last_checkpoint
 from egolive.train.processor import Seen, WindowProcessor
@@ -261,6 +261,8 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
     for name, weight in whole.model.named_parameters():
         assert torch.allclose(resumed.model.get_parameter(name), weight, atol=1e-5), name
     assert {path.suffix for path in recipe.out.glob("checkpoint-3/model*")} == {".safetensors"}
+    # TRL's card of a model about which it knows nothing.
+    assert not (recipe.out / "README.md").exists()
 
 
 def test_what_is_left_at_the_end_is_a_checkpoint_with_its_log_plots_and_card(
@@ -270,13 +272,17 @@ def test_what_is_left_at_the_end_is_a_checkpoint_with_its_log_plots_and_card(
     loaded = load_for_training(recipe)
     trainer = trainer_for(recipe, loaded, Mixed(2), tmp_path)
     trainer.train()
-    folder = finish(trainer, loaded, recipe, tmp_path, command="egolive train grpo x", seconds=36)
+    notes = resumed("runs/x/checkpoint-1")
+    folder = finish(
+        trainer, loaded, recipe, tmp_path, command="egolive train grpo x", seconds=36, notes=notes
+    )
     again = load_for_training(grpo_recipe(folder, tmp_path / "next"))
     assert again.profile == PROFILE
     for name, weight in trainer.model.named_parameters():
         assert torch.equal(again.model.get_parameter(name), weight), name
     card = (folder / "README.md").read_text()
     assert "trained further by GRPO" in card
+    assert "Interrupted; the time is that since checkpoint-1" in card
     assert "beta: 0.04" in card
     assert not list(folder.glob("*.bin"))
     assert json.loads((tmp_path / "history.json").read_text())

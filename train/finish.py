@@ -19,7 +19,7 @@ from egolive.train.plots import plot_curves
 from egolive.train.trainer_recipe import GrpoRecipe, Shared
 from egolive.train.trainers import Loaded
 
-__all__ = ["finish"]
+__all__ = ["finish", "plain", "resumed"]
 
 CURVES = {
     "loss": ("loss",),
@@ -91,6 +91,11 @@ def finish(
         api.create_repo(hub, exist_ok=True)
         api.upload_folder(repo_id=hub, folder_path=folder)
     return folder
+
+
+def resumed(checkpoint: str | None) -> tuple[str, ...]:
+    """A line for the card of a run that went on from a checkpoint: what was spent before is not known."""
+    return () if checkpoint is None else (f"Interrupted; the time is that since {Path(checkpoint).name}",)
 
 
 def merge(loaded: Loaded, adapters: Path, folder: Path) -> None:

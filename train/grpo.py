@@ -18,7 +18,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from egolive.streaming.errors import DataError
-from egolive.train.finish import finish
+from egolive.train.finish import finish, resumed
 from egolive.train.loop import last_checkpoint
 from egolive.train.rewards import trl_rewards
 from egolive.train.row_files import mix_rows
@@ -65,9 +65,17 @@ def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = 
     loaded = load_for_training(recipe)
     trainer = trainer_for(recipe, loaded, samples_for(recipe, loaded), out)
     began = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    newest = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=newest)
     return finish(
-        trainer, loaded, recipe, out, command=command, seconds=time.monotonic() - began, hub=push_to_hub
+        trainer,
+        loaded,
+        recipe,
+        out,
+        command=command,
+        seconds=time.monotonic() - began,
+        hub=push_to_hub,
+        notes=resumed(newest),
     )
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import SequentialSampler
 from trl import SFTConfig, SFTTrainer
 
 from egolive.streaming.errors import ConfigError, DataError
-from egolive.train.finish import finish
+from egolive.train.finish import finish, resumed
 from egolive.train.loop import last_checkpoint
 from egolive.train.row_batches import Reader, collate_rows, row_dataset
 from egolive.train.row_files import mix_rows
@@ -46,7 +46,8 @@ def run_checkpoint_sft(recipe: CheckpointRecipe, out: Path, *, command: str, pus
     tally = Tally()
     trainer = trainer_for(recipe, loaded, rows_of(recipe, loaded, tally), out)
     began = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    newest = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=newest)
     return finish(
         trainer,
         loaded,
@@ -55,7 +56,7 @@ def run_checkpoint_sft(recipe: CheckpointRecipe, out: Path, *, command: str, pus
         command=command,
         seconds=time.monotonic() - began,
         hub=push_to_hub,
-        notes=(f"Rows: {tally}", f"Rows left out while training: {trainer.left_out}"),
+        notes=(f"Rows: {tally}", f"Rows left out while training: {trainer.left_out}", *resumed(newest)),
     )
 
 

@@ -176,6 +176,9 @@ class PartTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         assert self.optimizer is not None
         return self.optimizer
 
+    def create_model_card(self, *_: object, **__: object) -> None:
+        """TRL's own, which it would write with every checkpoint, knows nothing of pictures; see `finish`."""
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # save_pretrained writes other names than the model's own, and the Trainer passes over names that it
         # does not know: it would go on with the base's weights.
