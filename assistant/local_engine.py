@@ -58,7 +58,8 @@ class LocalEngine(Generic[TowerT, DecoderT]):
         self.preprocessor = preprocessor
         self.profile = profile
         self._halves: tuple[TowerT, DecoderT] | None = (tower, decoder)
-        self._context = context
+        self.context = context
+        """Tokens that the model can hold, prompt and answer together."""
         # Beyond the tokenizer's ids a model has unused outputs, up to a round number.
         banned = sorted(tokenizer.vision_tokens | set(range(len(tokenizer), vocabulary)))
         self._banned = torch.tensor(banned, device=device)
@@ -81,7 +82,7 @@ class LocalEngine(Generic[TowerT, DecoderT]):
             decoder,
             tokenizer=self.tokenizer,
             preprocessor=self.preprocessor,
-            context=self._context,
+            context=self.context,
             banned=self._banned,
             reuse=reuse,
         )

@@ -70,7 +70,7 @@ _COMMANDS = (
     _Command(
         "scaling",
         "What an answer costs as things grow",
-        ("--hours", "8"),
+        ("--hours", "2"),
         ("--hours", "0.05", "--slices", "4", "--hops", "4"),
     ),
     _Command(

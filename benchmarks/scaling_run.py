@@ -33,6 +33,8 @@ __all__ = ["SIDES", "Point", "Scales", "shape_of"]
 SIDES = {"ours": FULL_REUSE, "without reuse": NO_REUSE}
 _FPS = 2.0
 _MAX_TOKENS = 24
+_WORDS = 256
+"""Tokens left for what stands round the pictures of a window, and the answer."""
 _SELDOM = 4
 """Without reuse a cost is steady: one hop is measured of so many."""
 _FLAT = 1.1
@@ -111,10 +113,13 @@ class Scales:
         ]
 
     def resolutions(self, sizes: Sequence[tuple[int, int]], reuse: Reuse) -> list[Point]:
-        """By visual tokens of a picture."""
+        """By visual tokens of a picture, of those sizes of which the model can hold a window."""
         profile, points = self._engine.profile, []
+        room = (self._engine.context - _WORDS) / (2 * self._slices - 1)
         try:
             for height, width in sizes:
+                if height * width / 28**2 > room:
+                    continue
                 self._engine.profile = replace(profile, picture=(height, width))
                 points.append(self._point(height * width / 28**2, reuse, LIVE_QUESTIONS))
         finally:
