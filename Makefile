@@ -40,7 +40,7 @@ format: setup
 gpu: # uses the Python at hand, where a GPU build of torch is
 	python3 -m pytest -m gpu -q -rs
 
-# The bundled model from nothing, about an hour and a half on one core.
+# A nano from nothing. The recipe has not been run in one go yet; the bundled one was made in several.
 nano: setup
 	$(BIN)/egolive train sft nano-sft
 

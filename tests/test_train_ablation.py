@@ -121,7 +121,7 @@ def test_sft_has_the_rows_of_grpo_with_their_answers(folder: Path) -> None:
 def record(number: int, task: str, phrase: str, **values: float) -> dict[str, Any]:
     said = {"text": "", "absent": not values, "boxes": [[0, 0, 1, 1]] if values else []}
     truth = [0, 0, 1, 1] if values else None
-    line = {"id": str(number), "task": task, "phrase": phrase, "truth": truth}
+    line = {"id": str(number), "episode": number // 2, "task": task, "phrase": phrase, "truth": truth}
     return {**line, "said": said, "values": values}
 
 

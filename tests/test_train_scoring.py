@@ -192,6 +192,11 @@ def test_the_paired_interval_is_that_of_the_differences() -> None:
     assert high == pytest.approx(centre + half, abs=half / 3)
     assert paired_bootstrap(first.tolist(), first.tolist(), draws=100) == (0, 0)
     assert all(math.isnan(edge) for edge in paired_bootstrap([], []))
+    # Questions that go wrong together say less than as many that do not.
+    together = [0.0] * 50 + [1.0] * 50
+    alone = paired_bootstrap([0.0] * 100, together, draws=500)
+    grouped = paired_bootstrap([0.0] * 100, together, groups=[n // 10 for n in range(100)], draws=500)
+    assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
     with pytest.raises(ValueError, match="pairs are wanted"):
         paired_bootstrap([1], [1, 2])
 

@@ -1,7 +1,7 @@
 """What the runs of the ablation come to: lines for programs, tables for the README, one plot.
 
 Differences are paired: of one question the mean over the seeds of one way, less that of another, resampled
-over the questions.
+over the episodes. How far other seeds would move the means is not in these intervals.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def difference(first: Sequence[Run], second: Sequence[Run], name: str) -> tuple[
     mine, theirs = (_over_seeds([values_of(run)[name] for run in runs]) for runs in (first, second))
     shared = sorted(mine.keys() & theirs.keys())
     a, b = [mine[key] for key in shared], [theirs[key] for key in shared]
-    low, high = paired_bootstrap(a, b, draws=DRAWS)
+    episodes = {line["id"]: line["episode"] for run in first for line in run.records}
+    low, high = paired_bootstrap(a, b, groups=[episodes[key] for key in shared], draws=DRAWS)
     return mean(b) - mean(a), low, high, len(shared)
 
 

@@ -1,7 +1,7 @@
 """Two files of results against each other: what one model is better at, with paired intervals.
 
 Both were asked the same questions, so it is the differences on each question that are resampled: far narrower
-than the two intervals side by side.
+than the two intervals side by side. Questions about one episode of the simulator are drawn together.
 """
 
 from __future__ import annotations
@@ -22,21 +22,40 @@ Comparison = dict[str, dict[str, float | int | list[float | None] | None]]
 
 
 def paired_bootstrap(
-    first: Sequence[float], second: Sequence[float], *, draws: int = 10_000, seed: int = 0
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    groups: Sequence[object] | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """95 % percentile interval of the mean difference, second less first, by resampling the pairs.
 
+    Args:
+        first: Values of one side.
+        second: Of the other, on the same questions.
+        groups: What each question belongs to, as its episode: groups are then drawn, with all of their
+            questions, because questions about one episode go wrong together.
+        draws: How often.
+        seed: Of the draws.
+
     Raises:
-        ValueError: the two are not of one length.
+        ValueError: they are not of one length.
     """
-    if len(first) != len(second):
-        raise ValueError(f"pairs are wanted, got {len(first)} and {len(second)} values")
+    owners = range(len(first)) if groups is None else groups
+    if not len(first) == len(second) == len(owners):
+        raise ValueError(f"pairs are wanted, got {len(first)} and {len(second)} values, {len(owners)} groups")
     if not first:
         return float("nan"), float("nan")
-    differences = np.asarray(second, float) - np.asarray(first, float)
+    sums: dict[object, list[float]] = {}
+    for one, other, owner in zip(first, second, owners, strict=True):
+        total = sums.setdefault(owner, [0.0, 0.0])
+        total[0] += other - one
+        total[1] += 1
+    table = np.array(list(sums.values()))
     rng = np.random.default_rng(seed)
-    means = [rng.choice(differences, len(differences)).mean() for _ in range(draws)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    drawn = (table[rng.integers(0, len(table), len(table))].sum(axis=0) for _ in range(draws))
+    low, high = np.percentile([total / count for total, count in drawn], [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -47,19 +66,20 @@ def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws:
         DataError: they share no question.
     """
     others = {record["id"]: record["values"] for record in second}
-    pairs: dict[str, tuple[list[float], list[float]]] = {}
+    pairs: dict[str, tuple[list[float], list[float], list[object]]] = {}
     for record in first:
         for name, value in record["values"].items():
             if name in others.get(record["id"], {}):
-                mine, theirs = pairs.setdefault(name, ([], []))
+                mine, theirs, owners = pairs.setdefault(name, ([], [], []))
                 mine.append(value)
                 theirs.append(others[record["id"]][name])
+                owners.append(record.get("episode", record["id"]))
     if not pairs:
         raise DataError("the two files of results have no question in common: evaluate on the same data")
     compared: Comparison = {}
-    for name, (mine, theirs) in pairs.items():
+    for name, (mine, theirs, owners) in pairs.items():
         a, b = float(np.mean(mine)), float(np.mean(theirs))
-        edges = [rounded(edge) for edge in paired_bootstrap(mine, theirs, draws=draws)]
+        edges = [rounded(edge) for edge in paired_bootstrap(mine, theirs, groups=owners, draws=draws)]
         compared[name] = {
             "a": rounded(a),
             "b": rounded(b),
