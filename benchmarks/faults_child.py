@@ -7,6 +7,7 @@ The command is the real one. The file MARK appears at the moment of the fault.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ _HEALTHY = 6
 
 def main(fault: str, mark: Path) -> None:
     """Arrange the fault, then run the command with the arguments that are left."""
+    # As from a terminal: what a shell starts in the background ignores interrupts, and so does its offspring.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _FAULTS[fault](mark)
     cli.main()
 
