@@ -152,7 +152,7 @@ def _even(image: Image) -> Image:
 
 
 def _yuv(image: Image, width: int, height: int) -> av.VideoFrame:
-    """The picture in BT.601 limited range, 4:2:0, by OpenCV: half of what FFmpeg's scaler takes for it.
+    """The picture in BT.601 limited range, 4:2:0, by OpenCV: about two thirds of what FFmpeg's scaler takes.
 
     Colour is averaged over two by two pixels; OpenCV's own conversion takes it from one of the four, which
     leaves thin coloured lines grey.
