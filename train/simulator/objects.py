@@ -1,5 +1,6 @@
 """Sprites: what each kind of object looks like, in each of its states."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,11 @@ _COLOURS: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[tuple[fl
     "toy car": (((0, 0.85, 0.85), (215, 0.8, 0.8), (52, 0.9, 0.92)), ((135, 0.7, 0.6), (290, 0.55, 0.7))),
 }
 
+_ANY_COLOUR = 0.6
+"""Share of things in training whose colour is not one of those above."""
+_NEAR = 60.0
+"""Distance of two colours, 0 to 255 each, within which a thing in training would look as one in testing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
@@ -67,12 +73,27 @@ class Sprite:
 
 
 def thing_colour(rng: np.random.Generator, kind: str, split: str) -> Colour:
-    """Draw the main colour (BGR) of an object."""
+    """Draw the main colour (BGR) of an object.
+
+    Most things in training have any colour at all, so that their shape has to tell what they are: with a few
+    colours for each kind, a model can learn those in place of shapes. What comes near a colour of the kind in
+    testing is never drawn.
+    """
+    if split == "train" and rng.random() < _ANY_COLOUR:
+        while True:
+            colour = _bgr(rng.uniform(0, 360), rng.uniform(0, 0.95), rng.uniform(0.15, 0.98))
+            if all(math.dist(colour, _bgr(*other)) > _NEAR for other in _COLOURS[kind][1]):
+                return colour
     options = _COLOURS[kind][0 if split == "train" else 1]
     hue, saturation, value = options[int(rng.integers(len(options)))]
     hue = (hue + rng.uniform(-9, 9)) % 360
     saturation = float(np.clip(saturation * rng.uniform(0.8, 1.15), 0, 1))
     value = float(np.clip(value * rng.uniform(0.88, 1.1), 0.08, 1))
+    return _bgr(hue, saturation, value)
+
+
+def _bgr(hue: float, saturation: float, value: float) -> Colour:
+    """A colour in degrees, 0 to 1, 0 to 1, as 0 to 255 each."""
     pixel = cv2.cvtColor(np.array([[[hue, saturation, value]]], np.float32), cv2.COLOR_HSV2BGR)[0, 0] * 255
     return (float(pixel[0]), float(pixel[1]), float(pixel[2]))
 

@@ -22,7 +22,7 @@ from egolive.train.simulator.episode import Episode, FrameTruth, Step, episode_o
 
 __all__ = ["LOOK", "load_episode", "simulate"]
 
-LOOK = 1
+LOOK = 2
 """Counts changes of the pictures or labels: folders written with different numbers are not mixed."""
 _MANIFEST = "manifest.json"
 
