@@ -40,9 +40,10 @@ format: setup
 gpu: # uses the Python at hand, where a GPU build of torch is
 	python3 -m pytest -m gpu -q -rs
 
-# A nano from nothing. The recipe has not been run in one go yet; the bundled one was made in several.
+# A nano from nothing, by two processes. The recipe has not been run in one go yet; the bundled one was made in several.
+PROCESSES ?= 2
 nano: setup
-	$(BIN)/egolive train sft nano-sft
+	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) $(BIN)/egolive train sft nano-sft
 
 # Every engine from nano, and what each gains and loses: make compare JSON=compare.json
 # About half an hour on an idle core; EPISODES=36 asks 2,000 questions, few of them about intent.

@@ -15,8 +15,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 from tuning import PROFILE, vision, with_profile
-from two_processes import grpo_run
+from two_processes import grpo_run, loop_run
 
+from egolive.assistant.loading import load_engine
+from egolive.assistant.profiles import NANO
 from egolive.assistant.prompts import Message
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.train import grpo
@@ -238,9 +240,26 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one_by_grpo(
     # Put back when the test ends.
     monkeypatch.setattr(grpo, "trl_rewards", trl_rewards)
     alone = grpo_run(checkpoint, tmp_path, per_device=8)
-    together = json.loads((two_processes / "grpo" / "curve.json").read_text())
+    together = json.loads((two_processes / "grpo" / "came_to.json").read_text())["grpo"]
     assert len(together) == 3
     # The first loss is 0: a group's advantages cancel out, and the model is its own reference.
     assert min(abs(loss) for loss, _ in alone[1:]) > 1e-2
     for mine, theirs in zip(alone, together, strict=True):
         assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-5)
+
+
+def test_two_processes_take_the_steps_of_one_in_the_loop_of_nano(tmp_path: Path, two_processes: Path) -> None:
+    together = json.loads((two_processes / "grpo" / "came_to.json").read_text())["loop"]
+    # Products are rounded to bfloat16, those of a batch of both halves elsewhere.
+    assert together == pytest.approx(loop_run(tmp_path, joined=2), abs=5e-4)
+
+
+def test_two_processes_make_nano_from_nothing(two_processes: Path) -> None:
+    out = two_processes / "grpo" / "nano"
+    for phase in ("tower", "answers"):
+        history = json.loads((out / phase / "history.json").read_text())
+        assert max(record["step"] for record in history) == 2
+        assert all(math.isfinite(record["train_loss"]) for record in history if "train_loss" in record)
+    tokens = {path.name for path in (out / "tokens").iterdir()}
+    assert tokens == {f"0000{clip}.{kind}.npy" for clip in range(2) for kind in ("pictures", "slices")}
+    assert load_engine(str(out / "model"), device="cpu").profile == NANO

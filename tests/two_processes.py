@@ -1,4 +1,4 @@
-"""What the test of two processes starts: SFT by a recipe, then GRPO with completions that nobody draws.
+"""What the test of two processes starts: SFT by a recipe, GRPO with given completions, nano from nothing.
 
 torchrun --nproc-per-node 2 two_processes.py RECIPE BASE OUT
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tuning import Mixed, grpo_recipe
 
 from egolive.assistant.cli import call
-from egolive.train import grpo
+from egolive.train import grpo, sft
+from egolive.train.loop import Tensors, fit
+from egolive.train.recipe import Phase, Recipe
 from egolive.train.trainers import load_for_training
 
 STEPS = 3
@@ -54,15 +58,62 @@ def odd(completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **_
     return [sum(token % 2 for token in ids) / len(ids) for ids in completion_ids]
 
 
+class Numbers:
+    """Batch `index` of a share of the rows: half of the batches have something for the second layer too."""
+
+    def __init__(self, joined: int) -> None:
+        self.joined = joined
+
+    def __getitem__(self, index: int) -> Tensors:
+        batches = [_numbers(self.joined * index + place) for place in range(self.joined)]
+        rows = {name: torch.cat([batch[name] for batch in batches]) for name in ("x", "y")}
+        spare = [batch["spare"] / self.joined for batch in batches if "spare" in batch]
+        return {**rows, "spare": torch.cat(spare)} if spare else rows
+
+
+def _numbers(index: int) -> Tensors:
+    generator = torch.Generator().manual_seed(index)
+    x = torch.rand(4, 3, generator=generator)
+    return {"x": x, "y": x.sum(1, keepdim=True)} | ({} if index % 2 else {"spare": x[:1]})
+
+
+def loop_run(out: Path, *, joined: int) -> list[float]:
+    """The weights after a few steps of nano's training loop, on two batches a step in all."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"first": nn.Linear(3, 1), "spare": nn.Linear(3, 1)})
+
+    def loss(model: Any, inputs: Tensors) -> Tensors:
+        parts = {"square": (model["first"](inputs["x"]) - inputs["y"]).square().mean()}
+        return parts | ({"spare": model["spare"](inputs["spare"]).sum()} if "spare" in inputs else {})
+
+    phase = Phase(steps=6, batch=4, lr=0.05, save_every=3, eval_every=100)
+    fit(model, Numbers(joined), phase, loss=loss, check=dict, out=out, seed=0)
+    return [value for weights in model.parameters() for value in weights.flatten().tolist()]
+
+
+def nano_run(folder: Path) -> None:
+    """Nano from nothing in miniature."""
+    phase = Phase(steps=2, batch=2, lr=1e-3, eval_every=100)
+    recipe = Recipe(
+        data=folder / "data", episodes=2, tower=phase, answers=phase, slices=3, windows=2, out=folder / "nano"
+    )
+    sft.simulate = partial(sft.simulate, size=(112, 64), workers=1)  # type: ignore[attr-defined]
+    for check in ("tower_check", "answer_check"):
+        setattr(sft, check, lambda *_: lambda: {"checked": 1.0})
+    sft.run_recipe(recipe, recipe.out)
+
+
 def main() -> None:
-    """Run both; the first process writes what GRPO came to."""
+    """Run all; the first process writes what the last two came to."""
     recipe, base, out = sys.argv[1:]
     code = call(["train", "sft", recipe])
     if code:
         sys.exit(code)
     curve = grpo_run(Path(base), Path(out), per_device=4)
+    weights = loop_run(Path(out) / "loop", joined=1)
+    nano_run(Path(out))
     if torch.distributed.get_rank() == 0:
-        (Path(out) / "curve.json").write_text(json.dumps(curve))
+        (Path(out) / "came_to.json").write_text(json.dumps({"grpo": curve, "loop": weights}))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ class Made:
     """Everything in the picture as shares of it; None for a window."""
 
 
-def encode_clips(tower: Tower, data: SimulatedData, folder: Path, *, every: int = 2) -> None:
+def encode_clips(
+    tower: Tower, data: SimulatedData, folder: Path, *, every: int = 2, quiet: bool = False
+) -> None:
     """Write the visual tokens of all episodes to `folder`; what is there already is kept.
 
     Args:
@@ -75,12 +77,13 @@ def encode_clips(tower: Tower, data: SimulatedData, folder: Path, *, every: int 
         data: episodes.
         folder: one file an episode and kind.
         every: encode each `every`-th frame as a picture, to save time; all slices are encoded.
+        quiet: show no progress.
     """
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = Preprocessor()
     device = next(tower.parameters()).device
     tower.eval()
-    for clip in track(data.clips, description="encoding episodes"):
+    for clip in track(data.clips, description="encoding episodes", disable=quiet):
         files = encoded(folder, clip)
         if files.slices.exists():
             continue

@@ -1,7 +1,8 @@
 """What both phases of training share: batches by number, one Trainer, its log and its plot.
 
 The loop itself is transformers' Trainer. A batch is a pure function of its number, so an interrupted run
-that is resumed sees exactly the batches that it would have seen.
+that is resumed sees exactly the batches that it would have seen. Of N processes each takes every Nth
+batch, and their gradients are averaged.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from egolive.train.processes import processes, together
 from egolive.train.recipe import Phase
 
 __all__ = ["Batches", "Loss", "fit"]
@@ -45,6 +48,18 @@ class _Steps(Dataset[Tensors]):
         return self.batches[index]
 
 
+class _Measured(nn.Module):
+    """A model whose forward pass is its loss: only what goes through one is averaged over processes."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, inputs: Tensors) -> dict[str, Tensor]:
+        return self.loss(self.model, inputs)
+
+
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Takes batches in their order, logs the parts of the loss, and checks by a function of ours."""
 
@@ -59,6 +74,15 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _get_train_sampler(self, train_dataset: _Steps | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
+    def _wrap_model(
+        self, model: nn.Module, training: bool = True, dataloader: DataLoader[Any] | None = None
+    ) -> nn.Module:
+        if processes() > 1 and training:
+            # A batch without a window, or without a box, leaves some weights out.
+            return DistributedDataParallel(_Measured(self.model, self._loss), find_unused_parameters=True)
+        wrapped: nn.Module = super()._wrap_model(model, training, dataloader)
+        return wrapped
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -67,7 +91,8 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         num_items_in_batch: object = None,
     ) -> Any:
         with torch.autocast(inputs["device_of"].device.type, dtype=torch.bfloat16):
-            parts = self._loss(model, inputs)
+            several = isinstance(model, DistributedDataParallel)
+            parts = model(inputs) if several else self._loss(model, inputs)
         for name, value in parts.items():
             self._parts.setdefault(name, []).append(float(value.detach()))
         total = torch.stack([value.float() for value in parts.values()]).sum()
@@ -125,9 +150,12 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train the parameters that require a gradient; go on from the last checkpoint in `out` if there is one.
 
+    Each process takes a batch of its own in each step: batches are to hold its part of the rows.
+
     Returns:
         The log: one record each 25 steps and each check.
     """
+    together()
     settings = TrainingArguments(
         output_dir=str(out),
         max_steps=phase.steps,
@@ -148,10 +176,11 @@ def fit(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         dataloader_num_workers=1,
+        use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
     )
-    steps = _Steps(batches, phase.steps)
+    steps = _Steps(batches, phase.steps * processes())
     trainer = _Trainer(
         model=model,
         args=settings,

@@ -33,6 +33,7 @@ from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.plots import plot_history
 from egolive.train.pointing import watched
+from egolive.train.processes import part_of, together
 from egolive.train.reading import ReadingHeads
 from egolive.train.recipe import Recipe, load_recipe, read_recipe
 from egolive.train.sft_checkpoint import run_checkpoint_sft
@@ -80,16 +81,26 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
     """Run all of a recipe; returns the folder of the finished model."""
     if recipe.base != NEW_NANO:
         raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
+    for rows in (recipe.tower.batch, recipe.answers.batch, recipe.windows):
+        part_of(rows)
     install_rope_override()
-    simulate(recipe.data, episodes=recipe.episodes, split="train", seed=recipe.seed, fps=2.0)
+    processes = together()
+    if processes.is_main_process:
+        simulate(recipe.data, episodes=recipe.episodes, split="train", seed=recipe.seed, fps=2.0)
+        load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    processes.wait_for_everyone()
     data = SimulatedData(load_simulated(recipe.data, height=HEIGHT, width=WIDTH).clips[: recipe.episodes])
     train, held_out = data.split(recipe.held_out)
     tokenizer = nano_tokenizer()
     model = new_nano(tokenizer, recipe.seed)
     tower = train_tower(model, recipe, train, held_out, out / "tower")
-    encode_clips(tower, data, out / "tokens")
+    mine = data.clips[processes.process_index :: processes.num_processes]
+    encode_clips(tower, SimulatedData(mine), out / "tokens", quiet=not processes.is_main_process)
+    processes.wait_for_everyone()
     train_answers(model, tokenizer, recipe, train, held_out, out)
     finished = out / "model"
+    if not processes.is_main_process:
+        return finished
     frames = sum(len(clip.truths) for clip in data.clips)
     model.to("cpu").save_pretrained(finished)
     tokenizer.save_pretrained(finished)
@@ -138,19 +149,22 @@ def train_tower(
         return tower.to(best_device())
     history = fit(
         tower,
-        TowerBatches(train, batch=recipe.tower.batch, seed=recipe.seed),
+        TowerBatches(train, batch=part_of(recipe.tower.batch), seed=recipe.seed),
         recipe.tower,
         loss=tower_loss,
         check=tower_check(tower, held_out),
         out=out,
         seed=recipe.seed,
     )
-    (out / "history.json").write_text(json.dumps(history))
-    plot_history(history, out / "tower.png", "Vision tower, dense loss")
     even_out(tower, train)
-    # Visual tokens of an earlier tower would go unnoticed.
-    shutil.rmtree(out.parent / "tokens", ignore_errors=True)
-    save_model(tower, str(done))
+    processes = together()
+    if processes.is_main_process:
+        (out / "history.json").write_text(json.dumps(history))
+        plot_history(history, out / "tower.png", "Vision tower, dense loss")
+        # Visual tokens of an earlier tower would go unnoticed.
+        shutil.rmtree(out.parent / "tokens", ignore_errors=True)
+        save_model(tower, str(done))
+    processes.wait_for_everyone()
     return tower
 
 
@@ -191,10 +205,13 @@ def train_answers(
             pictures_first=first,
         )
 
+    pictures, windows = part_of(recipe.answers.batch), part_of(recipe.windows)
+    processes = together()
+    first = recipe.pictures_first * processes.num_processes
     with watched(model):
         history = fit(
             model,
-            batches(train, recipe.answers.batch, recipe.windows, recipe.seed, recipe.pictures_first),
+            batches(train, pictures, windows, recipe.seed, first),
             recipe.answers,
             loss=answer_loss,
             check=answer_check(model, batches(held_out, 16, 16, recipe.seed + 1, 0)),
@@ -202,8 +219,9 @@ def train_answers(
             seed=recipe.seed,
         )
     del model.reading
-    (out / "answers" / "history.json").write_text(json.dumps(history))
-    plot_history(history, out / "answers.png", "Answers")
+    if processes.is_main_process:
+        (out / "answers" / "history.json").write_text(json.dumps(history))
+        plot_history(history, out / "answers.png", "Answers")
 
 
 def nano_tokenizer() -> Qwen2TokenizerFast:

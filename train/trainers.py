@@ -5,7 +5,6 @@ The loops are transformers' and TRL's own; multi-GPU training is accelerate's.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from egolive.assistant.checkpoint import inspect_checkpoint, resolve_model
 from egolive.assistant.positions import install_rope_override
 from egolive.assistant.profiles import PROFILES, Profile, load_profile
 from egolive.streaming.errors import ConfigError
+from egolive.train.processes import processes
 from egolive.train.processor import WindowProcessor
 from egolive.train.trainer_recipe import Rates, Shared
 
@@ -115,11 +115,6 @@ def accumulation(rows: int, per_device: int) -> int:
             "change per_device, or the size of the step"
         )
     return rows // (per_device * count)
-
-
-def processes() -> int:
-    """How many processes train together, as accelerate and torchrun tell each of them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def common_arguments(recipe: Shared, out: Path) -> dict[str, Any]:
