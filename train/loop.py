@@ -77,7 +77,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _wrap_model(
         self, model: nn.Module, training: bool = True, dataloader: DataLoader[Any] | None = None
     ) -> nn.Module:
-        if processes() > 1 and training:
+        if training and torch.distributed.is_initialized():
             # A batch without a window, or without a box, leaves some weights out.
             return DistributedDataParallel(_Measured(self.model, self._loss), find_unused_parameters=True)
         wrapped: nn.Module = super()._wrap_model(model, training, dataloader)
@@ -150,7 +150,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train the parameters that require a gradient; go on from the last checkpoint in `out` if there is one.
 
-    Each process takes a batch of its own in each step: batches are to hold its part of the rows.
+    Each process takes a batch of its own in each step: batches are to hold its part of the rows. The parts of
+    the loss in the log are those of the first process, the loss is the mean of all.
 
     Returns:
         The log: one record each 25 steps and each check.
@@ -180,6 +181,8 @@ def fit(
         seed=seed,
         data_seed=seed,
     )
+    # A batch is one row of the data set: nothing of it can be handed on to a second GPU of this process.
+    settings._n_gpu = min(1, settings.n_gpu)
     steps = _Steps(batches, phase.steps * processes())
     trainer = _Trainer(
         model=model,

@@ -25,9 +25,16 @@ def processes() -> int:
 
 
 def together() -> PartialState:
-    """What this process knows of the others; the first call of all processes connects them."""
+    """What this process knows of the others; the first call of all processes connects them.
+
+    Raises:
+        ConfigError: there are more processes here than GPUs.
+    """
     on_gpu = torch.cuda.is_available()
-    if processes() == 1:
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if on_gpu and here > gpus:
+        raise ConfigError(f"{here} processes cannot share {gpus} GPUs: start one for each")
+    if "LOCAL_RANK" not in os.environ:
         return PartialState(cpu=not on_gpu)
     return PartialState(cpu=not on_gpu, backend="nccl" if on_gpu else "gloo", timeout=_PATIENCE)
 

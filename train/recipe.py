@@ -49,7 +49,7 @@ class Recipe:
     answers: Phase
     """Then: the text part on packed questions, over the visual tokens of the finished tower."""
     base: str = "new-nano"
-    """What to start from; v0 knows only fresh nano weights."""
+    """What to start from; so far only new-nano, fresh weights."""
     slices: int = 8
     """Slices in a training window, at most: windows of every shorter length are trained too."""
     windows: int = 10

@@ -101,6 +101,7 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
     finished = out / "model"
     if not processes.is_main_process:
         return finished
+    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU core"
     frames = sum(len(clip.truths) for clip in data.clips)
     model.to("cpu").save_pretrained(finished)
     tokenizer.save_pretrained(finished)
@@ -115,7 +116,7 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
             "frames": frames,
             "command": "egolive train sft nano-sft",
             "hours": seconds_spent(out) / 3600,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU",
+            "device": f"{processes.num_processes} x {kind}",
             "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
         },
     )

@@ -76,8 +76,8 @@ def thing_colour(rng: np.random.Generator, kind: str, split: str) -> Colour:
     """Draw the main colour (BGR) of an object.
 
     Most things in training have any colour at all, so that their shape has to tell what they are: with a few
-    colours for each kind, a model can learn those in place of shapes. What comes near a colour of the kind in
-    testing is never drawn.
+    colours for each kind, a model can learn those in place of shapes. These are never near a colour of the
+    kind in testing; a few of the fixed ones are.
     """
     if split == "train" and rng.random() < _ANY_COLOUR:
         while True:
