@@ -40,7 +40,8 @@ format: setup
 gpu: # uses the Python at hand, where a GPU build of torch is
 	python3 -m pytest -m gpu -q -rs
 
-# A nano from nothing, by two processes; give PROCESSES=1 on a machine with one GPU. The recipe has not been run in one go yet; the bundled one was made in several.
+# A nano from nothing, by two processes; give PROCESSES=1 on a machine with one GPU.
+# The recipe has not been run in one go yet; the bundled one was made in several.
 PROCESSES ?= 2
 nano: setup
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) $(BIN)/egolive train sft nano-sft

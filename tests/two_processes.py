@@ -104,7 +104,7 @@ def nano_run(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run all; the first process writes what the last two came to."""
+    """Run all; the first process writes what GRPO and nano's loop came to."""
     recipe, base, out = sys.argv[1:]
     code = call(["train", "sft", recipe])
     if code:
