@@ -77,17 +77,26 @@ def _numbers(index: int) -> Tensors:
     return {"x": x, "y": x.sum(1, keepdim=True)} | ({} if index % 2 else {"spare": x[:1]})
 
 
-def loop_run(out: Path, *, joined: int) -> list[float]:
-    """The weights after a few steps of nano's training loop, on two batches a step in all."""
-    torch.manual_seed(0)
+def loop_run(out: Path, *, joined: int, seed: int = 0, fails_at: int = 0) -> list[float]:
+    """The weights after a few steps of nano's training loop, on two batches a step in all.
+
+    With `fails_at`, training stops at that step, and fresh weights go on from the checkpoint in front of it.
+    """
+    torch.manual_seed(seed)
     model = nn.ModuleDict({"first": nn.Linear(3, 1), "spare": nn.Linear(3, 1)})
+    steps = count(1)
 
     def loss(model: Any, inputs: Tensors) -> Tensors:
+        if next(steps) == fails_at:
+            raise InterruptedError
         parts = {"square": (model["first"](inputs["x"]) - inputs["y"]).square().mean()}
         return parts | ({"spare": model["spare"](inputs["spare"]).sum()} if "spare" in inputs else {})
 
     phase = Phase(steps=6, batch=4, lr=0.05, save_every=3, eval_every=100)
-    fit(model, Numbers(joined), phase, loss=loss, check=dict, out=out, seed=0)
+    try:
+        fit(model, Numbers(joined), phase, loss=loss, check=dict, out=out, seed=0)
+    except InterruptedError:
+        return loop_run(out, joined=joined, seed=seed + 1)
     return [value for weights in model.parameters() for value in weights.flatten().tolist()]
 
 
@@ -111,9 +120,11 @@ def main() -> None:
         sys.exit(code)
     curve = grpo_run(Path(base), Path(out), per_device=4)
     weights = loop_run(Path(out) / "loop", joined=1)
+    resumed = loop_run(Path(out) / "resumed", joined=1, fails_at=5)
     nano_run(Path(out))
     if torch.distributed.get_rank() == 0:
-        (Path(out) / "came_to.json").write_text(json.dumps({"grpo": curve, "loop": weights}))
+        came_to = {"grpo": curve, "loop": weights, "resumed": resumed}
+        (Path(out) / "came_to.json").write_text(json.dumps(came_to))
 
 
 if __name__ == "__main__":
