@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -160,7 +161,7 @@ def _from_hub(model: str) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise EngineError(
             f"{model} is not in the local cache and the hub cannot be reached: connect, or download it "
-            f"elsewhere and give its folder, or use --model {BUNDLED} ({_one_line(error)[:100]})"
+            f"elsewhere and give its folder, or use --model {BUNDLED} ({_one_line(error)})"
         ) from error
 
 
@@ -175,4 +176,4 @@ def _read_object(path: Path) -> dict[str, object]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return shorten(str(error), 200, placeholder=" ...") or type(error).__name__

@@ -255,10 +255,10 @@ def test_two_processes_take_the_steps_of_one_in_the_loop_of_nano(tmp_path: Path,
 
 
 def test_two_processes_go_on_together_from_their_checkpoint(two_processes: Path) -> None:
-    came_to = json.loads((two_processes / "grpo" / "came_to.json").read_text())
+    folder = two_processes / "grpo"
+    came_to = json.loads((folder / "came_to.json").read_text())
     assert came_to["resumed"] == pytest.approx(came_to["loop"], abs=1e-6)
-    state = json.loads((two_processes / "grpo" / "resumed" / "checkpoint-6" / "trainer_state.json").read_text())
-    assert state["global_step"] == 6
+    assert json.loads((folder / "resumed/checkpoint-6/trainer_state.json").read_text())["global_step"] == 6
 
 
 def test_two_processes_make_nano_from_nothing(two_processes: Path) -> None:
