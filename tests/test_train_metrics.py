@@ -46,6 +46,16 @@ def test_the_bootstrap_interval_narrows_with_the_root_of_the_number_of_values() 
     assert bootstrap(values.tolist()) == (low, high)
 
 
+def test_values_that_belong_together_are_drawn_together() -> None:
+    values = np.random.default_rng(2).random(50).tolist()
+    low, high = bootstrap(values)
+    # Four copies of each tell nothing more, if it is said which they are.
+    copies, owners = values * 4, list(range(50)) * 4
+    assert bootstrap(copies, groups=owners) == pytest.approx((low, high))
+    alone = bootstrap(copies)
+    assert alone[1] - alone[0] < 0.7 * (high - low)
+
+
 def test_balanced_accuracy_does_not_pay_for_always_giving_the_commoner_answer() -> None:
     truth = [True] * 9 + [False]
     assert balanced_accuracy(truth, [True] * 10) == 0.5

@@ -10,7 +10,7 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 from egolive.train import recipe as module
-from egolive.train.recipe import Phase, load_recipe, read_recipe
+from egolive.train.recipe import Phase, keep_settings, load_recipe, read_recipe
 
 BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*-*.yaml"))
 
@@ -127,3 +127,15 @@ def test_bytes_that_are_no_text_are_told_in_one_line(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_names_that_there_are() -> None:
     with pytest.raises(ConfigError, match=r"no recipe 'nano-xyz': give a YAML file, or one of .*nano-sft"):
         load_recipe("nano-xyz")
+
+
+def test_a_folder_with_a_run_by_other_settings_is_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"seed": 1, "out": "a", "tower": {"steps": 3, "save_every": 1}}
+    keep_settings(tmp_path / "run", settings)
+    (tmp_path / "run" / "tower").mkdir()
+    keep_settings(tmp_path / "run", {**settings, "out": "b", "tower": {"steps": 3, "save_every": 9}})
+    with pytest.raises(ConfigError, match="run by other settings: give another folder"):
+        keep_settings(tmp_path / "run", {**settings, "tower": {"steps": 4, "save_every": 1}})
+    (tmp_path / "run" / "recipe.json").unlink()
+    with pytest.raises(ConfigError, match="run by other settings"):
+        keep_settings(tmp_path / "run", settings)

@@ -96,6 +96,7 @@ def test_words_are_the_truth_of_intent_and_next_step() -> None:
         ({"id": 3}, "neither a conversation"),
         ({"conversations": []}, "does not end with an answer"),
         ({"conversations": said("What?", " ")}, "does not end with an answer"),
+        ({"conversations": said("What?")[1:], "image": "a.png"}, "has no question"),
         ({"conversations": [{"from": "nobody", "value": "x"}]}, "without its speaker"),
         ({"conversations": [{"value": "x"}]}, "missing or of the wrong kind"),
         ({"conversations": said("<video><video> What?"), "video": "a.mp4"}, "other pictures than"),

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import PIL.Image
 import pytest
+from tuning import FPS, video
 
 from egolive.assistant.engine import Vision
 from egolive.assistant.profiles import EGOTHINKER_V1, NANO
 from egolive.streaming.frames import Interval
 from egolive.train.row_media import Sampling, messages_of, show
 from egolive.train.rows import RowError, row_from_dict
-
-FPS = 4
-
-
-def video(path: Path, seconds: int, offset: int = 0) -> None:
-    """A video whose frames are as bright as their number says, four a second."""
-    path.parent.mkdir(exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "1"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(seconds * FPS):
-            image = np.full((48, 64, 3), offset + number, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +93,23 @@ def test_a_chunked_video_is_read_across_its_chunks(media: Path) -> None:
 def test_media_that_cannot_be_read_is_told_with_the_row(media: Path, values: dict[str, Any]) -> None:
     with pytest.raises(RowError, match="rows:1: its picture or video cannot be read"):
         show(row(**values), media, NANO)
+
+
+def test_a_chunked_video_without_a_stretch_is_read_to_the_end_of_its_shorter_last_chunk(
+    tmp_path: Path,
+) -> None:
+    video(tmp_path / "talk" / "0000.mp4", 15)
+    video(tmp_path / "talk" / "0001.mp4", 4, offset=100)
+    shown = show(row(conversations=said("<video>What?"), video="talk", chunked=True), tmp_path, NANO)
+    assert shown.visions[0].frames[-1].mean() > 100
+    # Four frames a second: the last one begins a quarter before the end.
+    assert shown.window is None or shown.window.end == pytest.approx(18.75, abs=0.6)
+
+
+def test_what_a_player_of_videos_refuses_is_told_with_the_row(media: Path) -> None:
+    empty = row_from_dict({"video": "long.mp4", "question": "go", "start": 1, "end": 2}, where="rows:1")
+    with pytest.raises(RowError, match="rows:1: its picture or video cannot be read"):
+        show(replace(empty, stretch=Interval(3, 3)), media, NANO)
 
 
 def test_pictures_stand_where_the_conversation_marks_them(media: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from transformers import TrainerCallback
-from tuning import PROFILE, vision, with_profile
+from tuning import PROFILE, video, vision, with_profile
 from two_processes import grpo_run, loop_run
 
 from egolive.assistant.loading import load_engine
@@ -52,6 +53,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     box = {"object": "mug", "box": [10, 10, 40, 50]}
     values += [{"path": f"{n}.png", **box} for n in range(3)]
     values += [{"conversations": plain}] * 2
+    video(folder / "talk.mp4", 2)
+    window = {"video": "talk.mp4", "question": "grey", "start": 0.5, "end": 1.0}
+    (folder / "window.jsonl").write_text(json.dumps(window) + "\n")
     values += [{"image": "missing.png", "conversations": talk}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
     return folder
@@ -107,6 +111,15 @@ def test_only_the_answers_are_learned_each_with_what_ends_it(checkpoint: Path) -
     assert torch.equal(labels[labels != -100], made["input_ids"][labels != -100])
     assert made["image_grid_thw"].tolist() == [[2, 4, 6]]
     assert int(made["mm_token_type_ids"].sum()) == 12
+
+
+def test_an_answer_that_begins_with_a_line_break_is_learned(checkpoint: Path, tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "\n\nA red mug.\n"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"conversations": talk}) + "\n")
+    loaded = load_for_training(recipe_of(checkpoint, tmp_path, tmp_path))
+    data = rows_of(recipe_of(checkpoint, tmp_path, tmp_path), loaded, Tally())
+    labels = data[0]["row"]["labels"]
+    assert loaded.processor.tokenizer.decode(labels[labels != -100]) == "A red mug.<|im_end|>\n"
 
 
 def test_a_run_ends_in_a_checkpoint_and_its_card_counts_what_was_left_out(
@@ -198,13 +211,66 @@ def test_adapters_are_trained_in_place_of_the_weights_and_merged_at_the_end(
     assert all(name.endswith("_proj.weight") and "language_model" in name for name in moved)
 
 
-def test_one_step_of_the_2b_structure(shallow_2b_checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+def test_one_step_of_the_2b_structure_with_a_window(
+    shallow_2b_checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
     model = with_profile(shallow_2b_checkpoint, tmp_path / "model")
     rates = Rates(text=1e-6, tower=1e-6, merger=1e-6)
-    recipe = recipe_of(model, rows, tmp_path / "out", steps=1, batch=2, rates=rates, checkpointing=True)
+    recipe = recipe_of(
+        model, rows, tmp_path / "out", steps=1, batch=1, per_device=1, rates=rates, checkpointing=True
+    )
+    recipe = replace(recipe, rows=[str(rows / "window.jsonl")])
     trainer = trainer_of(recipe)
+    shown = trainer.data_collator([trainer.train_dataset[0]])["image_grid_thw"]
+    assert shown.tolist() == [[2, 4, 6]]
+    before = trainer.model.model.visual.patch_embed.proj.weight.detach().clone()
     trainer.train()
     assert math.isfinite(losses(trainer)[0])
+    assert not torch.equal(trainer.model.model.visual.patch_embed.proj.weight, before)
+
+
+def test_a_batch_without_pictures_ends_in_one_that_changes_nothing(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(recipe_of(checkpoint, rows, tmp_path, rates=Rates(text=1e-3, tower=1e-3)))
+    processor, model = trainer.processing_class, trainer.model.eval()
+    talk = [Message("user", ("What comes next?",)), Message("assistant", ("Find the mug, then.",))]
+    alone = {"row": processor.learn(talk, [])}
+    batch = trainer.data_collator([alone, {"row": None}])
+    assert (batch.pop("left_out"), batch["image_grid_thw"].tolist()) == (1, [[1, 2, 2]])
+    plain = {name: value[None] for name, value in alone["row"].items()}
+    loss = model(**batch).loss
+    assert torch.allclose(loss, model(**plain).loss, atol=1e-6)
+    loss.backward()
+    # Every weight of the tower has a gradient, as DDP wants it, and it is 0.
+    gradients = [
+        weight.grad for name, weight in model.named_parameters() if "visual" in name and weight.requires_grad
+    ]
+    assert gradients
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+    lost = trainer.data_collator([{"row": None}])
+    assert bool((lost["labels"] == -100).all())
+    assert lost["image_grid_thw"].tolist() == [[1, 2, 2]]
+
+
+def test_four_bits_under_adapters_are_trained_and_merged_into_the_whole_weights(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    recipe = recipe_of(checkpoint, rows, tmp_path, lora=Lora(rank=4, alpha=8, nf4=True))
+    trainer = trainer_of(recipe)
+    kinds = {type(weight).__name__ for weight in trainer.model.parameters()}
+    assert "Params4bit" in kinds
+    assert {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad} == {torch.float32}
+    folder = run_checkpoint_sft(recipe, tmp_path, command="egolive train sft x")
+    merged, base = (load_for_training(recipe_of(one, rows, tmp_path)).model for one in (folder, checkpoint))
+    moved = [
+        name
+        for name, weight in base.named_parameters()
+        if not torch.equal(merged.get_parameter(name), weight)
+    ]
+    assert moved
+    assert all(name.endswith("_proj.weight") and "language_model" in name for name in moved)
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +278,9 @@ def two_processes(checkpoint: Path, rows: Path, tmp_path_factory: pytest.TempPat
     """The folder in which two processes have trained by SFT and then by GRPO."""
     folder = tmp_path_factory.mktemp("both")
     settings = {"base": str(checkpoint), "rows": [str(rows / "rows.jsonl")], "media": str(rows)}
-    recipe = {**settings, "batch": 4, "per_device": 2, "steps": 2, "rates": {"text": 1e-3}}
-    recipe |= {"out": str(folder / "sft"), "checkpointing": False, "log_every": 1}
+    # One row a pass, some of them without a picture, while the tower learns too.
+    recipe = {**settings, "batch": 4, "per_device": 1, "steps": 2, "rates": {"text": 1e-3, "tower": 1e-3}}
+    recipe |= {"out": str(folder / "sft"), "checkpointing": True, "log_every": 1}
     # JSON is YAML.
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -227,7 +294,7 @@ def two_processes(checkpoint: Path, rows: Path, tmp_path_factory: pytest.TempPat
 def test_two_processes_give_the_loss_of_one_on_the_same_batches(
     checkpoint: Path, rows: Path, tmp_path: Path, two_processes: Path
 ) -> None:
-    alone = trainer_of(recipe_of(checkpoint, rows, tmp_path / "alone"))
+    alone = trainer_of(recipe_of(checkpoint, rows, tmp_path / "alone", rates=Rates(text=1e-3, tower=1e-3)))
     alone.train()
     history = json.loads((two_processes / "sft" / "history.json").read_text())
     curve = [record["loss"] for record in history if "loss" in record]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from egolive.assistant.answers import Question
@@ -18,6 +20,7 @@ from egolive.train.processor import Seen
 from egolive.train.samples import Sample
 from egolive.train.trainer_recipe import GrpoRecipe, Rates, SimulatorShares
 
+FPS = 4
 HEIGHT, WIDTH = 56, 84
 PROFILE = replace(NANO, name="small", picture=(HEIGHT, WIDTH))
 
@@ -80,3 +83,15 @@ def grpo_recipe(base: Path, out: Path, **settings: Any) -> GrpoRecipe:
         "log_every": 1,
     }
     return GrpoRecipe(**{**values, **settings})
+
+
+def video(path: Path, seconds: int, offset: int = 0) -> None:
+    """A video whose frames are as bright as their number says, four a second."""
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(seconds * FPS):
+            image = np.full((48, 64, 3), offset + number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))

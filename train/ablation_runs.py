@@ -16,7 +16,6 @@ from egolive.assistant.checkpoint import resolve_model
 from egolive.assistant.positions import install_rope_override
 from egolive.assistant.profiles import NANO
 from egolive.assistant.tokenizer import load_tokenizer
-from egolive.streaming.errors import ConfigError
 from egolive.train.ablation_questions import answer_questions, encode_questions, stored_questions
 from egolive.train.ablation_recipe import AblationRecipe
 from egolive.train.ablation_report import Run
@@ -27,10 +26,10 @@ from egolive.train.grpo import trainer_for
 from egolive.train.loop import Batches, fit, last_checkpoint
 from egolive.train.nano import HEIGHT, WIDTH
 from egolive.train.processor import WindowProcessor
-from egolive.train.recipe import Phase
+from egolive.train.recipe import Phase, keep_settings
 from egolive.train.results import Results, stamp_of
 from egolive.train.simdata import SimulatedData, load_simulated
-from egolive.train.simulator.write import simulate
+from egolive.train.simulator.write import LOOK, simulate
 from egolive.train.tower import Tower
 from egolive.train.trainer_recipe import SimulatorShares
 from egolive.train.trainers import load_for_training
@@ -47,7 +46,7 @@ def prepare(recipe: AblationRecipe) -> Bench:
     Raises:
         ConfigError: the folder holds runs by other settings, which would stand in one table with these.
     """
-    keep_settings(recipe)
+    keep_settings(recipe.out, plain(recipe) | {"look": LOOK})
     install_rope_override()
     simulate(recipe.data, episodes=recipe.episodes, split="train", seed=0, fps=2.0)
     data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH, episodes=recipe.episodes)
@@ -63,16 +62,6 @@ def prepare(recipe: AblationRecipe) -> Bench:
     )
     train, held_out = data.split(SimulatorShares(episodes=recipe.episodes).held_out)
     return Bench(recipe, train, held_out)
-
-
-def keep_settings(recipe: AblationRecipe) -> None:
-    """Write the settings beside the runs, all but how many seeds there are; see `prepare`."""
-    settings = {name: value for name, value in plain(recipe).items() if name not in ("out", "seeds")}
-    told = recipe.out / "recipe.json"
-    if told.exists() and json.loads(told.read_text()) != settings:
-        raise ConfigError(f"{recipe.out} holds runs by other settings: give another folder, or delete it")
-    recipe.out.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(settings, indent=2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class Scores:
     nexts: list[tuple[str, str]] = field(default_factory=list)
     whens: list[tuple[Interval, Answer, Interval]] = field(default_factory=list)
     """(truth, answer, window)."""
+    owners: dict[str, list[int]] = field(default_factory=dict)
+    """The episode of each entry, by the name of its list; without it, each stands for itself."""
 
 
 def record(
@@ -66,14 +68,19 @@ def scores_of(records: Sequence[Record]) -> Scores:
         )
         if question.task == "ground":
             box = replace(Box(*truth), label=question.phrase) if truth else None
-            (scores.hands if question.phrase in HANDS else scores.objects).append((box, answer))
+            kind = "hands" if question.phrase in HANDS else "objects"
+            (scores.hands if kind == "hands" else scores.objects).append((box, answer))
         elif question.task == "intent":
+            kind = "intents"
             scores.intents.append((truth, answer.text))
             scores.bags.append((frozenset(line["bag"]), truth))
         elif question.task == "next":
+            kind = "nexts"
             scores.nexts.append((truth, answer.text))
         else:
+            kind = "whens"
             scores.whens.append((Interval(*truth), answer, Interval(*line["window"])))
+        scores.owners.setdefault(kind, []).append(line["episode"])
     return scores
 
 
@@ -91,16 +98,22 @@ def values_of(question: Question, truth: object, answer: Answer) -> dict[str, fl
 
 
 def report(scores: Scores, train_bags: Sequence[tuple[frozenset[str], str]]) -> Figures:
-    """All figures, under the names that other programs read."""
+    """All figures, under the names that other programs read; intervals by drawing episodes."""
     figures: Figures = {}
+    owners = scores.owners
 
-    def add(name: str, values: Sequence[float] | Sequence[bool], chance: float) -> None:
-        add_figure(figures, name, values, chance)
+    def add(
+        name: str, values: Sequence[float] | Sequence[bool], chance: float, groups: Sequence[int] | None
+    ) -> None:
+        add_figure(figures, name, values, chance, groups=groups)
 
     for name, pairs in (("hand", scores.hands), ("object", scores.objects)):
         there = [(box, answer) for box, answer in pairs if box is not None]
+        from_there = [
+            o for o, (box, _) in zip(owners.get(f"{name}s", ()), pairs, strict=False) if box is not None
+        ]
         overlaps = [max((box.iou(b) for b in answer.boxes[:1]), default=0.0) for box, answer in there]
-        add(f"{name}_miou", overlaps, best_constant_box([box for box, _ in there]))
+        add(f"{name}_miou", overlaps, best_constant_box([box for box, _ in there]), from_there or None)
         absent = [box is None for box, _ in pairs]
         # An answer that cannot be read is wrong either way.
         said = [answer.absent if box is None else not answer.boxes for box, answer in pairs]
@@ -111,13 +124,18 @@ def report(scores: Scores, train_bags: Sequence[tuple[frozenset[str], str]]) -> 
         "intent_acc",
         [same_text(s, t) for t, s in scores.intents],
         majority_share([t for t, _ in scores.intents]),
+        owners.get("intents"),
     )
     figures["intent_acc_bag_of_objects"] = rounded(bag_of_objects_accuracy(train_bags, scores.bags))
-    add("next_acc", [same_text(s, t) for t, s in scores.nexts], majority_share([t for t, _ in scores.nexts]))
+    right, commonest = (
+        [same_text(s, t) for t, s in scores.nexts],
+        majority_share([t for t, _ in scores.nexts]),
+    )
+    add("next_acc", right, commonest, owners.get("nexts"))
     overlaps = [max((truth.iou(i) for i in a.intervals[:1]), default=0.0) for truth, a, _ in scores.whens]
     chance = best_constant_interval([truth.shift(-window.start) for truth, _, window in scores.whens])
-    add("interval_miou", overlaps, chance)
-    add("interval_r1_iou50", [value >= 0.5 for value in overlaps], float("nan"))
+    add("interval_miou", overlaps, chance, owners.get("whens"))
+    add("interval_r1_iou50", [value >= 0.5 for value in overlaps], float("nan"), owners.get("whens"))
     figures.pop("interval_r1_iou50_chance")
     kinds = (scores.hands, scores.objects, scores.intents, scores.nexts, scores.whens)
     figures["n"] = sum(len(kind) for kind in kinds)

@@ -18,11 +18,16 @@ COLUMNS = ("measure", "value", "95 % interval", "chance", "questions")
 
 
 def add_figure(
-    figures: Figures, name: str, values: Sequence[float] | Sequence[bool], chance: float | None = None
+    figures: Figures,
+    name: str,
+    values: Sequence[float] | Sequence[bool],
+    chance: float | None = None,
+    *,
+    groups: Sequence[int] | None = None,
 ) -> None:
-    """Add the mean of values, its interval, how many they are, and what chance scores."""
+    """Add the mean of values, its interval (see `bootstrap`), how many they are, and what chance scores."""
     figures[name] = rounded(mean(values))
-    figures[f"{name}_ci"] = [rounded(edge) for edge in bootstrap(values)]
+    figures[f"{name}_ci"] = [rounded(edge) for edge in bootstrap(values, groups=groups)]
     if chance is not None:
         figures[f"{name}_chance"] = rounded(chance)
     figures[f"{name}_n"] = len(values)

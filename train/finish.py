@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from peft import PeftModel
 from transformers import Qwen2VLForConditionalGeneration, Trainer
 
 from egolive.assistant.profiles import NANO
+from egolive.streaming.errors import DataError
 from egolive.train.card import write_tuned_card
 from egolive.train.plots import plot_curves
 from egolive.train.trainer_recipe import GrpoRecipe, Shared
 from egolive.train.trainers import Loaded
 
-__all__ = ["finish", "plain", "resumed"]
+__all__ = ["finish", "plain", "resumed", "upload"]
 
 CURVES = {
     "loss": ("loss",),
@@ -87,15 +90,32 @@ def finish(
         },
     )
     if hub:
-        api = HfApi()
-        api.create_repo(hub, exist_ok=True)
-        api.upload_folder(repo_id=hub, folder_path=folder)
+        upload(folder, hub)
     return folder
 
 
+def upload(folder: Path, hub: str) -> None:
+    """Upload a finished model under a hub id.
+
+    Raises:
+        DataError: the hub does not take it; the model stays where it is.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(hub, exist_ok=True)
+        api.upload_folder(repo_id=hub, folder_path=folder)
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        reason = shorten(str(error), 200, placeholder=" ...")
+        raise DataError(
+            f"the model is in {folder}, but was not uploaded to {hub!r} ({reason}): `hf auth login`, "
+            f"then `hf upload {hub} {folder}`"
+        ) from error
+
+
 def resumed(checkpoint: str | None) -> tuple[str, ...]:
-    """A line for the card of a run that went on from a checkpoint: what was spent before is not known."""
-    return () if checkpoint is None else (f"Interrupted; the time is that since {Path(checkpoint).name}",)
+    """A line for the card of a run that went on from a checkpoint: what was before is not known."""
+    since = Path(checkpoint or "").name
+    return (f"Interrupted; time and rows left out are those since {since}",) if checkpoint else ()
 
 
 def merge(loaded: Loaded, adapters: Path, folder: Path) -> None:

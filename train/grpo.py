@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 
 from egolive.streaming.errors import DataError
 from egolive.train.finish import finish, resumed
 from egolive.train.loop import last_checkpoint
+from egolive.train.processes import together
 from egolive.train.rewards import trl_rewards
 from egolive.train.row_files import mix_rows
 from egolive.train.row_media import Sampling
 from egolive.train.row_samples import RowSamples, only_questions
 from egolive.train.rows import Tally
-from egolive.train.samples import Samples, SimulatedSamples, trl_dataset
+from egolive.train.samples import Recent, Samples, SimulatedSamples, trl_dataset
 from egolive.train.shared_pictures import encode_copies_once
 from egolive.train.simdata import load_simulated
 from egolive.train.simulator.write import simulate
@@ -33,8 +35,8 @@ from egolive.train.trainer_recipe import GrpoRecipe, load_trainer_recipe
 from egolive.train.trainers import (
     Loaded,
     PartTrainer,
-    accumulation,
     common_arguments,
+    keep_adapters_float32,
     load_for_training,
     lora_config,
 )
@@ -42,6 +44,11 @@ from egolive.train.trainers import (
 __all__ = ["GrpoTrainer", "grpo", "run_grpo", "sampling_values", "trainer_for"]
 
 log = logging.getLogger(__name__)
+
+# It would write prompts and completions into the log, of rows that are told by their place already.
+logging.getLogger("trl.trainer.grpo_trainer").addFilter(
+    lambda record: not str(record.msg).startswith("All reward functions returned None")
+)
 
 
 def grpo(
@@ -63,7 +70,8 @@ def grpo(
 def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = "") -> Path:
     """Run all of a recipe; returns the folder of the finished model."""
     loaded = load_for_training(recipe)
-    trainer = trainer_for(recipe, loaded, samples_for(recipe, loaded), out)
+    samples = samples_for(recipe, loaded)
+    trainer = trainer_for(recipe, loaded, samples, out)
     began = time.monotonic()
     newest = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=newest)
@@ -75,8 +83,16 @@ def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = 
         command=command,
         seconds=time.monotonic() - began,
         hub=push_to_hub,
-        notes=resumed(newest),
+        notes=(*left_out(samples), *resumed(newest)),
     )
+
+
+def left_out(samples: Samples) -> tuple[str, ...]:
+    """Lines for the card about rows that were not learned from; all processes call it."""
+    if not isinstance(samples, RowSamples):
+        return ()
+    broken = set(gather_object(sorted(samples.broken)))
+    return f"Rows: {samples.checked}", f"Rows left out while training: {len(broken)}"
 
 
 def samples_for(recipe: GrpoRecipe, loaded: Loaded) -> Samples:
@@ -86,8 +102,9 @@ def samples_for(recipe: GrpoRecipe, loaded: Loaded) -> Samples:
         return row_samples(recipe, loaded, count)
     shares = recipe.simulator
     height, width = loaded.profile.picture or (252, 448)
-    simulate(recipe.data, episodes=shares.episodes, split="train", seed=recipe.seed, fps=2.0)
-    data = load_simulated(recipe.data, height=height, width=width)
+    with together().main_process_first():
+        simulate(recipe.data, episodes=shares.episodes, split="train", seed=recipe.seed, fps=2.0)
+        data = load_simulated(recipe.data, height=height, width=width)
     train, _ = type(data)(data.clips[: shares.episodes]).split(shares.held_out)
     return SimulatedSamples(
         train,
@@ -112,7 +129,9 @@ def row_samples(recipe: GrpoRecipe, loaded: Loaded, count: int) -> RowSamples:
     if not len(mix):
         raise DataError(f"none of the rows can be used: {tally}")
     sampling = Sampling(fps=recipe.fps, max_frames=recipe.frames)
-    return RowSamples(mix, recipe.media, loaded.profile, sampling, count=count, think=recipe.think)
+    return RowSamples(
+        mix, recipe.media, loaded.profile, sampling, count=count, think=recipe.think, checked=tally
+    )
 
 
 class GrpoTrainer(PartTrainer, GRPOTrainer):  # type: ignore[misc]  # trl is untyped
@@ -125,11 +144,9 @@ def trainer_for(recipe: GrpoRecipe, loaded: Loaded, samples: Samples, out: Path)
     Raises:
         ConfigError: a step that cannot be cut evenly over the devices.
     """
-    rows = recipe.prompts * recipe.generations
     settings = GRPOConfig(
-        **common_arguments(recipe, out),
+        **common_arguments(recipe, out, rows=recipe.prompts * recipe.generations),
         max_steps=recipe.steps * recipe.updates,
-        gradient_accumulation_steps=accumulation(rows, recipe.per_device),
         num_generations=recipe.generations,
         num_iterations=recipe.updates,
         max_completion_length=recipe.max_tokens,
@@ -152,11 +169,12 @@ def trainer_for(recipe: GrpoRecipe, loaded: Loaded, samples: Samples, out: Path)
         model=loaded.model,
         reward_funcs=trl_rewards(loaded.profile, shaped=recipe.shaped),
         args=settings,
-        train_dataset=trl_dataset(samples, loaded.profile, plain=recipe.vllm),
+        train_dataset=trl_dataset(Recent(samples, 2 * recipe.prompts), loaded.profile, plain=recipe.vllm),
         processing_class=loaded.processor,
         peft_config=lora_config(recipe),
     )
     trainer.rates = recipe.rates
+    keep_adapters_float32(trainer.model)
     encode_copies_once(loaded.model)
     if trainer.ref_model is not None:
         encode_copies_once(trainer.accelerator.unwrap_model(trainer.ref_model))
@@ -181,7 +199,11 @@ def sampling_values(recipe: GrpoRecipe, loaded: Loaded) -> dict[str, Any]:
         "min_p": recipe.min_p,
         "repetition_penalty": recipe.repetition_penalty,
     }
-    if not recipe.vllm:
+    if recipe.vllm:
+        # vLLM's way to say it; it knows no numbers beyond the vocabulary.
+        biases = {token: -100.0 for token in sorted(banned) if token < len(tokenizer)}
+        values["generation_kwargs"] = {"logit_bias": biases}
+    else:
         values["generation_kwargs"] = {
             "suppress_tokens": sorted(banned),
             "num_beams": 1,

@@ -7,7 +7,7 @@ batch, and their gradients are averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,6 +147,7 @@ def fit(
     check: Callable[[], dict[str, float]],
     out: Path,
     seed: int,
+    report_to: Sequence[str] = (),
 ) -> list[dict[str, float]]:
     """Train the parameters that require a gradient; go on from the last checkpoint in `out` if there is one.
 
@@ -173,7 +174,7 @@ def fit(
         eval_steps=phase.eval_every,
         save_steps=phase.save_every,
         save_total_limit=1,
-        report_to=[],
+        report_to=list(report_to),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         dataloader_num_workers=1,

@@ -29,14 +29,30 @@ def mean(values: Sequence[float] | Sequence[bool]) -> float:
 
 
 def bootstrap(
-    values: Sequence[float] | Sequence[bool], *, draws: int = 1000, seed: int = 0
+    values: Sequence[float] | Sequence[bool],
+    *,
+    groups: Sequence[int] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean, by resampling the values."""
+    """95 % percentile interval of the mean, by resampling the values.
+
+    Args:
+        values: what the mean is of.
+        groups: what each value belongs to, as its episode: groups are then drawn with all their values,
+            because questions about one episode go wrong together.
+        draws: how often.
+        seed: of the draws.
+    """
     if not len(values):
         return float("nan"), float("nan")
-    array = np.asarray(values, float)
+    _, owners = np.unique(
+        np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True
+    )
+    sums, counts = np.bincount(owners, np.asarray(values, float)), np.bincount(owners)
     rng = np.random.default_rng(seed)
-    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws)]
+    drawn = (rng.integers(0, len(sums), len(sums)) for _ in range(draws))
+    means = [sums[places].sum() / counts[places].sum() for places in drawn]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

@@ -24,7 +24,7 @@ from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import Profile, save_profile
 from egolive.assistant.prompts import Message, chat_prompt, conversation
 
-__all__ = ["Seen", "WindowProcessor"]
+__all__ = ["Seen", "WindowProcessor", "blank"]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 IMAGE = "<|image_pad|>"
@@ -78,6 +78,11 @@ class Seen:
         return self._patches
 
 
+def blank() -> Vision:
+    """The smallest picture, one visual token."""
+    return Vision((np.zeros((28, 28, 3), np.uint8),), 28, 28)
+
+
 Picture = Seen | PIL.Image.Image
 """vLLM takes plain pictures alone."""
 
@@ -85,16 +90,20 @@ Picture = Seen | PIL.Image.Image
 class WindowProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers is untyped
     """What TRL asks of a processor: chats to text, texts and pictures to tensors, tokens to text."""
 
-    def __init__(self, folder: Path, profile: Profile, *, newline: bool = True) -> None:
+    def __init__(
+        self, folder: Path, profile: Profile, *, newline: bool = True, kept: Profile | None = None
+    ) -> None:
         """Read a checkpoint's tokenizer and preprocessing numbers.
 
         Args:
             folder: of the checkpoint.
             profile: the checkpoint's.
             newline: whether the line break behind a turn's end is part of what is learned.
+            kept: the profile that goes with the finished checkpoint, where training shows larger pictures.
         """
         self.tokenizer = Qwen2TokenizerFast.from_pretrained(folder, padding_side="left")
         self.profile = profile
+        self.kept = kept or profile
         self.preprocessor = Preprocessor.from_folder(folder)
         self.chat_template = None
         self.newline = newline
@@ -184,11 +193,27 @@ class WindowProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers is 
         types = torch.tensor(made["mm_token_type_ids"][0])
         return {"input_ids": ids, "labels": self._labels(ids), "mm_token_type_ids": types, **values}
 
+    def unseen(self) -> dict[str, Tensor]:
+        """A blank picture behind a row, of which nothing is learned and which no word of the row sees.
+
+        Batches without any picture end with it, so that all processes run the same parts of the model: those
+        that shard the tower wait in it for each other, and DDP wants a gradient for each of its weights.
+        """
+        made = self([[Seen(blank)]], [f"<|vision_start|>{IMAGE}<|vision_end|>"])
+        ids = torch.tensor(made["input_ids"][0])
+        return {
+            "input_ids": ids,
+            "labels": torch.full_like(ids, -100),
+            "mm_token_type_ids": torch.tensor(made["mm_token_type_ids"][0]),
+            "pixel_values": made["pixel_values"],
+            "image_grid_thw": made["image_grid_thw"],
+        }
+
     def save_pretrained(self, save_directory: str | Path, **_: object) -> list[str]:
         """Beside the weights: tokenizer, profile, preprocessing numbers; together a checkpoint."""
         folder = Path(save_directory)
         self.tokenizer.save_pretrained(folder)
-        save_profile(self.profile, folder)
+        save_profile(self.kept, folder)
         source = self._folder / PREPROCESSOR_FILE
         if source.is_file() and source.resolve() != (folder / PREPROCESSOR_FILE).resolve():
             shutil.copy(source, folder / PREPROCESSOR_FILE)

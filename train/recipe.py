@@ -6,6 +6,7 @@ egolive train sft nano-sft.yaml
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,7 +17,7 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 
-__all__ = ["Phase", "Recipe", "build", "load_recipe", "read_recipe"]
+__all__ = ["Phase", "Recipe", "build", "keep_settings", "load_recipe", "read_recipe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,8 @@ class Recipe:
     held_out: float = 0.03
     """Share of the episodes kept for checks while training."""
     seed: int = 0
+    report_to: list[str] = field(default_factory=list)
+    """Where to log beside the files in `out`: tensorboard, wandb, trackio, mlflow and others."""
     out: Path = field(default_factory=lambda: Path("runs/nano-sft"))
     """Where checkpoints, plots and the finished model go."""
 
@@ -93,6 +96,35 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no settings: a recipe is a mapping of keys to values")
     return raw, str(path)
+
+
+_FREE = ("out", "data", "seeds", "report_to", "save_every", "eval_every")
+"""Settings that may change while a run is under way."""
+
+
+def keep_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a run beside it: what is there already would be taken for a part of this run.
+
+    Args:
+        out: folder of the run.
+        settings: as JSON can hold them.
+
+    Raises:
+        ConfigError: the folder holds a run by other settings.
+    """
+    settings = {name: _decisive(value) for name, value in settings.items() if name not in _FREE}
+    told = out / "recipe.json"
+    begun = out.is_dir() and any(path.is_dir() for path in out.iterdir())
+    if begun and (not told.exists() or json.loads(told.read_text()) != settings):
+        raise ConfigError(f"{out} holds a run by other settings: give another folder (--out), or delete it")
+    out.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps(settings, indent=2))
+
+
+def _decisive(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: one for name, one in value.items() if name not in _FREE}
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {

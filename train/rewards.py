@@ -162,7 +162,7 @@ def trl_rewards(profile: Profile, *, shaped: float = 0.0) -> list[Reward]:
 
     They read these columns of the rows, one value each, and let all others be:
 
-    - `task`: "ground", "when", or another, of which the format alone counts;
+    - `task`: "ground", "when", another, of which the format alone counts, or None, to which none applies;
     - `think`: whether reasoning was asked for; no reasoning where the column is missing;
     - `box`: [x1, y1, x2, y2] in source pixels, None where the thing is absent ("ground");
     - `source_size`, and `seen_size` for the unit `pixels`: [width, height] ("ground");
@@ -176,7 +176,7 @@ def trl_rewards(profile: Profile, *, shaped: float = 0.0) -> list[Reward]:
     def format(completions: Sequence[Any], *, task: Sequence[Any], **columns: Any) -> list[float | None]:
         thinks = columns.get("think", [False] * len(task))
         return [
-            format_reward(_text(one), Question(kind, "it", bool(think)), profile)
+            None if kind is None else format_reward(_text(one), Question(kind, "it", bool(think)), profile)
             for one, kind, think in zip(completions, task, thinks, strict=True)
         ]
 

@@ -48,6 +48,8 @@ class Reader:
         messages = messages_of(row, shown, self.processor.profile)
         visions = [part for message in messages for part in message.parts if isinstance(part, Vision)]
         made = self.processor.learn(messages, [Seen(partial(_given, vision)) for vision in visions])
+        if not (made["labels"] != -100).any():
+            raise RowError(row.where, "no answer to learn from")
         if len(made["input_ids"]) > self.max_tokens:
             raise RowError(row.where, "longer than max_tokens", f"{len(made['input_ids'])} tokens")
         return made
@@ -76,26 +78,25 @@ def _examples(
     return {"row": rows}
 
 
-def collate_rows(examples: Sequence[dict[str, Any]], *, pad: int) -> Tensors:
+def collate_rows(examples: Sequence[dict[str, Any]], *, pad: int, unseen: Tensors) -> Tensors:
     """Rows padded on the right to one length, pictures one after the other.
-
-    A batch that has lost all its rows is one token from which nothing is learned, so that every device has
-    as many passes as the others.
 
     Args:
         examples: of `row_dataset`.
         pad: token that fills up.
+        unseen: of the processor; ends a batch without pictures, and is all of one that has lost its rows, so
+            that every device has the same passes through the same parts of the model as the others.
 
     Returns:
-        input_ids, labels, attention_mask and mm_token_type_ids (B, L); pixel_values and image_grid_thw where
-        there are pictures; left_out, how many rows were.
+        input_ids, labels, attention_mask and mm_token_type_ids (B, L); pixel_values and image_grid_thw;
+        left_out, how many rows were.
     """
     rows = [example["row"] for example in examples if example["row"] is not None]
     left_out = len(examples) - len(rows)
-    if not rows:
-        nothing = torch.tensor([pad])
-        rows = [
-            {"input_ids": nothing, "labels": torch.tensor([-100]), "mm_token_type_ids": torch.tensor([0])}
+    if not any("pixel_values" in row for row in rows):
+        first = rows[0] if rows else {}
+        rows[:1] = [
+            {name: torch.cat([first[name], more]) if name in first else more for name, more in unseen.items()}
         ]
     fills = {"input_ids": pad, "labels": -100, "mm_token_type_ids": 0}
     batch = {

@@ -13,7 +13,7 @@ from egolive.assistant.engine import Vision
 from egolive.assistant.media import load_picture, load_video
 from egolive.assistant.profiles import Profile
 from egolive.assistant.prompts import Message, make_vision, question_text, render_answer
-from egolive.streaming.errors import SourceError
+from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Interval
 from egolive.train.rows import Row, RowError
 
@@ -86,7 +86,7 @@ def show(row: Row, media: Path, profile: Profile, sampling: Sampling | None = No
             visions.append(make_vision(images, profile, kind="video"))
             length = row.stretch.duration if row.stretch else frames[-1].time
             window = window or Interval(0.0, length)
-    except SourceError as error:
+    except (SourceError, ConfigError) as error:
         raise RowError(row.where, "its picture or video cannot be read", str(error)) from error
     return Shown(tuple(visions), size or (1, 1), window)
 
@@ -153,9 +153,7 @@ def _frames(row: Row, path: Path, sampling: Sampling) -> list[Frame]:
             start=start,
             end=end,
         )
-    stretch = row.stretch or Interval(0.0, _CHUNK_SECONDS * len(sorted(path.glob("*.mp4"))))
-    if stretch.duration <= 0:
-        raise SourceError(f"{path}: holds no chunk; give a folder of 0000.mp4, 0001.mp4 and so on")
+    stretch = row.stretch or Interval(0.0, _chunked_seconds(path))
     wanted = min(max(round(stretch.duration * sampling.fps), sampling.min_frames), sampling.max_frames)
     times = [stretch.start + stretch.duration * (place + 0.5) / wanted for place in range(wanted)]
     frames = []
@@ -164,3 +162,11 @@ def _frames(row: Row, path: Path, sampling: Sampling) -> list[Frame]:
         found = load_video(path / f"{int(chunk):04d}.mp4", start=rest, nframes=1, min_frames=1)
         frames.append(Frame(found[0].image, time, index))
     return frames
+
+
+def _chunked_seconds(path: Path) -> float:
+    chunks = sorted(path.glob("*.mp4"))
+    if not chunks:
+        raise SourceError(f"{path}: holds no chunk; give a folder of 0000.mp4, 0001.mp4 and so on")
+    # The last one is shorter than the others.
+    return _CHUNK_SECONDS * (len(chunks) - 1) + load_video(chunks[-1], nframes=2)[-1].time

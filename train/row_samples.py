@@ -8,7 +8,7 @@ from pathlib import Path
 from egolive.assistant.answers import Question
 from egolive.assistant.engine import Vision
 from egolive.assistant.profiles import Profile
-from egolive.train.processor import Seen
+from egolive.train.processor import Seen, blank
 from egolive.train.row_files import RowMix
 from egolive.train.row_media import Sampling, Shown, show
 from egolive.train.rows import Row, RowError, Tally
@@ -32,12 +32,20 @@ def only_questions(mix: RowMix, tally: Tally) -> RowMix:
 class RowSamples:
     """The rows of a mix in their order, from the beginning again where they are used up.
 
-    A row whose picture or video turns out to be broken is reported and counted, and nothing takes its place:
-    its sample shows nothing and asks for nothing, so that all its completions earn the same.
+    A row whose picture or video turns out to be broken is reported and counted, and no other row takes its
+    place: its sample is a blank picture to which no reward applies.
     """
 
     def __init__(
-        self, mix: RowMix, media: Path, profile: Profile, sampling: Sampling, *, count: int, think: bool
+        self,
+        mix: RowMix,
+        media: Path,
+        profile: Profile,
+        sampling: Sampling,
+        *,
+        count: int,
+        think: bool,
+        checked: Tally | None = None,
     ) -> None:
         """Take what to ask about.
 
@@ -48,6 +56,7 @@ class RowSamples:
             sampling: frames of a video.
             count: samples in all.
             think: ask for reasoning, where the profile knows how.
+            checked: the rows that were left out before training.
         """
         self.mix = mix
         self.media = media
@@ -56,6 +65,9 @@ class RowSamples:
         self.count = count
         self.think = think and profile.think_prompts is not None
         self.tally = Tally()
+        self.checked = checked or Tally()
+        self.broken: set[str] = set()
+        """Where the rows stand that turned out to be broken."""
 
     def __len__(self) -> int:
         return self.count
@@ -67,8 +79,10 @@ class RowSamples:
         try:
             shown = self._show(row)
         except RowError as error:
-            self.tally.add(error)
-            return Sample(Question("ask", "Say nothing."), None, (1, 1))
+            if row.where not in self.broken:
+                self.broken.add(row.where)
+                self.tally.add(error)
+            return Sample(question, Seen(blank), (1, 1), broken=True)
         return Sample(
             Question(question.task, question.phrase, self.think),
             Seen(partial(_first, row, self.media, self.profile, self.sampling), shown.visions[0]),
@@ -76,6 +90,7 @@ class RowSamples:
             box=row.box,
             interval=row.interval,
             duration=shown.window.duration if shown.window else 0.0,
+            seen_size=shown.seen_size,
         )
 
     def _show(self, row: Row) -> Shown:

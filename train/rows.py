@@ -148,9 +148,12 @@ def _conversation(values: Mapping[str, Any], where: str) -> Row:
         text = said["value"] if "value" in said else said["content"]
         if role is None or not isinstance(text, str):
             raise RowError(where, "a turn without its speaker (human or gpt) or its words")
-        turns.append(Turn(role, text))
-    if not turns or turns[-1].role != "assistant" or not turns[-1].text.strip():
+        # With its header an answer's leading line break would become one token, and go unlearned.
+        turns.append(Turn(role, text.strip() if role == "assistant" else text))
+    if not turns or turns[-1].role != "assistant" or not turns[-1].text:
         raise RowError(where, "the conversation does not end with an answer")
+    if not any(turn.role == "user" for turn in turns):
+        raise RowError(where, "the conversation has no question")
     image: Any = values.get("image")
     video: Any = values.get("video")
     # Multiple-choice rows of EgoExoLearn name their video inside the image.

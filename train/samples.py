@@ -29,7 +29,7 @@ from egolive.train.simdata import Clip, SimulatedData
 from egolive.train.tower import STEPS
 from egolive.train.trainer_recipe import SimulatorShares
 
-__all__ = ["Sample", "Samples", "SimulatedSamples", "trl_dataset"]
+__all__ = ["Recent", "Sample", "Samples", "SimulatedSamples", "trl_dataset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,7 @@ class Sample:
     """One question, what it is asked of, and its true answer."""
 
     question: Question
-    seen: Seen | None
-    """None for a row that turned out to be broken: nothing is earned by it."""
+    seen: Seen
     source_size: Size
     """Width and height that the true box is in."""
     box: Box | None = None
@@ -46,6 +45,10 @@ class Sample:
     """Seconds from the start of the clip."""
     duration: float = 0.0
     """Seconds of the clip; 0 for a picture."""
+    seen_size: Size | None = None
+    """Width and height at which the model sees it, for profiles that count pixels."""
+    broken: bool = False
+    """Stands for a row that cannot be read: no reward applies to it, so nothing is learned from it."""
 
 
 class Samples(Protocol):
@@ -147,6 +150,26 @@ class SimulatedSamples:
         return Question(asked.question.task, asked.question.phrase, self.think)
 
 
+class Recent:
+    """Keeps the samples that were asked for last: TRL asks for all of a step again in each of its passes."""
+
+    def __init__(self, samples: Samples, keep: int) -> None:
+        """Take the samples, and how many of them to keep."""
+        self.samples = samples
+        self.keep = keep
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> Sample:
+        found = self._kept.pop(number, None) or self.samples[number]
+        self._kept[number] = found
+        if len(self._kept) > self.keep:
+            del self._kept[next(iter(self._kept))]
+        return found
+
+
 def trl_dataset(samples: Samples, profile: Profile, *, plain: bool = False) -> Dataset:
     """The samples in the columns that TRL and `egolive.train.rewards` read, made as they are asked for.
 
@@ -172,16 +195,16 @@ def _columns(
 def _row(sample: Sample, profile: Profile, plain: bool) -> dict[str, Any]:
     clip = Interval(0.0, sample.duration) if sample.duration else None
     text = {"type": "text", "text": question_text(profile, sample.question, clip)}
-    shown = _plain(sample.seen) if plain and sample.seen else sample.seen
-    pictures = [{"type": "image", "image": shown}] if shown else []
-    content = [text, *pictures] if profile.paper_prompt else [*pictures, text]
+    picture = {"type": "image", "image": _plain(sample.seen) if plain else sample.seen}
+    content = [text, picture] if profile.paper_prompt else [picture, text]
     box, interval = sample.box, sample.interval
     return {
         "prompt": [{"role": "user", "content": content}],
-        "task": sample.question.task,
+        "task": None if sample.broken else sample.question.task,
         "think": sample.question.think,
         "box": [box.x1, box.y1, box.x2, box.y2] if box else None,
         "source_size": list(sample.source_size),
+        "seen_size": list(sample.seen_size) if sample.seen_size else None,
         "interval": [interval.start, interval.end] if interval else None,
         "duration": sample.duration,
     }

@@ -29,20 +29,22 @@ from egolive.streaming.frames import Interval
 from egolive.train.answer_batches import AnswerBatches, encode_clips
 from egolive.train.answering import answer_check, answer_loss
 from egolive.train.card import write_card
+from egolive.train.finish import upload
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.plots import plot_history
 from egolive.train.pointing import watched
 from egolive.train.processes import part_of, together
 from egolive.train.reading import ReadingHeads
-from egolive.train.recipe import Recipe, load_recipe, read_recipe
+from egolive.train.recipe import Recipe, keep_settings, load_recipe, read_recipe
 from egolive.train.sft_checkpoint import run_checkpoint_sft
 from egolive.train.simdata import SimulatedData, load_simulated
 from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
-from egolive.train.simulator.write import simulate
+from egolive.train.simulator.write import LOOK, simulate
 from egolive.train.tokenizer import build_tokenizer
 from egolive.train.tower import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
 from egolive.train.trainer_recipe import CheckpointRecipe, load_trainer_recipe
+from egolive.train.trainers import check_loggers
 from egolive.train.whiten import fold, whitening
 
 __all__ = ["run_recipe", "sft"]
@@ -65,29 +67,39 @@ def sft(
         recipe: a YAML file, or the name of a recipe that comes with the package.
         threads: CPU threads; small models are fastest with 1.
         out: where to write, in place of the recipe's folder.
-        push_to_hub: also upload a checkpoint that was trained on rows under this hub id.
+        push_to_hub: also upload the finished model under this hub id.
     """
     torch.set_num_threads(threads)
+    command = f"egolive train sft {recipe}"
     if read_recipe(recipe)[0].get("base", NEW_NANO) == NEW_NANO:
         nano = load_recipe(recipe)
-        run_recipe(nano, out or nano.out)
+        run_recipe(nano, out or nano.out, command=command, push_to_hub=push_to_hub)
         return
     settings = load_trainer_recipe(recipe, CheckpointRecipe)
-    command = f"egolive train sft {recipe}"
     run_checkpoint_sft(settings, out or settings.out, command=command, push_to_hub=push_to_hub)
 
 
-def run_recipe(recipe: Recipe, out: Path) -> Path:
-    """Run all of a recipe; returns the folder of the finished model."""
+def run_recipe(
+    recipe: Recipe, out: Path, *, command: str = "egolive train sft nano-sft", push_to_hub: str = ""
+) -> Path:
+    """Run all of a recipe; returns the folder of the finished model.
+
+    Raises:
+        ConfigError: steps that cannot be cut over the processes, a logger that is not there, or a folder
+            that holds a run by other settings or on other data.
+    """
     if recipe.base != NEW_NANO:
         raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
     for rows in (recipe.tower.batch, recipe.answers.batch, recipe.windows):
         part_of(rows)
+    check_loggers(recipe.report_to)
     install_rope_override()
     processes = together()
     if processes.is_main_process:
         simulate(recipe.data, episodes=recipe.episodes, split="train", seed=recipe.seed, fps=2.0)
         load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+        # A tower and tokens of other settings would be taken for this run's.
+        keep_settings(out, plain(recipe) | {"look": LOOK})
     processes.wait_for_everyone()
     data = SimulatedData(load_simulated(recipe.data, height=HEIGHT, width=WIDTH).clips[: recipe.episodes])
     train, held_out = data.split(recipe.held_out)
@@ -114,12 +126,14 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
             "vocabulary": model.config.text_config.vocab_size,
             "episodes": len(data.clips),
             "frames": frames,
-            "command": "egolive train sft nano-sft",
+            "command": command,
             "hours": seconds_spent(out) / 3600,
             "device": f"{processes.num_processes} x {kind}",
             "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
         },
     )
+    if push_to_hub:
+        upload(finished, push_to_hub)
     return finished
 
 
@@ -156,6 +170,7 @@ def train_tower(
         check=tower_check(tower, held_out),
         out=out,
         seed=recipe.seed,
+        report_to=recipe.report_to,
     )
     even_out(tower, train)
     processes = together()
@@ -218,6 +233,7 @@ def train_answers(
             check=answer_check(model, batches(held_out, 16, 16, recipe.seed + 1, 0)),
             out=out / "answers",
             seed=recipe.seed,
+            report_to=recipe.report_to,
         )
     del model.reading
     if processes.is_main_process:

@@ -29,8 +29,8 @@ from egolive.train.trainer_recipe import CheckpointRecipe
 from egolive.train.trainers import (
     Loaded,
     PartTrainer,
-    accumulation,
     common_arguments,
+    keep_adapters_float32,
     load_for_training,
     lora_config,
 )
@@ -109,10 +109,9 @@ def trainer_for(recipe: CheckpointRecipe, loaded: Loaded, rows: Dataset, out: Pa
         ConfigError: a batch that cannot be cut evenly over the devices.
     """
     settings = SFTConfig(
-        **common_arguments(recipe, out),
+        **common_arguments(recipe, out, rows=recipe.batch),
         num_train_epochs=recipe.epochs,
         max_steps=recipe.steps or -1,
-        gradient_accumulation_steps=accumulation(recipe.batch, recipe.per_device),
         # Long rows are left out by us; nothing may cut one.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -122,9 +121,12 @@ def trainer_for(recipe: CheckpointRecipe, loaded: Loaded, rows: Dataset, out: Pa
         model=loaded.model,
         args=settings,
         train_dataset=rows,
-        data_collator=partial(collate_rows, pad=loaded.processor.tokenizer.pad_token_id),
+        data_collator=partial(
+            collate_rows, pad=loaded.processor.tokenizer.pad_token_id, unseen=loaded.processor.unseen()
+        ),
         processing_class=loaded.processor,
         peft_config=lora_config(recipe),
     )
     trainer.rates = recipe.rates
+    keep_adapters_float32(trainer.model)
     return trainer

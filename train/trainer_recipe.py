@@ -83,6 +83,10 @@ class Shared:
     """Frames of a video in the rows, at most."""
     fps: float = 1.0
     """Frames a second of it, where that gives no more than `frames`."""
+    image_pixels: int = 0
+    """Most pixels of a picture while training; 0: the profile's, as live."""
+    video_pixels: int = 0
+    """Most pixels of a frame of a video while training; 0: the profile's, as live."""
     profile: str = ""
     """A built-in profile by name; empty: the checkpoint's own."""
     lora: Lora | None = None
@@ -92,7 +96,7 @@ class Shared:
     """Share of the steps over which the learning rate rises."""
     weight_decay: float = 0.0
     per_device: int = 1
-    """Rows that go through a device at once; the rest of a batch is accumulated."""
+    """Rows that go through a device at once, at most; the rest of a batch is accumulated."""
     checkpointing: bool = True
     """Compute activations again in the backward pass, to save memory."""
     bf16: bool = True

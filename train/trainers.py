@@ -5,7 +5,8 @@ The loops are transformers' and TRL's own; multi-GPU training is accelerate's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,25 @@ import torch
 from peft import LoraConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, Qwen2VLForConditionalGeneration, Trainer
+from transformers.integrations import get_available_reporting_integrations
 
 from egolive.assistant.checkpoint import inspect_checkpoint, resolve_model
 from egolive.assistant.positions import install_rope_override
 from egolive.assistant.profiles import PROFILES, Profile, load_profile
 from egolive.streaming.errors import ConfigError
-from egolive.train.processes import processes
+from egolive.train.processes import part_of, processes, together
 from egolive.train.processor import WindowProcessor
 from egolive.train.trainer_recipe import Rates, Shared
 
-__all__ = ["Loaded", "PartTrainer", "accumulation", "common_arguments", "load_for_training", "lora_config"]
+__all__ = [
+    "Loaded",
+    "PartTrainer",
+    "check_loggers",
+    "common_arguments",
+    "keep_adapters_float32",
+    "load_for_training",
+    "lora_config",
+]
 
 TEXT_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -45,14 +55,27 @@ def load_for_training(recipe: Shared) -> Loaded:
 
     Raises:
         EngineError: the checkpoint is missing or damaged.
-        ConfigError: no such profile.
+        ConfigError: no such profile or logger, or several GPUs for one process.
     """
+    # Each process has to know its GPU before weights are read: 4 bits are made where they are used.
+    together()
+    if processes() == 1 and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"one process cannot use {torch.cuda.device_count()} GPUs: start with accelerate launch, as the "
+            "recipe says, or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
+    check_loggers(recipe.report_to)
     install_rope_override()
     folder = resolve_model(recipe.base)
     inspect_checkpoint(folder)
     if recipe.profile and recipe.profile not in PROFILES:
         raise ConfigError(f"profile is one of {', '.join(PROFILES)}, got {recipe.profile!r}")
-    profile = PROFILES[recipe.profile] if recipe.profile else load_profile(folder)
+    kept = PROFILES[recipe.profile] if recipe.profile else load_profile(folder)
+    profile = replace(
+        kept,
+        image_pixels=_budget(kept.image_pixels, recipe.image_pixels),
+        video_pixels=_budget(kept.video_pixels, recipe.video_pixels),
+    )
     model = Qwen2VLForConditionalGeneration.from_pretrained(
         folder,
         dtype=torch.bfloat16 if recipe.lora and torch.cuda.is_available() else torch.float32,
@@ -66,7 +89,22 @@ def load_for_training(recipe: Shared) -> Loaded:
     if recipe.lora is None:
         for name, weights in model.named_parameters():
             weights.requires_grad_(rate_of(name, recipe.rates) > 0)
-    return Loaded(model, WindowProcessor(folder, profile), profile, folder)
+    return Loaded(model, WindowProcessor(folder, profile, kept=kept), profile, folder)
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """See that what `report_to` names is there, before anything long begins.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    absent = set(names) - {"all", "none", *get_available_reporting_integrations()}
+    for name in sorted(absent):
+        raise ConfigError(f"report_to names {name}, which is not installed: pip install {name}")
+
+
+def _budget(usual: tuple[int, int], most: int) -> tuple[int, int]:
+    return (min(usual[0], most), most) if most else usual
 
 
 def _nf4(recipe: Shared) -> BitsAndBytesConfig | None:
@@ -80,6 +118,13 @@ def _nf4(recipe: Shared) -> BitsAndBytesConfig | None:
         # The tower is found only by its full name, and does not bear 4 bits.
         llm_int8_skip_modules=["model.visual", "lm_head"],
     )
+
+
+def keep_adapters_float32(model: nn.Module) -> None:
+    """TRL makes adapters over 4-bit weights bfloat16, in which small steps are lost."""
+    for weights in model.parameters():
+        if weights.requires_grad:
+            weights.data = weights.data.float()
 
 
 def lora_config(recipe: Shared) -> LoraConfig | None:
@@ -102,27 +147,24 @@ def rate_of(name: str, rates: Rates) -> float:
     return rates.tower if "visual." in name else rates.text
 
 
-def accumulation(rows: int, per_device: int) -> int:
-    """Passes that make up a batch of `rows` over all processes.
+def common_arguments(recipe: Shared, out: Path, *, rows: int) -> dict[str, Any]:
+    """Arguments that both of TRL's configurations take.
+
+    Args:
+        recipe: the settings.
+        out: folder of the run.
+        rows: in a step, over all devices.
 
     Raises:
-        ConfigError: they do not come out even.
+        ConfigError: they cannot be cut evenly over the devices.
     """
-    count = processes()
-    if rows % (per_device * count):
-        raise ConfigError(
-            f"a step of {rows} rows cannot be cut into {per_device} rows on each of {count} devices: "
-            "change per_device, or the size of the step"
-        )
-    return rows // (per_device * count)
-
-
-def common_arguments(recipe: Shared, out: Path) -> dict[str, Any]:
-    """Arguments that both of TRL's configurations take."""
     on_gpu = torch.cuda.is_available()
+    share = part_of(rows)
+    per_device = max(size for size in range(1, min(recipe.per_device, share) + 1) if share % size == 0)
     return {
         "output_dir": str(out),
-        "per_device_train_batch_size": recipe.per_device,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": share // per_device,
         "learning_rate": recipe.rates.text,
         "lr_scheduler_type": recipe.schedule,
         "warmup_steps": recipe.warmup,
