@@ -260,6 +260,9 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
     assert resumed.state.global_step == whole.state.global_step == 3
     steps = [record["step"] for record in resumed.state.log_history if "reward" in record]
     assert steps == [1, 2, 3]
+    seconds = [record["seconds"] for record in resumed.state.log_history]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
     for name, weight in whole.model.named_parameters():
         assert torch.allclose(resumed.model.get_parameter(name), weight, atol=1e-5), name
     assert {path.suffix for path in recipe.out.glob("checkpoint-3/model*")} == {".safetensors"}
@@ -275,16 +278,14 @@ def test_what_is_left_at_the_end_is_a_checkpoint_with_its_log_plots_and_card(
     trainer = trainer_for(recipe, loaded, Mixed(2), tmp_path)
     trainer.train()
     notes = resumed("runs/x/checkpoint-1")
-    folder = finish(
-        trainer, loaded, recipe, tmp_path, command="egolive train grpo x", seconds=36, notes=notes
-    )
+    folder = finish(trainer, loaded, recipe, tmp_path, command="egolive train grpo x", notes=notes)
     again = load_for_training(grpo_recipe(folder, tmp_path / "next"))
     assert again.profile == PROFILE
     for name, weight in trainer.model.named_parameters():
         assert torch.equal(again.model.get_parameter(name), weight), name
     card = (folder / "README.md").read_text()
     assert "trained further by GRPO" in card
-    assert "Interrupted; time and rows left out are those since checkpoint-1" in card
+    assert "Interrupted; rows left out are those since checkpoint-1" in card
     assert "beta: 0.04" in card
     assert not list(folder.glob("*.bin"))
     assert json.loads((tmp_path / "history.json").read_text())
@@ -484,3 +485,13 @@ def test_an_upload_that_fails_leaves_the_model_and_says_what_to_do(
     monkeypatch.setattr(HfApi, "create_repo", offline)
     with pytest.raises(DataError, match=r"was not uploaded to 'me/model' \(no network\)"):
         upload(tmp_path, "me/model")
+
+
+def test_grpo_under_fsdp_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = grpo_recipe(checkpoint, tmp_path)
+    loaded = load_for_training(recipe)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="start it with accelerate_zero3"):
+        trainer_for(recipe, loaded, Mixed(2), tmp_path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from egolive.streaming.errors import ConfigError
+from egolive.train import recipe
 from egolive.train.trainer_recipe import (
     CheckpointRecipe,
     GrpoRecipe,
@@ -55,3 +57,9 @@ def test_the_recipes_for_egothinker_are_whole() -> None:
     assert small.simulator is not None
     # One batch of completions is one pass.
     assert small.per_device == small.prompts * small.generations
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fsdp", "FSDP"), ("zero3", "DEEPSPEED")])
+def test_accelerate_reads_the_files_for_several_gpus(name: str, kind: str) -> None:
+    path = Path(recipe.__file__).parent / "recipes" / f"accelerate_{name}.yaml"
+    assert load_config_from_file(str(path)).distributed_type == kind

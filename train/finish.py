@@ -18,6 +18,7 @@ from transformers import Qwen2VLForConditionalGeneration, Trainer
 from egolive.assistant.profiles import NANO
 from egolive.streaming.errors import DataError
 from egolive.train.card import write_tuned_card
+from egolive.train.clock import seconds_of
 from egolive.train.plots import plot_curves
 from egolive.train.trainer_recipe import GrpoRecipe, Shared
 from egolive.train.trainers import Loaded
@@ -41,7 +42,6 @@ def finish(
     out: Path,
     *,
     command: str,
-    seconds: float,
     hub: str = "",
     notes: tuple[str, ...] = (),
 ) -> Path:
@@ -53,7 +53,6 @@ def finish(
         recipe: by which settings.
         out: the run's folder.
         command: that started it.
-        seconds: that it took in this process.
         hub: id to upload the model to, or empty.
         notes: further lines for the card.
 
@@ -83,7 +82,7 @@ def finish(
             "kind": simulated(loaded),
             "steps": trainer.state.global_step,
             "command": command,
-            "hours": seconds / 3600,
+            "hours": seconds_of(history) / 3600,
             "device": f"{trainer.args.world_size} x {device}",
             "notes": "".join(f"- {line}\n" for line in notes),
             "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
@@ -113,9 +112,9 @@ def upload(folder: Path, hub: str) -> None:
 
 
 def resumed(checkpoint: str | None) -> tuple[str, ...]:
-    """A line for the card of a run that went on from a checkpoint: what was before is not known."""
+    """A line for the card of a run that went on from a checkpoint: what was left out before is not known."""
     since = Path(checkpoint or "").name
-    return (f"Interrupted; time and rows left out are those since {since}",) if checkpoint else ()
+    return (f"Interrupted; rows left out are those since {since}",) if checkpoint else ()
 
 
 def merge(loaded: Loaded, adapters: Path, folder: Path) -> None:

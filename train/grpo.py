@@ -10,7 +10,7 @@ log, its plots and its card end up in the recipe's output folder.
 from __future__ import annotations
 
 import logging
-import time
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import ConfigError, DataError
 from egolive.train.finish import finish, resumed
 from egolive.train.loop import last_checkpoint
 from egolive.train.processes import together
@@ -72,7 +72,6 @@ def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = 
     loaded = load_for_training(recipe)
     samples = samples_for(recipe, loaded)
     trainer = trainer_for(recipe, loaded, samples, out)
-    began = time.monotonic()
     newest = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=newest)
     return finish(
@@ -81,7 +80,6 @@ def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = 
         recipe,
         out,
         command=command,
-        seconds=time.monotonic() - began,
         hub=push_to_hub,
         notes=(*left_out(samples), *resumed(newest)),
     )
@@ -142,8 +140,11 @@ def trainer_for(recipe: GrpoRecipe, loaded: Loaded, samples: Samples, out: Path)
     """TRL's trainer for a recipe; every copy of a picture is encoded once.
 
     Raises:
-        ConfigError: a step that cannot be cut evenly over the devices.
+        ConfigError: a step that cannot be cut evenly over the devices, or FSDP.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not recipe.vllm:
+        # Each process would stop sampling at its own last token, and wait in vain for the others' weights.
+        raise ConfigError("GRPO cannot sample under FSDP: start it with accelerate_zero3.yaml")
     settings = GRPOConfig(
         **common_arguments(recipe, out, rows=recipe.prompts * recipe.generations),
         max_steps=recipe.steps * recipe.updates,

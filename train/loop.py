@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from egolive.train.clock import Clock
 from egolive.train.processes import processes, together
 from egolive.train.recipe import Phase
 
@@ -98,12 +99,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         total = torch.stack([value.float() for value in parts.values()]).sum()
         return (total, None) if return_outputs else total
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._clock = Clock()
+        return super().train(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             means = {f"loss_{name}": sum(v) / len(v) for name, v in self._parts.items() if v}
             logs = {**logs, **{name: round(value, 4) for name, value in means.items()}}
             self._parts.clear()
-        super().log(logs, start_time)
+        super().log(self._clock.stamp(logs, self.state.log_history), start_time)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # save_pretrained writes other names than the model's own, and the Trainer passes over names that it

@@ -29,6 +29,7 @@ from egolive.streaming.frames import Interval
 from egolive.train.answer_batches import AnswerBatches, encode_clips
 from egolive.train.answering import answer_check, answer_loss
 from egolive.train.card import write_card
+from egolive.train.clock import seconds_of
 from egolive.train.finish import upload
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
@@ -144,9 +145,9 @@ def plain(recipe: Recipe) -> dict[str, object]:
 
 
 def seconds_spent(out: Path) -> float:
-    """Seconds of training of both phases, interruptions left out as far as the logs know them."""
+    """Seconds of training of both phases, interruptions left out."""
     logs = [json.loads(path.read_text()) for path in out.glob("*/history.json")]
-    return float(sum(record.get("train_runtime", 0.0) for log in logs for record in log))
+    return sum(seconds_of(log) for log in logs)
 
 
 def train_tower(

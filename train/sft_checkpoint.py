@@ -8,7 +8,6 @@ The collator is ours, since TRL's knows no windows; the loop, the loss, adapters
 from __future__ import annotations
 
 import logging
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ def run_checkpoint_sft(recipe: CheckpointRecipe, out: Path, *, command: str, pus
     loaded = load_for_training(recipe)
     tally = Tally()
     trainer = trainer_for(recipe, loaded, rows_of(recipe, loaded, tally), out)
-    began = time.monotonic()
     newest = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=newest)
     return finish(
@@ -54,7 +52,6 @@ def run_checkpoint_sft(recipe: CheckpointRecipe, out: Path, *, command: str, pus
         recipe,
         out,
         command=command,
-        seconds=time.monotonic() - began,
         hub=push_to_hub,
         notes=(f"Rows: {tally}", f"Rows left out while training: {trainer.left_out}", *resumed(newest)),
     )

@@ -20,6 +20,7 @@ from egolive.assistant.checkpoint import inspect_checkpoint, resolve_model
 from egolive.assistant.positions import install_rope_override
 from egolive.assistant.profiles import PROFILES, Profile, load_profile
 from egolive.streaming.errors import ConfigError
+from egolive.train.clock import Clock
 from egolive.train.processes import part_of, processes, together
 from egolive.train.processor import WindowProcessor
 from egolive.train.trainer_recipe import Rates, Shared
@@ -191,6 +192,15 @@ class PartTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     rates: Rates
     optimizer: torch.optim.Optimizer | None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's, with a clock."""
+        self._clock = Clock()
+        return super().train(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The trainer's, with the seconds so far."""
+        super().log(self._clock.stamp(logs, self.state.log_history), start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One group of weights for each rate, with and without weight decay."""
