@@ -12,9 +12,8 @@ from textwrap import shorten
 import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
@@ -141,7 +140,8 @@ def _elements(path: Path) -> int:
 def _from_hub(model: str) -> Path:
     """A hub model's folder: what is complete in the cache needs no network."""
     try:
-        cached = Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+        # With the same patterns: files that are never fetched would make it incomplete.
+        cached = Path(huggingface_hub.snapshot_download(model, allow_patterns=_FILES, local_files_only=True))
         inspect_checkpoint(cached)
     except (LocalEntryNotFoundError, EngineError):
         pass
@@ -158,7 +158,9 @@ def _from_hub(model: str) -> Path:
         raise EngineError(
             f"there is no folder {model}, and the hub has no such model or it is private (`hf auth login`)"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except HFValidationError as error:
+        raise EngineError(f"{model!r} is no hub id ({_one_line(error)})") from error
+    except Exception as error:  # what breaks on the way comes from the hub's own HTTP library
         raise EngineError(
             f"{model} is not in the local cache and the hub cannot be reached: connect, or download it "
             f"elsewhere and give its folder, or use --model {BUNDLED} ({_one_line(error)})"

@@ -31,18 +31,22 @@ class _Model:
     rest: float
     """Embedding, output layer and vision tower, which stay in 16 bits."""
     cache_bytes: int
+    head: float
+    """Weights of the output layer, of which a model that is not quantised has a copy in 32 bits."""
 
 
 # Counted from the configurations of Qwen2-VL-7B and -2B (the 2B shares embedding and output layer).
 _MODELS = (
-    _Model("EgoThinker 7B", 6.53e9, 1.76e9, 57_344),
-    _Model("Qwen2-VL 2B", 1.31e9, 0.90e9, 28_672),
+    _Model("EgoThinker 7B", 6.53e9, 1.76e9, 57_344, 545e6),
+    _Model("Qwen2-VL 2B", 1.31e9, 0.90e9, 28_672, 233e6),
 )
 _PRECISIONS = {"bf16": 2.0, "int8": 1.02, "nf4": 0.53, "int4": 0.56}
 """Bytes of one weight of a text layer, scales included."""
 _CACHE_TOKENS = 4096
 _WORK_BYTES = 0.8 * GB
 """Activations, preprocessing and the accelerator's own context."""
+_SPARE = 1.1
+"""Free memory that loading asks for, in sizes of the weights."""
 _SYSTEM_BYTES = 1.5 * GB
 """Of a Jetson's memory, which CPU and GPU share, what the system keeps."""
 _NANO_BYTES = 0.5 * GB
@@ -69,9 +73,11 @@ class Finding:
 def engine_needs() -> list[Need]:
     """Memory need of each engine, the largest first: weights, a cache of 4,096 tokens and working memory."""
     needs = [
-        Need(model.name, precision, round(model.linear * width + model.rest * 2 + overhead))
+        Need(model.name, precision, round(max(weights + overhead, weights * _SPARE)))
         for model in _MODELS
         for precision, width in _PRECISIONS.items()
+        for copy in (model.head * 4 if precision == "bf16" else 0.0,)
+        for weights in (model.linear * width + model.rest * 2 + copy,)
         for overhead in (model.cache_bytes * _CACHE_TOKENS + _WORK_BYTES,)
     ]
     return [*needs, Need("nano", "fp32", round(_NANO_BYTES))]
@@ -89,7 +95,7 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
     memory = cast(dict[str, int], here["memory"])
     found = []
     if not here["gpus"]:
-        mend = "the bundled nano model runs on the processor; EgoThinker-7B wants a CUDA device with 18 GB"
+        mend = "the bundled nano model runs on the processor; EgoThinker-7B wants a CUDA device with 22 GB"
         if Path("/proc/driver/nvidia/version").exists():
             mend = "an NVIDIA driver is here: install torch's CUDA build, or check it with nvidia-smi"
         found.append(Finding("no accelerator that torch can use", mend))

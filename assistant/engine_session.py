@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from inspect import GEN_RUNNING, getgeneratorstate
 from types import TracebackType
 
 import torch
@@ -149,9 +150,13 @@ class Session:
         self.drafts.clear()
 
     def close(self) -> None:
-        """Free the session; it cannot be used afterwards."""
-        self.forget()
+        """Free the session; it cannot be used afterwards.
+
+        Where another thread hangs inside of it, what that thread uses is left to it.
+        """
         self._closed = True
+        if self._running is None or getgeneratorstate(self._running) != GEN_RUNNING:
+            self.forget()
 
     def __enter__(self) -> Session:
         return self

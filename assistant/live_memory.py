@@ -83,12 +83,12 @@ class LiveMemory:
         The stream goes on as behind a gap. Files that other sinks write are not touched.
         """
         now = self._source.time if self._source else 0.0
-        gone = self._rememberer.forget(seconds, now)
+        # First what needs no file: it is done even if the file cannot be written.
         if self._assistant is not None:
             self._assistant.forget_soon()
         if self._source is not None:
             self._source.cut()
-        return gone
+        return self._rememberer.forget(seconds, now)
 
     def take(self, line: str, tell: Callable[[str], object]) -> bool:
         """Serve a line of the wearer; False where it is none for the memory.
@@ -102,8 +102,11 @@ class LiveMemory:
             if not seconds:
                 tell('nothing was forgotten: say how much, as in "forget the last 5 minutes"')
                 return True
-            gone = self.forget(seconds)
-            tell(f"forgot {gone} moments of the last {seconds:g} s, and all frames before now")
+            try:
+                gone = self.forget(seconds)
+                tell(f"forgot {gone} moments of the last {seconds:g} s, and all frames before now")
+            except EgoliveError as error:
+                tell(f"{error}; all frames before now are forgotten")
             return True
         if not re.match(r"\s*where\b", line, re.IGNORECASE):
             return False

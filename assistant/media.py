@@ -28,6 +28,7 @@ from egolive.streaming.frames import Frame, Image, Slice, Window
 from egolive.streaming.opening import open_source
 from egolive.streaming.picture import RgbConverter
 from egolive.streaming.sampling import Sampler
+from egolive.streaming.source import Source
 
 __all__ = ["Picture", "Video", "is_video", "load_picture", "load_video", "window_of"]
 
@@ -50,6 +51,8 @@ _VIDEO_SUFFIXES = (
     ".wmv",
     ".ogv",
 )
+_KEPT = 8
+"""Frames that are held for each one that is wanted, where they cannot be chosen beforehand."""
 _DOWNLOAD_BYTES = 64 * 1024**2
 _DOWNLOAD_SECONDS = 20.0
 _SEEK_SECONDS = 5.0
@@ -149,12 +152,39 @@ def load_video(
             chosen = wanted[_spread(wanted, fps, nframes, min_frames, max_frames)]
             return list(_pick(_local(text), name, stamps[0], chosen))
         # No time stamps to choose from beforehand: thin it while it is read.
-        sampler = Sampler(fps, opened.fps)
-        frames = [frame for frame in opened if nframes is not None or sampler.push(frame)[0] is not None]
-    times = np.array([frame.time for frame in frames])
-    inside = _within(times, start, end, name)
-    kept = [frame for frame in frames if inside[0] <= frame.time <= inside[-1]]
-    return [kept[index] for index in _spread(inside, fps, nframes, min_frames, max_frames)]
+        kept, last = _thinned(opened, fps, nframes, start, end, most=_KEPT * (nframes or max_frames))
+    if not kept:
+        raise SourceError(
+            f"{name}: no picture from {start or 0:g} s on; it is {last:.1f} s long, choose a stretch in it"
+        )
+    times = np.array([frame.time for frame in kept])
+    return [kept[index] for index in _spread(times, fps, nframes, min_frames, max_frames)]
+
+
+def _thinned(
+    opened: Source, fps: float, nframes: int | None, start: float | None, end: float | None, *, most: int
+) -> tuple[list[Frame], float]:
+    """Frames of a stretch at most so often, every second one let go whenever there are too many to hold.
+
+    Returns:
+        The frames, and the time of the last one that was read.
+    """
+    sampler = Sampler(fps, opened.fps)
+    kept: list[Frame] = []
+    every, count, last = 1, 0, 0.0
+    for frame in opened:
+        last = frame.time
+        if end is not None and last > end:
+            break
+        wanted = nframes is not None or sampler.push(frame)[0] is not None
+        if last < (start or 0.0) or not wanted:
+            continue
+        if count % every == 0:
+            kept.append(frame)
+            if len(kept) > most:
+                kept, every = kept[::2], 2 * every
+        count += 1
+    return kept, last
 
 
 def window_of(frames: Sequence[Frame]) -> Window:
@@ -183,11 +213,23 @@ def _check(
 
 def _rgb(opened: PillowImage.Image) -> Image:
     upright = ImageOps.exif_transpose(opened)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        return _grey(upright)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         layered = upright.convert("RGBA")
         upright = PillowImage.new("RGBA", layered.size, (255, 255, 255, 255))
         upright.alpha_composite(layered)
     return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _grey(picture: PillowImage.Image) -> Image:
+    """A picture of more than 8 bits a pixel; Pillow's own conversion cuts off all that is above 255."""
+    values = np.asarray(picture, dtype=np.float64)
+    least = 65_535 if picture.mode.startswith("I;16") else 1 if picture.mode == "F" else 255
+    most = float(values.max(initial=0.0))
+    white = next(limit for limit in (least, 255, 65_535, most) if max(least, most) <= limit)
+    grey = np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:

@@ -8,6 +8,7 @@ finds "cup", "mug" does not.
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import threading
@@ -21,6 +22,8 @@ from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Box
 
 __all__ = ["Kind", "Limits", "Memory", "Moment"]
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["intent", "next", "take", "held", "put", "seen"]
 """held: the last picture before something was put down; put: the first one after."""
@@ -92,7 +95,7 @@ class Memory:
         self._room_at: float | None = None
         self._forgotten_until = float("-inf")
         self.refused = 0
-        """Moments for which there was no room in their minute."""
+        """Moments for which there was no room in their minute, or in the file."""
         place = "this process's memory" if folder is None else str(folder)
         try:
             if folder is not None:
@@ -121,15 +124,24 @@ class Memory:
                 *(tuple(box) if box else (None,) * 4),
                 *(moment.picture, moment.encoding),
             )
-            with self._file:
-                self._file.execute("BEGIN")
-                row = self._file.execute(
-                    f"INSERT INTO moments VALUES (NULL{', ?' * 12}) RETURNING id", values
-                ).fetchone()
-                self._file.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row[0], moment.text))
-                self._held["picture"] += len(moment.picture or b"")
-                self._held["encoding"] += len(moment.encoding or b"")
-                self._prune(moment.at)
+            held = dict(self._held)
+            try:
+                with self._file:
+                    self._file.execute("BEGIN")
+                    row = self._file.execute(
+                        f"INSERT INTO moments VALUES (NULL{', ?' * 12}) RETURNING id", values
+                    ).fetchone()
+                    self._file.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row[0], moment.text))
+                    self._held["picture"] += len(moment.picture or b"")
+                    self._held["encoding"] += len(moment.encoding or b"")
+                    self._prune(moment.at)
+            except sqlite3.OperationalError as error:
+                # A full disk, or another process that is at work on the file: what is live goes on.
+                if not self.refused:
+                    _log.warning("a moment could not be remembered (%s)", error)
+                self.refused += 1
+                self._held = held
+                return 0
             return int(row[0])
 
     def search(self, words: str, *, kinds: Sequence[Kind] = (), limit: int = 20) -> list[Moment]:
@@ -178,15 +190,21 @@ class Memory:
 
         Returns:
             How many moments there were.
+
+        Raises:
+            DataError: The file cannot be written now.
         """
         with self._lock:
             self._forgotten_until = max(self._forgotten_until, end)
-            with self._file:
-                self._file.execute("BEGIN")
-                gone = self._file.execute("DELETE FROM moments WHERE at BETWEEN ? AND ?", (start, end))
-                # The index keeps the words of deleted rows until it is made anew.
-                self._file.execute("INSERT INTO words (words) VALUES ('rebuild')")
-            self._file.execute("VACUUM")
+            try:
+                with self._file:
+                    self._file.execute("BEGIN")
+                    gone = self._file.execute("DELETE FROM moments WHERE at BETWEEN ? AND ?", (start, end))
+                    # The index keeps the words of deleted rows until it is made anew.
+                    self._file.execute("INSERT INTO words (words) VALUES ('rebuild')")
+                self._file.execute("VACUUM")
+            except sqlite3.OperationalError as error:
+                raise DataError(f"the memory's file was not rewritten ({error}): forget once more") from error
             self._weigh()
             return gone.rowcount
 

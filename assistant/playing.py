@@ -120,6 +120,7 @@ class Player:
         self._steady = steady
         # Following boxes costs more than all else that is done with a frame that nobody draws on.
         self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else Carrier()
+        self._cut = False
         self._figures = ""
         self._figures_at = _FIGURES_PERIOD
         self._event_at = _METRICS_PERIOD
@@ -132,6 +133,9 @@ class Player:
             self._figures = _in_one_line(self._metrics, self._audit, steady=self._steady)
         current = [result.value for result in showing.current]
         if self._carrier is not None:
+            if self._cut:
+                self._cut = False
+                self._carrier.forget()
             with self._metrics.measure("track"):
                 current = self._carrier.carry(showing.frame, current)
         shown = Shown(
@@ -150,7 +154,8 @@ class Player:
             self.note(metrics_event(self._metrics, time, self._audit, steady=self._steady))
 
     def gap(self, gap: Interval) -> None:
-        """Write down a gap."""
+        """Write down a gap; the frame that begins anew may never be shown."""
+        self._cut = True
         self.note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
 
     def note(self, event: Mapping[str, object]) -> None:

@@ -24,6 +24,7 @@ from transformers import Qwen2VLConfig
 from egolive.assistant.answers import Question
 from egolive.assistant.checkpoint import resolve_model
 from egolive.assistant.engine import Engine, Prompt, Request, Vision
+from egolive.assistant.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.halves import Chunk, Decoder, VisionTower
 from egolive.assistant.layout import lay_out
 from egolive.assistant.loading import load_engine
@@ -47,6 +48,8 @@ _PICTURE = (252, 448)
 """Height and width of pictures where a profile has none."""
 _STEPS = 64
 """Tokens that are decoded one by one."""
+_WARM = 2
+"""Tokens before them that are not timed."""
 _HOPS = 4
 """Live hops of which the median counts."""
 
@@ -102,11 +105,12 @@ def cost_of(
         found["peak_mb"] = round(peak_memory() / 1e6)
         if place.type == "cuda":
             found["device_mb"] = round(torch.cuda.max_memory_allocated(place) / 1e6)
-    dtype = torch.bfloat16 if engine.info.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if _computes_in_bf16(engine, resolve_model(model)) else torch.float32
     ceilings = {
         "copy_gb_s": copy_rate(_BLOCK, place) / 1e9,
         "copy_weights_gb_s": copy_rate(read, place) / 1e9,
-        "matrix_gflop_s": matrix_rate(place, dtype) / 1e9,
+        # On a GPU a small product is over before the next one is told to it.
+        "matrix_gflop_s": matrix_rate(place, dtype, 8192 if place.type == "cuda" else 1024) / 1e9,
     }
     found["ceilings"] = {name: round(value, 2) for name, value in ceilings.items()}
     found["floor_tok_s"] = round(ceilings["copy_weights_gb_s"] * 1e9 / read, 1)
@@ -115,6 +119,14 @@ def cost_of(
         reached = 2 * weights * entry["tokens"] / (entry["ms"] / 1e3)
         entry["of_ceiling"] = round(reached / (ceilings["matrix_gflop_s"] * 1e9), 4)
     return found
+
+
+def _computes_in_bf16(engine: Halves, folder: Path) -> bool:
+    """Weights of few bits say nothing about the sums: the tower's precision does."""
+    precision = (
+        read_engine_card(folder).precision["tower"] if is_engine_folder(folder) else engine.info.precision
+    )
+    return precision == "bf16"
 
 
 def cost_apart(model: str, *, device: str, threads: int | None, slices: Sequence[int]) -> dict[str, Any]:
@@ -146,7 +158,9 @@ def _weights_read(engine: Halves, folder: Path) -> tuple[int, int]:
     if isinstance(decoder, TorchDecoder):
         layers = sum(weight.nbytes for weight in decoder.text_model.layers.parameters())
         return layers + decoder.head.nbytes, weights
-    return sum(path.stat().st_size for path in folder.glob("decoder.*")), weights
+    # TensorRT's decode step stands beside the graphs that it was built from.
+    built = list(folder.glob("decode.engine"))
+    return sum(path.stat().st_size for path in built or folder.glob("decoder.*")), weights
 
 
 def _times(engine: Halves, place: torch.device, slices: Sequence[int]) -> dict[str, Any]:
@@ -171,10 +185,15 @@ def _times(engine: Halves, place: torch.device, slices: Sequence[int]) -> dict[s
     row = decoder.row()
     decoder.read([Chunk(row, embeddings, layout.positions)])
     branch, token = row.branch(), decoder.embed([0])
+    # The first steps of an engine make what later ones use; and what was started is not theirs.
+    for step in range(_WARM):
+        decoder.read([Chunk(branch, token, np.full((3, 1), layout.next_position + step))])
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
     with Energy() as energy:
         begun = time.perf_counter()
         for step in range(_STEPS):
-            decoder.read([Chunk(branch, token, np.full((3, 1), layout.next_position + step))])
+            decoder.read([Chunk(branch, token, np.full((3, 1), layout.next_position + _WARM + step))])
         if place.type == "cuda":
             torch.cuda.synchronize(place)
         spent = time.perf_counter() - begun

@@ -84,7 +84,9 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        self.load_s: float = self._take()["load_s"]
+        told = self._take()
+        self.load_s: float = told["load_s"]
+        self.precision: str = told["precision"]
 
     def answer(self, kind: str, hop: int) -> Answers:
         """Answer a set of questions at a hop.
@@ -149,12 +151,20 @@ def make_side(plan: Plan, hops: Sequence[Hop], engine: Any) -> Side:
 def answer(side: Side, kind: str, hop: Hop) -> Answers:
     """Let a side answer one set of questions, timed."""
     requests = hop.live if kind == "live" else hop.asked
+    _finish()
     wall, cpu = time.perf_counter(), time.process_time()
     found = side.answer(kind, requests)
+    _finish()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     tokens = found.tokens + sum(len(one.tokens) for one in found.said)
     busy = None if isinstance(side, ServerSide) else cpu
     return Answers(wall=wall, cpu=busy, first_token=found.first_token, said=found.said, tokens=tokens)
+
+
+def _finish() -> None:
+    """Wait for what was started on a GPU: what is read ahead belongs to the side that reads it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _serve(plan: Plan, tell: Any) -> None:
@@ -166,7 +176,7 @@ def _serve(plan: Plan, tell: Any) -> None:
         images = load_images(Path(plan.source), 2 * (plan.slices - 1 + plan.hops))
         hops = list(hops_of(engine, images, slices=plan.slices, max_tokens=plan.max_tokens))
         side = make_side(plan, hops, engine)
-        tell({"load_s": round(time.perf_counter() - begun, 2)})
+        tell({"load_s": round(time.perf_counter() - begun, 2), "precision": engine.info.precision})
         for line in sys.stdin:
             asked = json.loads(line)
             if asked["kind"] == "memory":

@@ -109,7 +109,8 @@ def _plans(model: str, engines: Sequence[str], common: dict[str, Any]) -> Iterat
         yield Plan(
             name=f"transformers, {setting}", kind="transformers", setting=setting, model=model, **common
         )
-    for folder in engines:
+    # It runs on the CPU alone.
+    for folder in engines if common["device"] == "cpu" else ():
         if not is_engine_folder(Path(folder)) or read_engine_card(Path(folder)).backend != "onnx":
             continue
         for setting in _PREFIXES:
@@ -155,7 +156,7 @@ def _run(plans: Sequence[Plan], *, slices: int, every: int) -> list[dict[str, An
                 for name, answers in said.items():
                     costs[name, kind].append(answers)
                 if hop in due:
-                    _audit(said, kind, audits)
+                    _audit(said, kind, audits, tie_margin(workers[0].precision))
             progress.advance(task)
         for worker in workers:
             next(side for side in sides if side["name"] == worker.plan.name)["peak_mb"] = worker.peak_mb()
@@ -168,7 +169,9 @@ def _run(plans: Sequence[Plan], *, slices: int, every: int) -> list[dict[str, An
     return sides
 
 
-def _audit(said: dict[str, Answers], kind: str, audits: dict[tuple[str, str], Counter[str]]) -> None:
+def _audit(
+    said: dict[str, Answers], kind: str, audits: dict[tuple[str, str], Counter[str]], tie: float
+) -> None:
     """Hold answers against those of the first side, our engine on the checkpoint itself."""
     first, *others = said
     for name in others:
@@ -176,7 +179,7 @@ def _audit(said: dict[str, Answers], kind: str, audits: dict[tuple[str, str], Co
         if not said[name].said:
             continue
         for one, other in zip(said[first].said, said[name].said, strict=True):
-            audits[name, kind][compare(one, other, tie_margin("fp32"))] += 1
+            audits[name, kind][compare(one, other, tie)] += 1
 
 
 def _figures(costs: Sequence[Answers]) -> dict[str, Any]:

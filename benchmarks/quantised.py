@@ -73,7 +73,7 @@ def quantised(
     with tempfile.TemporaryDirectory() as temporary:
         root = folder or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)
-        checkpoint = root / f"random-{model}"
+        checkpoint = root / f"random-{model}-{structure.text_layers}-{structure.vision_layers}"
         console = Console(stderr=True)
         if not (checkpoint / "config.json").is_file():
             with console.status("drawing random weights"):

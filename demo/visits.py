@@ -232,9 +232,8 @@ class Visits:
             return word
 
     def get(self, word: str) -> Visit | None:
-        """The visit of this word; None where it is over."""
-        with self._changing:
-            return self._visits.get(word)
+        """The visit of this word; None where it is over. Never waits: the page's event loop asks."""
+        return self._visits.get(word)
 
     def leave(self, word: str) -> None:
         """A page was closed; what is watched by all goes on."""

@@ -162,8 +162,10 @@ def _write(
     """Write both halves and the embeddings; returns the precision of each part."""
     dtype = BF16 if recipe.dtype == "bf16" else FP32
     if dtype == BF16:
-        # What the file will hold is what torch has to be compared with.
-        model.to(torch.bfloat16).float()
+        # What the file will hold is what torch has to be compared with. Weights alone: the frequencies of
+        # positions are none, and in bf16 they would be off by a radian after a thousand tokens.
+        for weights in model.parameters():
+            weights.data = weights.data.to(torch.bfloat16).float()
     grid = (shapes.height // 14, shapes.width // 14)
     with Graph(folder / TOWER_FILE, dtype) as graph:
         write_tower(graph, model.model.visual, *grid)

@@ -173,6 +173,8 @@ def quantize(
     size = _size(height, width)
     with Console(stderr=True).status(f"quantising {model}"):
         if to == "nf4" or to == "bnb-int8":
+            if (dtype, block, head_bits, size) != ("fp32", 32, 8, None):
+                raise UsageError(f"--dtype, --block, --head-bits, --height and --width are not for {to}")
             card = build_torch(model, out, to)
         else:
             shown = _shown(calibrate, windows or 16, slices) if to == "awq-int4" else []

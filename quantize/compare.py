@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from egolive.assistant import machine
+from egolive.assistant.audit import tie_margin
+from egolive.assistant.engine import EngineInfo
 from egolive.assistant.engine_folder import EngineCard, hash_checkpoint, is_engine_folder, read_engine_card
 from egolive.assistant.loading import load_engine
 from egolive.quantize.card import record_loss
@@ -25,7 +27,7 @@ from egolive.quantize.measure import folder_bytes, measure_apart
 from egolive.quantize.quality import Given, agreement, ask_episodes, loss, same_box, scores_of, windows_of
 from egolive.quantize.source import checkpoint_of
 from egolive.quantize.tokens import Spoken, compare_tokens, speak
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Window
 from egolive.train.metrics import mean
 from egolive.train.simulator.episode import plan_episode
@@ -75,26 +77,35 @@ def compare(
 
     Raises:
         DataError: Two engines were made from different checkpoints.
+        ConfigError: Two engines run on different kinds of devices.
         EngineError: One cannot be loaded, or failed.
     """
     _check_source(models)
     found: list[dict[str, Any]] = []
-    first: tuple[list[Given], list[Spoken]] | None = None
+    first: tuple[list[Given], list[Spoken], EngineInfo] | None = None
     streams = list(_streams(windows))
     whole = {"engines": found, "episodes": episodes, "windows": windows, "seed": seed, "threads": threads}
     whole |= machine.gather()
-    with Progress(console=Console(stderr=True)) as progress:
+    with ExitStack() as stack, Progress(console=Console(stderr=True)) as progress:
         for model in models:
             task = progress.add_task(model, total=episodes + 1)
-            speed = measure_apart(model, device=device, threads=threads)
+            # A training run's folder, or LoRA weights that are merged for as long as they are measured.
+            place = model if is_engine_folder(Path(model)) else str(stack.enter_context(checkpoint_of(model)))
+            speed = measure_apart(place, device=device, threads=threads)
             progress.advance(task)
-            with closing(load_engine(model, device=device, threads=threads)) as engine:
+            with closing(load_engine(place, device=device, threads=threads)) as engine:
+                if first and _kind(first[2].device) != _kind(engine.info.device):
+                    raise ConfigError(
+                        f"{model} runs on {engine.info.device} and {models[0]} on {first[2].device}: say "
+                        "--device cpu, or install onnxruntime-gpu"
+                    )
                 answers = ask_episodes(engine, episodes, seed=seed, told=partial(progress.advance, task))
                 said = speak(engine, streams, first[1] if first else None)
                 name = _name(model, engine.info.backend, engine.info.precision)
-            first = first or (answers, said)
-            entry = {"name": name, **speed, "size_mb": _size(model)}
-            found.append(entry | _quality(first[0], answers) | _tokens(first[1], said))
+                first = first or (answers, said, engine.info)
+            entry = {"name": name, **speed, "size_mb": round(folder_bytes(Path(place)) / 1e6, 1)}
+            tie = tie_margin(first[2].precision)
+            found.append(entry | _quality(first[0], answers) | _tokens(first[1], said, tie))
             if json_file is not None:
                 # After each engine: what was found stays if the next one fails.
                 json_file.write_text(json.dumps(whole) + "\n", encoding="utf-8")
@@ -142,11 +153,8 @@ def _name(model: str, backend: str, precision: str) -> str:
     return read_engine_card(Path(model)).name if is_engine_folder(Path(model)) else f"{backend}-{precision}"
 
 
-def _size(model: str) -> float:
-    if is_engine_folder(Path(model)):
-        return round(folder_bytes(Path(model)) / 1e6, 1)
-    with checkpoint_of(model) as folder:
-        return round(folder_bytes(folder) / 1e6, 1)
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
 
 
 def _quality(first: Sequence[Given], answers: Sequence[Given]) -> dict[str, Any]:
@@ -164,8 +172,8 @@ def _quality(first: Sequence[Given], answers: Sequence[Given]) -> dict[str, Any]
     return figures | {name: round(value, 4) for name, value in close.items()}
 
 
-def _tokens(first: Sequence[Spoken], said: Sequence[Spoken]) -> dict[str, Any]:
-    figures = compare_tokens(first, said)
+def _tokens(first: Sequence[Spoken], said: Sequence[Spoken], tie: float) -> dict[str, Any]:
+    figures = compare_tokens(first, said, tie=tie)
     return figures | {"kl": float(f"{figures['kl']:.3g}")}
 
 

@@ -5,6 +5,7 @@ Written for TensorRT 10 and 11 by their documentation; see README.md for what ha
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,9 +39,14 @@ from egolive.streaming.errors import ConfigError, EngineError
 
 __all__ = ["build_engines"]
 
+_BUILT = (".engine", ".cache", ".part")
+"""Endings of what is built from the graphs."""
+
 
 def build_engines(folder: Path, *, device: torch.device | None = None) -> EngineCard:
     """Build the engines of a folder of graphs, in place; its card is written last.
+
+    Engines that are there already stay until all new ones are built.
 
     Args:
         folder: Written by `build_onnx` with standard nodes; engines in it are built anew.
@@ -58,7 +64,9 @@ def build_engines(folder: Path, *, device: torch.device | None = None) -> Engine
         raise ConfigError(
             f"{folder} is an engine for {card.backend}; give the checkpoint that it is made from"
         )
-    verify_files(folder, card)
+    # Engines and timings are made anew, whatever became of them.
+    graphs = {name: known for name, known in card.files.items() if Path(name).suffix not in _BUILT}
+    verify_files(folder, replace(card, files=graphs))
     ranges = Sizes(**card.sizes).ranges(card.shapes)
     plans: list[tuple[str, str, Sequence[Ranges]]] = [
         # One slice, and one decode step, have one shape each; prompts come in a range of them.
@@ -67,8 +75,13 @@ def build_engines(folder: Path, *, device: torch.device | None = None) -> Engine
         (DECODE_FILE, DECODE_ENGINE, []),
     ]
     with torch.cuda.device(place):
+        cache = folder / f"{CACHE_FILE}.part"
+        if (folder / CACHE_FILE).is_file():
+            shutil.copy(folder / CACHE_FILE, cache)
         for graph, engine, shapes in plans:
-            _build(trt, folder / graph, folder / engine, shapes, folder / CACHE_FILE)
+            _build(trt, folder / graph, folder / f"{engine}.part", shapes, cache)
+    for name in (*(engine for _, engine, _ in plans), CACHE_FILE):
+        (folder / f"{name}.part").replace(folder / name)
     built = gpu_fingerprint(trt, place)
     seconds = round(time.monotonic() - started, 1)
     card = replace(

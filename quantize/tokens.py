@@ -27,8 +27,6 @@ _QUESTIONS = (Question("intent"), Question("ground", "left hand"), Question("gro
 """Asked in turn, one of each window."""
 _MOST = 48
 """Tokens of an answer."""
-_TIE = 1e-3
-"""Margin of the likeliest token below which another order of fp32 sums may choose the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +71,23 @@ def speak(
     return spoken
 
 
-def compare_tokens(before: Sequence[Spoken], after: Sequence[Spoken]) -> dict[str, float | int]:
-    """How many answers are the same, how many part at a tie, and the mean KL divergence a token."""
+def compare_tokens(
+    before: Sequence[Spoken], after: Sequence[Spoken], *, tie: float
+) -> dict[str, float | int]:
+    """How many answers are the same, how many part at a tie, and the mean KL divergence a token.
+
+    Args:
+        before: What the first engine said.
+        after: What another said.
+        tie: Margin of the likeliest token below which another order of sums may choose the second.
+    """
     same = ties = others = 0
     for one, other in zip(before, after, strict=True):
         pairs = zip(one.tokens, other.tokens, one.margins, strict=False)
         margin = next((margin for a, b, margin in pairs if a != b), None)
         if margin is None and len(one.tokens) == len(other.tokens):
             same += 1
-        elif margin is not None and margin < _TIE:
+        elif margin is not None and margin < tie:
             ties += 1
         else:
             others += 1
@@ -118,7 +124,8 @@ def _logprobs(
         keep=len(tokens),
     )
     (logits,) = decoder.read([chunk])
-    return torch.log_softmax(logits, dim=-1).half()
+    # Engines may be on several devices, and their memory is for their own use.
+    return torch.log_softmax(logits, dim=-1).half().cpu()
 
 
 def _divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ Knows nothing of pacing: a file is decoded as fast as it is read, without loss (
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,10 +164,17 @@ class Video(Source):
         raise SourceError(f"{problem}; check the disk or the network it lies on") from error
 
 
+_SECRET = re.compile(
+    r"([?&;][^=&;]*(?:pass|pwd|psw|token|secret|key|auth|user|login|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE
+)
+"""A value in an address that its name gives away."""
+
+
 def without_password(address: str) -> str:
-    """The address with its user and password replaced by stars, fit for messages."""
+    """The address with users, passwords and keys replaced by stars, fit for messages."""
     if "://" not in address:
         return address
+    address = _SECRET.sub(r"\1***", address)
     try:
         parts = urlsplit(address)
     except ValueError:

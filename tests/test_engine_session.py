@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -331,3 +333,28 @@ def test_the_slice_cache_keeps_no_more_than_windows_can_hold() -> None:
     assert len(cache) == 512
     assert cache.get(1999) is not None
     assert cache.nbytes == 512 * 4
+
+
+def test_a_session_in_which_another_thread_hangs_is_left_to_it(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = engine.session()
+    begun, go_on = threading.Event(), threading.Event()
+    read = session._reader.read
+
+    def hangs(*arguments: Any, **settings: Any) -> Any:
+        begun.set()
+        go_on.wait(10)
+        return read(*arguments, **settings)
+
+    monkeypatch.setattr(session._reader, "read", hangs)
+    said: list[Delta] = []
+    thread = threading.Thread(target=lambda: said.extend(session.ask([ask(window(0, 2), "What?")])))
+    thread.start()
+    assert begun.wait(10)
+    session.close()
+    go_on.set()
+    thread.join(10)
+    assert said
+    with pytest.raises(ValueError, match="closed"):
+        session.ask([ask(None, "What?")])

@@ -191,7 +191,7 @@ def test_a_file_in_place_of_a_folder_is_one_line(folder: Path) -> None:
 
 
 def test_a_hub_id_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[object] = []
+    calls: list[dict[str, object]] = []
 
     def offline(model: str, **settings: object) -> str:
         calls.append(settings)
@@ -202,9 +202,23 @@ def test_a_hub_id_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         load_engine("owner/name", device="cpu")
     assert "\n" not in str(caught.value)
     # The cache is asked first, then the network, which may take so long and no longer.
-    assert calls[0] == {"local_files_only": True}
-    assert isinstance(calls[1], dict)
-    assert calls[1]["etag_timeout"] == checkpoint_module._CONNECT_SECONDS
+    first, second = calls
+    assert first["local_files_only"]
+    # Else files that were never wanted would be missed, and the hub asked each time.
+    assert first["allow_patterns"] == second["allow_patterns"]
+    assert second["etag_timeout"] == checkpoint_module._CONNECT_SECONDS
+
+
+def test_a_download_that_breaks_off_in_whatever_way_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReadError(Exception):
+        """As the hub's own HTTP library has it: no OSError."""
+
+    def breaks(model: str, *, local_files_only: bool = False, **_: object) -> str:
+        raise LocalEntryNotFoundError("not there") if local_files_only else ReadError("peer closed")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", breaks)
+    with pytest.raises(EngineError, match=r"the hub cannot be reached: .*\(peer closed\)"):
+        load_engine("owner/name", device="cpu")
 
 
 def test_a_hub_model_that_is_whole_in_the_cache_needs_no_network(

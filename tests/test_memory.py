@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import threading
 import time
 import weakref
@@ -29,7 +30,7 @@ from egolive.assistant.recall import recall, thing_asked_for
 from egolive.assistant.session import Assistant
 from egolive.assistant.sinks import CallbackSink
 from egolive.streaming.clock import VirtualClock
-from egolive.streaming.errors import UsageError
+from egolive.streaming.errors import DataError, UsageError
 from egolive.streaming.frames import Box, Frame
 from egolive.streaming.source import Source
 
@@ -228,6 +229,28 @@ def test_after_forget_nothing_of_the_span_is_left_in_the_file(tmp_path: Path) ->
         assert secrets[0][:64] in whole(tmp_path)
         assert secrets[1][:64] in whole(tmp_path)
         assert memory.add(moment(201, "a new beginning"))
+
+
+def test_a_file_that_is_busy_costs_a_moment_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Memory(tmp_path) as memory:
+        memory._file.execute("PRAGMA busy_timeout = 10")
+        other = sqlite3.connect(tmp_path / "memory.sqlite", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        assert memory.add(moment(0, "nobody knows", picture=b"x")) == 0
+        assert memory.refused == 1
+        assert "could not be remembered" in caplog.text
+        assert "nobody" not in caplog.text
+        with pytest.raises(DataError, match="forget once more"):
+            memory.forget(0, 2e9)
+        other.execute("ROLLBACK")
+        other.close()
+        # What was to be forgotten is not remembered, whatever became of the file.
+        assert memory.add(moment(-1e9 + 5, "too late")) == 0
+        assert memory.forget(0, 2e9) == 0
+    with Memory(tmp_path / "new") as memory:
+        assert memory.add(moment(0, "still here"))
 
 
 def test_forgetting_while_a_stream_runs_leaves_no_frame_encoding_or_key(tmp_path: Path) -> None:

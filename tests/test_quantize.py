@@ -151,6 +151,15 @@ def test_bf16_is_written_as_bf16_and_checked(tiny_checkpoint: Path, tmp_path: Pa
         assert all(text.startswith(("rope.", "number_")) for text in wide)
     assert set(card.precision.values()) == {"bf16"}
     assert card.made["parity"]["decoder"] < 1e-4
+    # Positions turn by what the configuration says, not by its nearest bf16.
+    text = json.loads((tiny_checkpoint / "config.json").read_text())["text_config"]
+    width = text["hidden_size"] // text["num_attention_heads"]
+    theta = text["rope_parameters"]["rope_theta"]
+    frequencies = {w.name: w for w in graph(tmp_path / "bf16", "decoder.onnx").initializer}[
+        "rope.frequencies"
+    ]
+    expected = theta ** (-np.arange(0, width, 2) / width)
+    assert numpy_helper.to_array(frequencies).ravel() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -211,6 +220,7 @@ def test_an_adapter_without_its_base_is_told_in_one_line(tmp_path: Path) -> None
         (["quantize", "nano"], "--out"),
         (["quantize", "--compare", "nano"], "at least two engines"),
         (["export", "nano", "--out", "{}", "--height", "140"], "--height and --width"),
+        (["quantize", "nano", "--out", "{}", "--to", "nf4", "--dtype", "bf16"], "are not for nf4"),
         (["quantize", "nano", "--out", "{}", "--to", "fp16"], "int4"),
         (["export", "/nowhere", "--out", "{}"], "there is no folder"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from egolive.assistant.engine import EngineInfo
 from egolive.quantize import compare as compare_module
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.compare import compare
 from egolive.quantize.quality import Given, Kind, agreement, loss, same_box
 from egolive.quantize.tokens import Spoken, compare_tokens
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import ConfigError, DataError, EngineError
 from egolive.streaming.frames import Box
 
 NANO = Path(str(resources.files("egolive.assistant"))) / "nano"
@@ -69,16 +71,16 @@ def test_answers_are_the_same_or_part_at_a_tie_or_are_others(
     tokens: list[int], margin: float, found: tuple[int, int, int]
 ) -> None:
     first = spoken([1, 2, 3], [5.0, margin, 5.0])
-    figures = compare_tokens([first], [spoken(tokens, [5.0] * len(tokens))])
+    figures = compare_tokens([first], [spoken(tokens, [5.0] * len(tokens))], tie=1e-3)
     assert (figures["answers_same"], figures["answers_tied"], figures["answers_other"]) == found
 
 
 def test_divergence_is_that_of_the_probabilities() -> None:
     first, second = spoken([1, 2, 3], [1, 1, 1], 0.9), spoken([1, 2, 3], [1, 1, 1], 0.5)
-    assert compare_tokens([first], [first])["kl"] == 0
+    assert compare_tokens([first], [first], tie=1e-3)["kl"] == 0
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
-    assert compare_tokens([first], [second])["kl"] == pytest.approx(expected, abs=1e-3)
-    assert compare_tokens([first], [second])["kl_tokens"] == 3
+    assert compare_tokens([first], [second], tie=1e-3)["kl"] == pytest.approx(expected, abs=1e-3)
+    assert compare_tokens([first], [second], tie=1e-3)["kl_tokens"] == 3
 
 
 def test_engines_of_different_checkpoints_are_not_compared(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -113,3 +115,41 @@ def test_a_comparison_fills_table_file_plot_and_card(
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert json.loads((engine / "engine.json").read_text())["loss"]["reference"] == "torch-fp32"
     assert "Against torch-fp32" in (engine / "README.md").read_text()
+
+
+def test_a_training_folder_is_compared_as_the_checkpoint_in_it(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "run" / "model")
+    asked: list[str] = []
+
+    def measured(model: str, **_: Any) -> dict[str, Any]:
+        asked.append(model)
+        raise EngineError("far enough")
+
+    monkeypatch.setattr(compare_module, "measure_apart", measured)
+    with pytest.raises(EngineError, match="far enough"):
+        compare([str(tmp_path / "run"), str(tmp_path / "run" / "model")], episodes=1, windows=1)
+    assert asked == [str(tmp_path / "run" / "model")]
+
+
+def test_engines_on_different_devices_are_not_compared(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = iter(("cuda:0", "cpu"))
+
+    class Loaded:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.info = EngineInfo("x", "torch", "bf16", next(devices), "small", 1)
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr(compare_module, "measure_apart", lambda *_, **__: {})
+    monkeypatch.setattr(compare_module, "load_engine", Loaded)
+    monkeypatch.setattr(compare_module, "ask_episodes", lambda *_, **__: [])
+    monkeypatch.setattr(compare_module, "speak", lambda *_: [])
+    monkeypatch.setattr(compare_module, "_quality", lambda *_: {})
+    monkeypatch.setattr(compare_module, "_tokens", lambda *_: {})
+    with pytest.raises(ConfigError, match=r"runs on cpu and .* on cuda:0: say --device cpu"):
+        compare([str(tiny_checkpoint)] * 2, episodes=1, windows=1)

@@ -246,6 +246,8 @@ def test_an_option_that_does_not_fit_the_source_is_refused(tmp_path: Path) -> No
 def test_a_password_never_reaches_a_message() -> None:
     assert without_password("rtsp://eve:s3cret@cam:554/a?b=1") == "rtsp://***@cam:554/a?b=1"
     assert without_password("rtsp://cam/a@b") == "rtsp://cam/a@b"
+    asked = "rtmp://cam/bcs/x.bcs?channel=0&user=admin&password=s3cret&Token=abc#end"
+    assert without_password(asked) == "rtmp://cam/bcs/x.bcs?channel=0&user=***&password=***&Token=***#end"
     with pytest.raises(SourceError) as caught:
         open_source("rtsp://eve:s3cret@127.0.0.1:1/stream", timeout=1.0)
     assert "s3cret" not in str(caught.value)

@@ -32,6 +32,7 @@ from egolive.assistant.loading import load_engine
 from egolive.assistant.onnx_runtime import OnnxGraph
 from egolive.assistant.tensorrt_engine import DECODE_ENGINE, DECODER_ENGINE, TOWER_ENGINE
 from egolive.assistant.tensorrt_runtime import TensorRtGraph
+from egolive.quantize import tensorrt_build
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.tensorrt_build import build_engines
 from egolive.streaming.errors import ConfigError, EngineError
@@ -74,6 +75,32 @@ def test_timings_are_kept_for_the_next_build_and_those_of_others_are_not_used(
     (copied / "engine.json").write_text(json.dumps(card))
     build_engines(copied, device=CPU)
     assert b"other" not in (copied / "timing.cache").read_bytes()
+
+
+def test_a_build_that_fails_leaves_the_engines_that_were_there(
+    trt: ModuleType, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = build_engines(copied, device=CPU)
+    before = {name: (copied / name).read_bytes() for name in card.files}
+    built = 0
+    inner = tensorrt_build._build
+
+    def fails(*arguments: Any) -> None:
+        nonlocal built
+        built += 1
+        if built == 2:
+            raise EngineError("out of memory")
+        inner(*arguments)
+
+    monkeypatch.setattr(tensorrt_build, "_build", fails)
+    with pytest.raises(EngineError, match="out of memory"):
+        build_engines(copied, device=CPU)
+    assert {name: (copied / name).read_bytes() for name in card.files} == before
+    monkeypatch.setattr(tensorrt_build, "_build", inner)
+    # Nor does an engine that was damaged stand in the way of a new one.
+    (copied / DECODER_ENGINE).write_bytes(b"cut off")
+    assert set(build_engines(copied, device=CPU).files) == set(before)
+    assert not list(copied.glob("*.part"))
 
 
 def test_a_folder_that_is_written_anew_keeps_its_timings(copied: Path) -> None:
