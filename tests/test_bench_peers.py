@@ -172,7 +172,7 @@ class FakeWorker:
     """Answers at once, peers more slowly; int4 says something else, compiling is not possible."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.load_s = plan, 1.0
+        self.plan, self.load_s, self.precision = plan, 1.0, "fp32"
         if "compiled" in plan.setting:
             raise EngineError("no compiler is installed")
 

@@ -25,13 +25,14 @@ from egolive.train.ablation_report import Run, difference, markdown, values_of
 from egolive.train.ablation_rows import GroundingBatches, StoredSamples, StoredSeen, look_tokens_up
 from egolive.train.answer_batches import encode_clips
 from egolive.train.evaluate import ask_episode
+from egolive.train.finish import plain
 from egolive.train.nano import HEIGHT, WIDTH
 from egolive.train.processor import WindowProcessor
-from egolive.train.recipe import Phase
+from egolive.train.recipe import Phase, keep_settings
 from egolive.train.results import Results
 from egolive.train.samples import trl_dataset
 from egolive.train.simdata import SimulatedData, load_simulated
-from egolive.train.simulator.write import simulate
+from egolive.train.simulator.write import LOOK, simulate
 from egolive.train.tower import Tower
 from egolive.train.trainer_recipe import GrpoRecipe, Rates, SimulatorShares
 
@@ -154,8 +155,6 @@ def test_differences_are_between_the_same_questions_over_all_seeds() -> None:
 def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("tokens", "questions"):
-        (tmp_path / name).symlink_to(folder / name)
     phase = Phase(steps=1, batch=1, lr=1e-4, save_every=1, eval_every=1)
     grpo = GrpoRecipe(
         base="start",
@@ -185,6 +184,9 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
         questions=1,
         seeds=1,
     )
+    keep_settings(tmp_path, plain(recipe) | {"look": LOOK})
+    for name in ("tokens", "questions"):
+        (tmp_path / name).symlink_to(folder / name)
     # The episodes are smaller than the real ones, which it would make itself.
     monkeypatch.setattr(ablation_runs, "simulate", lambda *_, **__: None)
     monkeypatch.setattr(ablation_report, "DRAWS", 20)
