@@ -360,7 +360,6 @@ def test_a_run_on_rows_goes_on_past_a_picture_that_cannot_be_read_and_counts_it_
         data=None,
         rows=[str(tmp_path / "rows.jsonl")],
         media=tmp_path,
-        steps=2,
         generations=2,
         per_device=1,
         rates=Rates(text=1e-3, tower=1e-3, merger=1e-3),
