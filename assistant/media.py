@@ -224,7 +224,8 @@ def _rgb(opened: PillowImage.Image) -> Image:
 
 def _grey(picture: PillowImage.Image) -> Image:
     """A picture of more than 8 bits a pixel; Pillow's own conversion cuts off all that is above 255."""
-    values = np.asarray(picture, dtype=np.float64)
+    # Thermal pictures have no number where nothing was measured.
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)
     least = 65_535 if picture.mode.startswith("I;16") else 1 if picture.mode == "F" else 255
     most = float(values.max(initial=0.0))
     white = next(limit for limit in (least, 255, 65_535, most) if max(least, most) <= limit)

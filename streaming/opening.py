@@ -57,8 +57,10 @@ def open_source(
         ConfigError: an option does not fit the kind of source.
     """
     clock = clock or MonotonicClock()
-    # A path is no camera, even if its name is a number.
-    text = str(spec.absolute() if isinstance(spec, Path) else spec).strip()
+    text = str(spec).strip()
+    if isinstance(spec, Path) and text.isdecimal():
+        # A path is no camera, even if its name is a number.
+        text = f"./{text}"
     if fps is not None and not 0 < fps <= 1000:
         raise ConfigError(f"fps: {fps:g} frames a second cannot work; give more than 0 and at most 1000")
     if size is not None and min(size) < 1:

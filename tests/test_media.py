@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def test_a_turned_picture_is_set_upright_and_transparency_is_white(tmp_path: Pat
         ("I;16", [0, 514, 1028], [0, 2, 4]),
         ("I", [0, 100, 255], [0, 100, 255]),
         ("F", [0.0, 0.4, 1.0], [0, 102, 255]),
+        ("F", [math.nan, 20.0, 255.0], [0, 20, 255]),
     ],
 )
 def test_greys_of_more_than_eight_bits_keep_their_order(
