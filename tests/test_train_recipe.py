@@ -47,7 +47,9 @@ def test_nano_from_nothing_is_among_the_bundled_recipes() -> None:
 
 def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> None:
     raw = {**values(), "out": "somewhere/else", "seed": 7, "windows": 4}
+    raw["again"] = [{"steps": 5, "batch": 2, "lr": 0.1}, {"steps": 6, "batch": 2, "lr": 0.2}]
     recipe = load_recipe(written(tmp_path, raw))
+    assert recipe.again == [Phase(steps=5, batch=2, lr=0.1), Phase(steps=6, batch=2, lr=0.2)]
     assert recipe.tower == Phase(steps=3, batch=2, lr=0.001)
     assert (recipe.data, recipe.out) == (Path("d"), Path("somewhere/else"))
     assert (recipe.seed, recipe.windows, recipe.slices) == (7, 4, 8)
@@ -69,6 +71,13 @@ def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> No
         ("tower.steps", 0, "steps must be at least 1, got 0"),
         ("tower.save_every", 0, "save_every must be at least 1, got 0"),
         ("slices", 1, "slices must be at least 2, got 1"),
+        ("again", {"steps": 1}, "again must be of the kind list[Phase]"),
+        ("again", [3], "again must be of the kind list[Phase]"),
+        (
+            "again",
+            [{"steps": 1, "batch": 1, "lr": 0.1}, {"steps": 1}],
+            "again, number 2: batch, lr must be given",
+        ),
         ("held_out", 1.5, "held_out must be at least 0 and at most 1, got 1.5"),
     ],
 )

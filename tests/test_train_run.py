@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -131,6 +132,31 @@ def test_a_finished_run_that_is_started_again_trains_no_step(recipe: Recipe, who
     before = (out / "model" / "model.safetensors").read_bytes()
     assert train(recipe, out) == Run([], [])
     assert (out / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_finished_run_goes_on_when_its_text_part_is_to_learn_again(
+    recipe: Recipe, whole: tuple[Run, Path], tmp_path: Path
+) -> None:
+    _, finished = whole
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    first, second = replace(PHASE, steps=2), replace(PHASE, steps=3)
+    longer = replace(recipe, again=[first, second])
+    # The last step of the second repetition is cut off.
+    cut = train(longer, tmp_path, cut_answers=first.steps + second.steps - 1)
+    rest = train(longer, tmp_path)
+    assert (cut.tower, rest.tower) == ([], [])
+    assert (len(cut.answers), len(rest.answers)) == (4, 1)
+    histories = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("answers*/history.json"))]
+    assert [history[-1]["step"] for history in histories] == [PHASE.steps, first.steps, second.steps]
+    before, after = (
+        Qwen2VLForConditionalGeneration.from_pretrained(folder / "model").state_dict()
+        for folder in (finished, tmp_path)
+    )
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved
+    assert not any("visual" in name for name in moved)
+    with pytest.raises(ConfigError, match="answers-2 holds a run by other settings"):
+        train(replace(recipe, again=[second, second]), tmp_path)
 
 
 def test_phase_two_leaves_the_tower_as_phase_one_made_it(recipe: Recipe, whole: tuple[Run, Path]) -> None:

@@ -49,6 +49,9 @@ class Recipe:
     """First: the vision tower alone, by the dense loss."""
     answers: Phase
     """Then: the text part on packed questions, over the visual tokens of the finished tower."""
+    again: list[Phase] = field(default_factory=list)
+    """Then the text part once more for each, from where it stood, on other draws of the same episodes; a
+    finished run goes on when one is added."""
     base: str = "new-nano"
     """What to start from; so far only new-nano, fresh weights."""
     slices: int = 8
@@ -72,6 +75,10 @@ def load_recipe(name: str) -> Recipe:
     for key in ("tower", "answers"):
         if isinstance(raw.get(key), dict):
             raw[key] = build(Phase, raw[key], f"{where}: {key}")
+    again = raw.get("again")
+    if isinstance(again, list):
+        named = [(f"{where}: again, number {number}", one) for number, one in enumerate(again, start=1)]
+        raw["again"] = [build(Phase, one, name) if isinstance(one, dict) else one for name, one in named]
     recipe: Recipe = build(Recipe, raw, where)
     return recipe
 
@@ -98,8 +105,8 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
     return raw, str(path)
 
 
-_FREE = ("out", "data", "seeds", "report_to", "save_every", "eval_every")
-"""Settings that may change while a run is under way."""
+_FREE = ("out", "data", "seeds", "report_to", "save_every", "eval_every", "again")
+"""Settings that may change during a run; of `again` each phase has a folder that keeps its own."""
 
 
 def keep_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -135,6 +142,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "Path": Path,
     "Phase": Phase,
     "list[str]": list,
+    "list[Phase]": list,
 }
 _LEAST = {"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "episodes": 2, "slices": 2}
 _MOST = {"held_out": 1}
@@ -174,9 +182,8 @@ def _checked(key: str, value: Any, type_name: str, where: str) -> Any:
     if wanted == "Path" and isinstance(value, str):
         value = Path(value)
     expected = _KINDS.get(wanted, object)
-    whole_list = wanted != "list[str]" or (
-        isinstance(value, list) and all(isinstance(one, str) for one in value)
-    )
+    inside = _KINDS.get(wanted.removeprefix("list[").removesuffix("]"), object)
+    whole_list = not isinstance(value, list) or all(isinstance(one, inside) for one in value)
     is_bool = isinstance(value, bool)
     if not isinstance(value, expected) or is_bool != (wanted == "bool") or not whole_list:
         raise ConfigError(f"{where}: {key} must be of the kind {type_name}, got {value!r}")

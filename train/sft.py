@@ -91,8 +91,9 @@ def run_recipe(
     """
     if recipe.base != NEW_NANO:
         raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
-    for rows in (recipe.tower.batch, recipe.answers.batch, recipe.windows):
-        part_of(rows)
+    for phase in (recipe.tower, recipe.answers, *recipe.again):
+        part_of(phase.batch)
+    part_of(recipe.windows)
     check_loggers(recipe.report_to)
     install_rope_override()
     processes = together()
@@ -205,7 +206,7 @@ def train_answers(
     held_out: SimulatedData,
     out: Path,
 ) -> None:
-    """Phase two, with the tower standing still; the reading heads live only as long as it does."""
+    """Phase two and its repetitions, the tower standing still; the reading heads live only as long."""
     model.model.visual.requires_grad_(False)
     torch.manual_seed(recipe.seed)
     model.reading = ReadingHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
@@ -222,24 +223,31 @@ def train_answers(
             pictures_first=first,
         )
 
-    pictures, windows = part_of(recipe.answers.batch), part_of(recipe.windows)
     processes = together()
-    first = recipe.pictures_first * processes.num_processes
-    with watched(model):
-        history = fit(
-            model,
-            batches(train, pictures, windows, recipe.seed, first),
-            recipe.answers,
-            loss=answer_loss,
-            check=answer_check(model, batches(held_out, 16, 16, recipe.seed + 1, 0)),
-            out=out / "answers",
-            seed=recipe.seed,
-            report_to=recipe.report_to,
-        )
+    check = answer_check(model, batches(held_out, 16, 16, recipe.seed + 1, 0))
+    for number, phase in enumerate((recipe.answers, *recipe.again)):
+        name = f"answers-{number + 1}" if number else "answers"
+        first = 0 if number else recipe.pictures_first * processes.num_processes
+        # The seed after the recipe's own is that of the check.
+        seed = recipe.seed + 2 * number
+        if processes.is_main_process:
+            keep_settings(out / name, dataclasses.asdict(phase))
+        processes.wait_for_everyone()
+        with watched(model):
+            history = fit(
+                model,
+                batches(train, part_of(phase.batch), part_of(recipe.windows), seed, first),
+                phase,
+                loss=answer_loss,
+                check=check,
+                out=out / name,
+                seed=seed,
+                report_to=recipe.report_to,
+            )
+        if processes.is_main_process:
+            (out / name / "history.json").write_text(json.dumps(history))
+            plot_history(history, out / f"{name}.png", name.replace("-", " ").capitalize())
     del model.reading
-    if processes.is_main_process:
-        (out / "answers" / "history.json").write_text(json.dumps(history))
-        plot_history(history, out / "answers.png", "Answers")
 
 
 def nano_tokenizer() -> Qwen2TokenizerFast:
