@@ -140,8 +140,12 @@ class Assistant:
         self._session.forget()
 
     def forget_soon(self) -> None:
-        """Drop everything that was seen before the next work begins; may be called from any thread."""
+        """Drop everything that was seen before the next work begins; may be called from any thread.
+
+        Questions wait for the next picture, even where a lost camera keeps it waiting.
+        """
         self._to_forget.set()
+        self.scheduler.forget()
 
     @property
     def engine_session(self) -> EngineSession:

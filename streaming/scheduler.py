@@ -78,6 +78,7 @@ class Scheduler(Generic[K]):
         self._window: Window | None = None
         self._now = 0.0
         self._gaps = 0
+        self._forgotten = 0
         self._inputs: dict[K, int] = {}
         self._asked: dict[K, Rule] = {}
         self._waiting: dict[K, float] = {}
@@ -128,6 +129,13 @@ class Scheduler(Generic[K]):
                     self._request(task)
             self._changed.notify_all()
 
+    def forget(self) -> None:
+        """Let go of what there is to see, as if nothing had been seen yet: running work stops, tasks wait."""
+        with self._changed:
+            self._restart()
+            self._picture = None
+            self._forgotten += 1
+
     def ask(self, task: K, rule: Rule) -> None:
         """Ask for something once, as the wearer does; it waits until there is what it is asked of.
 
@@ -166,7 +174,7 @@ class Scheduler(Generic[K]):
             self._gaps_at_start = self._gaps
             self._counts["taken"] += len(tasks)
             window = self._window if any(self._rule(task).sees == "window" for task in tasks) else None
-            return Work(tasks, self._picture, window, now, partial(self._overruled, first))
+            return Work(tasks, self._picture, window, now, partial(self._overruled, first, self._forgotten))
 
     def done(self, work: Work[K], preempted: Collection[K] = ()) -> None:
         """Tell that work has come to its end; what was preempted is tried again if it is still due."""
@@ -231,7 +239,9 @@ class Scheduler(Generic[K]):
             return min(rule.rank, self._foremost)
         return rule.rank
 
-    def _overruled(self, rank: int) -> bool:
-        """Whether work of this rank has to stop: for something of a lower rank, or at the end."""
+    def _overruled(self, rank: int, forgotten: int) -> bool:
+        """Whether work has to stop: for a lower rank, since what it saw was forgotten, or at the end."""
         with self._changed:
-            return self._closed or any(self._rule(task).rank < rank for task in self._ready())
+            if self._closed or forgotten != self._forgotten:
+                return True
+            return any(self._rule(task).rank < rank for task in self._ready())

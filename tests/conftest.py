@@ -128,6 +128,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a profile for small pictures, as the tests of training use it."""
+    from tuning import with_profile
+
+    return with_profile(tiny_checkpoint, tmp_path_factory.mktemp("small") / "model")
+
+
+@pytest.fixture(scope="session")
 def shallow_2b_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Qwen2-VL-2B's own widths, heads and tied embeddings, with 2 of 28 text layers, 2 of 32 vision layers.
 

@@ -231,6 +231,27 @@ def test_what_was_stopped_before_a_gap_is_not_tried_again_behind_it() -> None:
     assert scheduler.counts["preempted"] == 1
 
 
+def test_what_is_forgotten_stops_work_and_questions_wait_for_the_next_picture() -> None:
+    scheduler = Scheduler(RULES)
+    scheduler.ask("what is this?", WEARER)
+    scheduler.see(frame(50), window(50), 5.0)
+    work = take(scheduler, 5.0)
+    assert not work.stopped()
+    scheduler.forget()
+    assert work.stopped()
+    scheduler.done(work, work.tasks)
+    scheduler.ask("and that?", WEARER)
+    assert scheduler.take(9.0) is None
+    assert not scheduler.wait(timeout=0)
+    scheduler.see(frame(90, gap=True), window(90), 9.0)
+    # The next picture does not let the old work go on.
+    assert work.stopped()
+    work = take(scheduler, 9.0)
+    assert set(work.tasks) == {"what is this?", "and that?"}
+    assert work.picture.index == 90
+    assert not work.stopped()
+
+
 def test_more_questions_than_anybody_can_wait_for_push_out_the_oldest() -> None:
     scheduler = Scheduler(INTENT)
     for number in range(20):

@@ -83,7 +83,8 @@ def train(recipe: Recipe, out: Path, *, cut_tower: int | None = None, cut_answer
         patch.setattr(sft, "tower_loss", tower)
         patch.setattr(sft, "answer_loss", answers)
         patch.setattr(sft, "simulate", partial(simulate, size=(112, 64), workers=1))
-        # The checks of a real run take longer than all of this.
+        # Whitening and the checks of a real run take longer than all of this.
+        patch.setattr(sft, "WHITENING", 1)
         patch.setattr(sft, "tower_check", lambda *_: lambda: {"checked": 1.0})
         patch.setattr(sft, "answer_check", lambda *_: lambda: {"checked": 1.0})
         try:

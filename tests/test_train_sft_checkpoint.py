@@ -36,11 +36,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_profile(tiny_checkpoint, tmp_path_factory.mktemp("small") / "model")
-
-
-@pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight good rows of three kinds, and one without its picture."""
     folder = tmp_path_factory.mktemp("rows")

@@ -107,6 +107,7 @@ def nano_run(folder: Path) -> None:
         data=folder / "data", episodes=2, tower=phase, answers=phase, slices=3, windows=2, out=folder / "nano"
     )
     sft.simulate = partial(sft.simulate, size=(112, 64), workers=1)  # type: ignore[attr-defined]
+    sft.WHITENING = 1
     for check in ("tower_check", "answer_check"):
         setattr(sft, check, lambda *_: lambda: {"checked": 1.0})
     sft.run_recipe(recipe, recipe.out)

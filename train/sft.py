@@ -52,6 +52,8 @@ __all__ = ["run_recipe", "sft"]
 
 log = logging.getLogger(__name__)
 
+WHITENING = 16
+"""Batches of 32 pictures that the tower's tokens are whitened over."""
 NEW_NANO = "new-nano"
 """The base of a recipe that starts from fresh nano weights."""
 
@@ -193,7 +195,8 @@ def even_out(tower: Tower, data: SimulatedData) -> None:
     tower.eval()
     with torch.inference_mode():
         tokens = [
-            tower.tokens(batches[number]["patches"].to(device)).flatten(0, 1).cpu() for number in range(16)
+            tower.tokens(batches[number]["patches"].to(device)).flatten(0, 1).cpu()
+            for number in range(WHITENING)
         ]
     fold(tower.visual.merger.mlp[2], *whitening(torch.cat(tokens)))
 
