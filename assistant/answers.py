@@ -73,6 +73,8 @@ class Answer:
     """Seconds of the stream."""
     absent: bool = False
     """The model said that what was asked for is not there: an answer, not a failure."""
+    cut: bool = False
+    """The limit of tokens ended it before the model did."""
     status: Status = "ok"
     time: float = 0.0
     """Capture time of the newest frame that was seen, seconds."""

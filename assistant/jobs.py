@@ -137,6 +137,7 @@ def answer_jobs(
                 usage = session.usage(delta.request)
                 with metrics.measure("parse"):
                     answer = _read(jobs[delta.request], draft, profile, timing, usage)
+                answer = replace(answer, cut=delta.finished == "length")
                 under_way.remove(delta.request)
                 metrics.add("first_token", timing.first_token)
                 metrics.add("decode", timing.total - timing.first_token)

@@ -176,6 +176,7 @@ def answer_event(answer: Answer, now: float) -> dict[str, object]:
         "phrase": answer.question.phrase,
         "text": answer.text,
         "reasoning": answer.reasoning,
+        "cut": answer.cut,
         "boxes": [
             {
                 "label": box.label,

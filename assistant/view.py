@@ -234,7 +234,8 @@ def in_words(answer: Answer) -> str:
     if answer.question.task == "when":
         return ", ".join(f"{span.start:.1f} to {span.end:.1f} s" for span in answer.intervals) or "none"
     # What a model writes may hold control characters, which a terminal would obey.
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in answer.text).split())
+    words = " ".join("".join(sign if sign.isprintable() else " " for sign in answer.text).split())
+    return f"{words} …" if answer.cut else words
 
 
 def _words(answers: Sequence[Answer], now: float) -> RenderableType:

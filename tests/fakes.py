@@ -75,7 +75,8 @@ class FakeSession:
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         engine = self._engine
         engine.asked.append(list(requests))
-        pending = [tokens_of(engine.script(text_of(request.prompt))) for request in requests]
+        answers = [tokens_of(engine.script(text_of(request.prompt))) for request in requests]
+        pending = [tokens[: request.max_tokens] for tokens, request in zip(answers, requests, strict=True)]
         places = [0] * len(pending)
         while any(place < len(tokens) for place, tokens in zip(places, pending, strict=True)):
             for number, tokens in enumerate(pending):
@@ -86,7 +87,8 @@ class FakeSession:
                     places[number] += 1
                     last = places[number] == len(tokens)
                     logprob = math.log(engine.probability)
-                    yield Delta(number, 0, token, logprob, "stop" if last else "")
+                    cut = pending[number] != answers[number]
+                    yield Delta(number, 0, token, logprob, ("length" if cut else "stop") if last else "")
 
     def usage(self, request: int | None = None) -> dict[str, int]:
         return {"prompt_tokens": 7, "slices_encoded": 1}

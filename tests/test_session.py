@@ -172,6 +172,16 @@ def test_sampling_settings_reach_the_engine() -> None:
     assert (request.top_k, request.seed) == (20, 3)
 
 
+def test_an_answer_that_the_limit_of_tokens_ends_says_so() -> None:
+    engine = FakeEngine(lambda _: "make tea")
+    found = {}
+    for most in (2, 10):
+        assistant = Assistant(engine, sampling=Sampling(max_tokens=most))
+        (answer,) = assistant.answer([Question("intent")], window=window())
+        found[most] = (answer.text, answer.cut)
+    assert found == {2: ("make", True), 10: ("make tea", False)}
+
+
 @pytest.mark.parametrize(
     ("questions", "expected"),
     [

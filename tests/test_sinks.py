@@ -52,6 +52,7 @@ def test_an_answer_line_has_exactly_the_keys_that_other_programs_read(tmp_path: 
         "phrase": "right hand",
         "text": "right hand",
         "reasoning": "",
+        "cut": False,
         "boxes": [{"label": "right hand", "x1": 10, "y1": 20, "x2": 30.13, "y2": 40, "score": 0.9124}],
         "intervals": [],
         "window": None,
@@ -156,6 +157,7 @@ def test_without_a_terminal_each_answer_is_one_line() -> None:
 
 def test_what_a_model_says_cannot_steer_the_terminal() -> None:
     assert in_words(Answer(Question("intent"), "make\x1b[2J tea\nnow")) == "make [2J tea now"
+    assert in_words(Answer(Question("intent"), "make", cut=True)) == "make …"
 
 
 @pytest.mark.parametrize(
