@@ -79,9 +79,13 @@ class ClipPage:
     ) -> tuple[str, str, str, str]:
         """Watch the visitor's clip; returns what to tell, the video, the timeline and nothing found yet."""
         visit = self._visit(request)
+        with visit.at_work:
+            visit.stop.clear()
+            return self._watch(visit, progress)
+
+    def _watch(self, visit: ClipVisit, progress: gr.Progress) -> tuple[str, str, str, str]:
         if visit.clip is None:
             return status("Bring a clip first: upload one, or take the bundled one."), "", "", ""
-        visit.stop.clear()
         whole = min(length_of(visit.clip), MOST_SECONDS)
         reached = -1.0
 
@@ -146,15 +150,17 @@ class ClipPage:
             self._clips.leave(request.session_hash)
 
     def _asked(self, request: gr.Request, look: Callable[[Watched], str]) -> tuple[str, str]:
-        watched = self._visit(request).watched
-        if watched is None:
-            return status("Watch a clip first; then ask about it."), ""
-        try:
-            found = f'<div class="ego-found">{look(watched)}</div>'
-        except EgoliveError as error:
-            found = status(str(error))
-        write_evidence(self._engine, watched)
-        return found, _strip(watched)
+        visit = self._visit(request)
+        with visit.at_work:
+            watched = visit.watched
+            if watched is None:
+                return status("Watch a clip first; then ask about it."), ""
+            try:
+                found = f'<div class="ego-found">{look(watched)}</div>'
+            except EgoliveError as error:
+                found = status(str(error))
+            write_evidence(self._engine, watched)
+            return found, _strip(watched)
 
     def _told(self, request: gr.Request, act: Callable[[ClipVisit], str]) -> str:
         try:

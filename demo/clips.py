@@ -33,12 +33,16 @@ class ClipVisit:
     clip: Path | None = None
     watched: Watched | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    at_work: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the clip is looked at: its files stay until then."""
 
     def clear(self) -> None:
-        """Drop the clip and everything made of it."""
-        self.clip = self.watched = None
-        for path in self.folder.iterdir():
-            path.unlink()
+        """Stop watching, and drop the clip and everything made of it."""
+        self.stop.set()
+        with self.at_work:
+            self.clip = self.watched = None
+            for path in self.folder.iterdir():
+                path.unlink()
 
 
 class Clips:
@@ -75,7 +79,9 @@ class Clips:
             visit = self._visits.pop(visitor, None)
         if visit is not None:
             visit.stop.set()
-            shutil.rmtree(visit.folder, ignore_errors=True)
+            with visit.at_work:
+                visit.clip = visit.watched = None
+                shutil.rmtree(visit.folder, ignore_errors=True)
 
 
 def add_clip_routes(app: FastAPI, clips: Clips) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +207,37 @@ def test_an_upload_is_taken_watched_asked_about_and_deleted_with_its_visitor(des
     desk.page.leave(ann)
     assert not folder.exists()
     assert desk.served("ann", "overlay.mp4") == 404
+
+
+@pytest.mark.parametrize("ends", ["another clip", "the visit"])
+def test_what_is_watched_is_stopped_and_dropped_when_it_is_not_wanted_any_more(
+    desk: Desk, clip: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    ann = desk.request("ann")
+    desk.page.take_upload(desk.upload(clip), ann)
+    visit = desk.clips.of("ann")
+    under_way = threading.Event()
+
+    def seen(*_: object, desc: str = "", **__: object) -> None:
+        if "watched" in desc:
+            under_way.set()
+            # Until it is stopped, so that it is under way when something else comes.
+            assert visit.stop.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(desk.page.watch, ann, seen)  # type: ignore[arg-type]
+        assert under_way.wait(10)
+        if ends == "another clip":
+            assert "make_coffee.mp4" in desk.page.take_bundled(ann)
+        else:
+            desk.page.leave(ann)
+        told, *_ = watching.result(10)
+    assert "answers about" in told
+    assert visit.watched is None
+    assert not visit.folder.exists() or not list(visit.folder.iterdir())
+    if ends == "another clip":
+        assert visit.clip is not None
+        assert visit.clip.name == "make_coffee.mp4"
 
 
 def test_only_results_are_served_and_only_to_whom_they_belong(desk: Desk, clip: Path) -> None:
