@@ -76,7 +76,8 @@ def engine_needs() -> list[Need]:
         Need(model.name, precision, round(max(weights + overhead, weights * _SPARE)))
         for model in _MODELS
         for precision, width in _PRECISIONS.items()
-        for copy in (model.head * 4 if precision == "bf16" else 0.0,)
+        # torch computes the last layer in fp32, of a copy of its weights.
+        for copy in (model.head * 4 if precision in ("bf16", "nf4") else 0.0,)
         for weights in (model.linear * width + model.rest * 2 + copy,)
         for overhead in (model.cache_bytes * _CACHE_TOKENS + _WORK_BYTES,)
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -25,7 +26,7 @@ from egolive.assistant.tokenizer import load_tokenizer
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["Provider", "load_engine", "load_model"]
+__all__ = ["Provider", "compute_in", "load_engine", "load_model"]
 
 Provider = Literal["auto", "onnx", "tensorrt"]
 
@@ -119,16 +120,20 @@ def _open_torch_engine(folder: Path, card: EngineCard, device: str, *, graphs: b
     except ImportError as error:
         raise EngineError(f"{folder} needs bitsandbytes: pip install 'egolive[quantize]'") from error
     inspect_checkpoint(folder)
-    return _torch_engine(folder, card.name, _device(device), None, card.precision["decoder"], graphs=graphs)
+    place = _device(device)
+    # What is not quantised is stored as the checkpoint had it, and computed with as a checkpoint is.
+    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+    return _torch_engine(folder, card.name, place, dtype, card.precision["decoder"], graphs=graphs)
 
 
 def _torch_engine(
-    folder: Path, name: str, device: torch.device, dtype: torch.dtype | None, precision: str, *, graphs: bool
+    folder: Path, name: str, device: torch.device, dtype: torch.dtype, precision: str, *, graphs: bool
 ) -> TorchEngine:
     # What is read at once comes first: a mistake in it is told before the weights are loaded.
     profile = load_profile(folder)
     preprocessor = Preprocessor.from_folder(folder)
     model = load_model(folder, device, dtype)
+    compute_in(model, dtype)
     tokenizer = load_tokenizer(
         folder, image_token=model.config.image_token_id, video_token=model.config.video_token_id
     )
@@ -250,6 +255,20 @@ def load_model(
         )
     model.requires_grad_(requires_grad=False)
     return model.eval()
+
+
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let all of a model compute in `dtype`, also where bitsandbytes has quantised its layers.
+
+    transformers 5 leaves most of what stands beside quantised layers as it is stored, whatever it is told,
+    and layers in 4 bits keep to the type that they were made with.
+    """
+    for weights in model.parameters():
+        if weights.is_floating_point():
+            weights.data = weights.data.to(dtype)
+    for layer in model.modules():
+        if hasattr(layer, "compute_dtype"):
+            layer.compute_dtype = dtype  # type: ignore[assignment]  # to mypy it might be a tensor
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from egolive.streaming.errors import EngineError
 __all__ = ["BnbPrecision", "build_torch"]
 
 BnbPrecision = Literal["nf4", "bnb-int8"]
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _SKIPPED = ["model.visual", "lm_head"]
 """By these full names; "visual" alone skips nothing."""
 
@@ -52,10 +53,11 @@ def build_torch(model: str, out: Path, precision: BnbPrecision) -> EngineCard:
         copy_small_files(source, folder)
         save_profile(profile, folder)
         few = "nf4" if precision == "nf4" else "int8"
+        stored = _NAMES.get(loaded.lm_head.weight.dtype, str(loaded.lm_head.weight.dtype))
         card = EngineCard(
             name=out.name,
             backend="torch",
-            precision={"tower": "fp32", "decoder": few, "head": "fp32", "embeddings": "fp32"},
+            precision={"tower": stored, "decoder": few, "head": stored, "embeddings": stored},
             shapes=model_shapes(loaded.config, (0, 0)),
             image_token=int(loaded.config.image_token_id),
             video_token=int(loaded.config.video_token_id),
@@ -88,7 +90,8 @@ def _load(source: Path, precision: BnbPrecision) -> Qwen2VLForConditionalGenerat
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return load_model(source, torch.device("cpu"), torch.float32, quantization=settings)
+        # What is not quantised is kept as it is stored: in fp32 a 7B's would need twice the room.
+        return load_model(source, torch.device("cpu"), None, quantization=settings)
 
 
 def _check(model: Qwen2VLForConditionalGeneration) -> None:

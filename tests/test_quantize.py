@@ -19,7 +19,7 @@ from quantizing import SIZE, answers
 from safetensors.torch import load_file
 
 from egolive.assistant.cli import call
-from egolive.assistant.loading import load_engine, load_model
+from egolive.assistant.loading import compute_in, load_engine, load_model
 from egolive.quantize.awq import rounded
 from egolive.quantize.block_int4 import scales_of
 from egolive.quantize.build import Recipe, build_onnx
@@ -178,6 +178,66 @@ def test_nf4_takes_the_text_layers_alone_and_loads_again(tiny_checkpoint: Path, 
     assert all(torch.equal(before[name], weight) for name, weight in model.model.visual.state_dict().items())
     assert load_engine(str(out), device="cpu").info.precision == "nf4"
     assert answers(str(out)) == answers(str(out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["nf4", "bnb-int8"])
+def test_what_bitsandbytes_leaves_alone_is_stored_as_it_was_and_gives_the_same_answers(
+    precision: Literal["nf4", "bnb-int8"], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    from egolive.quantize.bnb import build_torch
+
+    short = make_checkpoint(tmp_path / "bf16", text=TEXT, vision=VISION, dtype=torch.bfloat16)
+    load_model(short, torch.device("cpu"), torch.float32).save_pretrained(tmp_path / "fp32")
+    for path in short.glob("*token*"):
+        shutil.copy(path, tmp_path / "fp32")
+    found = []
+    for kind in ("bf16", "fp32"):
+        out = tmp_path / f"{kind}-quantised"
+        card = build_torch(str(tmp_path / kind), out, precision)
+        assert (card.precision["tower"], card.precision["head"]) == (kind, kind)
+        assert (
+            load_file(out / "model.safetensors")["lm_head.weight"].dtype
+            == {
+                "bf16": torch.bfloat16,
+                "fp32": torch.float32,
+            }[kind]
+        )
+        found.append(answers(str(out)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_nf4_computes_in_the_type_that_it_is_told_to(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from egolive.quantize.bnb import build_torch
+
+    build_torch(str(tiny_checkpoint), tmp_path / "nf4", "nf4")
+    multiply = bitsandbytes.matmul_4bit
+    computed: Counter[torch.dtype] = Counter()
+
+    def spied(left: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        computed[left.dtype] += 1
+        product: torch.Tensor = multiply(left, *args, **kwargs)
+        return product
+
+    monkeypatch.setattr(bitsandbytes, "matmul_4bit", spied)
+    logits = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = load_model(tmp_path / "nf4", torch.device("cpu"), dtype)
+        compute_in(model, dtype)
+        assert {weights.dtype for weights in model.parameters()} == {dtype, torch.uint8}
+        with torch.inference_mode():
+            logits.append(model(input_ids=torch.arange(20)[None]).logits.float())
+            model.model.visual(torch.zeros(4, 1176, dtype=dtype), torch.tensor([[1, 2, 2]]))
+        assert computed == {dtype: 7 * LAYERS}
+        computed.clear()
+    exact, rounded_off = logits
+    # These weights are wide, so single logits differ by more.
+    assert (exact - rounded_off).norm() < 0.05 * exact.norm()
 
 
 def test_a_training_folder_becomes_an_engine(tiny_checkpoint: Path, tmp_path: Path) -> None:
