@@ -29,10 +29,10 @@ class _Model:
     linear: float
     """Weights of the text layers, which quantisation shrinks."""
     rest: float
-    """Embedding, output layer and vision tower, which stay in 16 bits."""
+    """Embedding, output layer and vision tower, which stay in 16 bits; on a processor torch takes 32."""
     cache_bytes: int
     head: float
-    """Weights of the output layer, of which a model that is not quantised has a copy in 32 bits."""
+    """Weights of the output layer, of which torch has a copy in 32 bits."""
 
 
 # Counted from the configurations of Qwen2-VL-7B and -2B (the 2B shares embedding and output layer).
@@ -218,6 +218,7 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
     fit_table.caption = (
         "weights + cache of 4,096 tokens + working memory\n"
         "bf16 and fp32 run as they are, the others as engine folders of `egolive quantize`;\n"
+        "bnb-int8, and nf4 on a processor, need up to 2.5 GB more than int8 and nf4 say here;\n"
         "TensorRT with CUDA graphs holds the text layers twice, with --no-graphs once"
     )
 

@@ -68,4 +68,8 @@ def give_encoding(
 
 def maker_of(engine: Engine) -> str:
     """What an encoding is marked with: engines of one name and precision share them."""
-    return f"{engine.info.name} {engine.info.backend} {engine.info.precision}"
+    info = engine.info
+    made_by = f"{info.name} {info.backend} {info.precision}"
+    # Beside quantised layers, torch computes in another type on a GPU than on a processor.
+    few_bits = info.backend == "torch" and info.precision not in ("fp32", "bf16")
+    return f"{made_by} {info.device.partition(':')[0]}" if few_bits else made_by

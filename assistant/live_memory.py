@@ -83,11 +83,12 @@ class LiveMemory:
         The stream goes on as behind a gap. Files that other sinks write are not touched.
         """
         now = self._source.time if self._source else 0.0
-        # First what needs no file: it is done even if the file cannot be written.
-        if self._assistant is not None:
-            self._assistant.forget_soon()
+        # First what needs no file: it is done even if the file cannot be written. And first of that the cut:
+        # a frame that came without it would bring the old window back.
         if self._source is not None:
             self._source.cut()
+        if self._assistant is not None:
+            self._assistant.forget_soon()
         return self._rememberer.forget(seconds, now)
 
     def take(self, line: str, tell: Callable[[str], object]) -> bool:

@@ -277,7 +277,7 @@ def _statements(answers: Iterable[Answer]) -> Iterable[tuple[str, str, Colour]]:
         elif answer.absent:
             yield key, "none", _GREY
         else:
-            yield key, answer.text, _WHITE
+            yield key, f"{answer.text} …" if answer.cut else answer.text, _WHITE
 
 
 def _label(box: Box) -> str:

@@ -84,6 +84,7 @@ class Assistant:
         self._keeper = keeper
         self._session = engine.session()
         self._to_forget = threading.Event()
+        self._at_work = threading.Lock()
 
     def __call__(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
         """Answer questions that are due.
@@ -97,16 +98,11 @@ class Assistant:
         Raises:
             EngineError: The engine failed.
         """
-        if self._to_forget.is_set():
-            self._to_forget.clear()
-            self._session.forget()
-        jobs = [self._job(question, work.window, work.picture) for question in work.tasks]
-        with closing(self._answer(jobs, work.stopped)) as found:
-            for number, answer in found:
-                timing = replace(answer.timing, queued=max(0.0, work.time - answer.time))
-                answer = replace(answer, timing=timing)
-                status: Status = "preempted" if answer.status == "preempted" else "ok"
-                yield Result(work.tasks[number], answer, answer.time, status)
+        with self._at_work:
+            try:
+                yield from self._results(work)
+            finally:
+                self._forget_if_told()
 
     def put(self, question: Question) -> None:
         """Ask something once while the stream runs, before everything else; may be called from any thread."""
@@ -144,8 +140,15 @@ class Assistant:
 
         Questions wait for the next picture, even where a lost camera keeps it waiting.
         """
-        self._to_forget.set()
+        # First, so that nothing begins any more with what the session is to drop.
         self.scheduler.forget()
+        self._to_forget.set()
+        if self._at_work.acquire(blocking=False):
+            # Nothing is running, and with a lost camera nothing may for long.
+            try:
+                self._forget_if_told()
+            finally:
+                self._at_work.release()
 
     @property
     def engine_session(self) -> EngineSession:
@@ -163,6 +166,27 @@ class Assistant:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _forget_if_told(self) -> None:
+        if self._to_forget.is_set():
+            self._to_forget.clear()
+            self._session.forget()
+
+    def _results(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
+        self._forget_if_told()
+        jobs = [self._job(question, work.window, work.picture) for question in work.tasks]
+        if work.stopped():
+            # What it would see may have been forgotten since it was taken.
+            for job in jobs:
+                answer = Answer(job.question, "", status="preempted", time=job.time, window=job.window)
+                yield Result(job.question, answer, job.time, "preempted")
+            return
+        with closing(self._answer(jobs, work.stopped)) as found:
+            for number, answer in found:
+                timing = replace(answer.timing, queued=max(0.0, work.time - answer.time))
+                answer = replace(answer, timing=timing)
+                status: Status = "preempted" if answer.status == "preempted" else "ok"
+                yield Result(work.tasks[number], answer, answer.time, status)
 
     def _answer(
         self, jobs: Sequence[Job], stopped: Callable[[], bool] | None = None

@@ -122,7 +122,10 @@ def cost_of(
 
 
 def _computes_in_bf16(engine: Halves, folder: Path) -> bool:
-    """Weights of few bits say nothing about the sums: the tower's precision does."""
+    """Weights of few bits say nothing about the sums: the tower's precision does, and torch's own type."""
+    decoder = engine.decoder
+    if isinstance(decoder, TorchDecoder):
+        return decoder.dtype == torch.bfloat16
     precision = (
         read_engine_card(folder).precision["tower"] if is_engine_folder(folder) else engine.info.precision
     )

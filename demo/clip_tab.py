@@ -23,6 +23,7 @@ __all__ = ["ClipPage", "clip_tab"]
 
 MOST_SECONDS = 300.0
 """Of a clip that are watched."""
+_BUSY = "Your clip is being looked at; wait until what is under way has ended, or stop it."
 
 
 class ClipPage:
@@ -49,26 +50,31 @@ class ClipPage:
             return None, status("The upload is not there any more; upload it again.")
 
         def take(visit: ClipVisit) -> str:
-            visit.clear()
-            clip = visit.folder / f"clip{source.suffix[:8]}"
-            shutil.move(source, clip)
-            try:
-                seconds = length_of(clip)
-            except EgoliveError as error:
-                clip.unlink()
-                raise UsageError(str(error).replace(str(clip), source.name)) from error
-            visit.clip = clip
+            with visit.emptied():
+                clip = visit.folder / f"clip{source.suffix[:8]}"
+                shutil.move(source, clip)
+                try:
+                    seconds = length_of(clip)
+                except EgoliveError as error:
+                    clip.unlink()
+                    raise UsageError(str(error).replace(str(clip), source.name)) from error
+                visit.clip = clip
             return _ready(source.name, seconds)
 
-        return None, self._told(request, take)
+        try:
+            return None, self._told(request, take)
+        finally:
+            # Where it was not taken, it is not kept either.
+            source.unlink(missing_ok=True)
 
     def take_bundled(self, request: gr.Request) -> str:
         """Take the clip that comes with the package; returns what to tell."""
 
         def take(visit: ClipVisit) -> str:
-            visit.clear()
-            visit.clip = bundled_clip()
-            return _ready(visit.clip.name, length_of(visit.clip))
+            clip = bundled_clip()
+            with visit.emptied():
+                visit.clip = clip
+            return _ready(clip.name, length_of(clip))
 
         return self._told(request, take)
 
@@ -79,9 +85,17 @@ class ClipPage:
     ) -> tuple[str, str, str, str]:
         """Watch the visitor's clip; returns what to tell, the video, the timeline and nothing found yet."""
         visit = self._visit(request)
-        with visit.at_work:
+        # Nobody waits here: whoever does takes the place of other visitors.
+        if not visit.at_work.acquire(blocking=False):
+            return status(_BUSY), "", "", ""
+        try:
             visit.stop.clear()
-            return self._watch(visit, progress)
+            found = None if visit.unwanted.is_set() else self._watch(visit, progress)
+            if found is None or visit.unwanted.is_set():
+                found = status("Another clip was taken meanwhile; watch that one."), "", "", ""
+            return found
+        finally:
+            visit.at_work.release()
 
     def _watch(self, visit: ClipVisit, progress: gr.Progress) -> tuple[str, str, str, str]:
         if visit.clip is None:
@@ -151,7 +165,9 @@ class ClipPage:
 
     def _asked(self, request: gr.Request, look: Callable[[Watched], str]) -> tuple[str, str]:
         visit = self._visit(request)
-        with visit.at_work:
+        if not visit.at_work.acquire(blocking=False):
+            return status(_BUSY), "" if visit.watched is None else _strip(visit.watched)
+        try:
             watched = visit.watched
             if watched is None:
                 return status("Watch a clip first; then ask about it."), ""
@@ -161,6 +177,8 @@ class ClipPage:
                 found = status(str(error))
             write_evidence(self._engine, watched)
             return found, _strip(watched)
+        finally:
+            visit.at_work.release()
 
     def _told(self, request: gr.Request, act: Callable[[ClipVisit], str]) -> str:
         try:

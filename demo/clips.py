@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from egolive.demo.clip import Watched
+from egolive.streaming.errors import UsageError
 
 __all__ = ["ClipVisit", "Clips", "add_clip_routes"]
 
@@ -35,14 +38,26 @@ class ClipVisit:
     stop: threading.Event = field(default_factory=threading.Event)
     at_work: threading.Lock = field(default_factory=threading.Lock)
     """Held while the clip is looked at: its files stay until then."""
+    unwanted: threading.Event = field(default_factory=threading.Event)
+    """What is looked at is to be dropped as soon as that has stopped."""
 
-    def clear(self) -> None:
-        """Stop watching, and drop the clip and everything made of it."""
+    @contextmanager
+    def emptied(self) -> Iterator[None]:
+        """Stop what runs and drop the clip and everything made of it; nothing begins before this has ended.
+
+        Raises:
+            UsageError: The visit is over.
+        """
+        self.unwanted.set()
         self.stop.set()
         with self.at_work:
+            self.unwanted.clear()
+            if not self.folder.is_dir():
+                raise UsageError("The page was closed meanwhile; open it again.")
             self.clip = self.watched = None
             for path in self.folder.iterdir():
                 path.unlink()
+            yield
 
 
 class Clips:
@@ -78,9 +93,7 @@ class Clips:
         with self._changing:
             visit = self._visits.pop(visitor, None)
         if visit is not None:
-            visit.stop.set()
-            with visit.at_work:
-                visit.clip = visit.watched = None
+            with visit.emptied():
                 shutil.rmtree(visit.folder, ignore_errors=True)
 
 

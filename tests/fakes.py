@@ -54,6 +54,7 @@ class FakeEngine:
         self.seconds_per_token = seconds_per_token
         self.asked: list[list[Request]] = []
         self.open_sessions = 0
+        self.forgotten = 0
         self.closed = False
 
     def session(self, reuse: Reuse = FULL_REUSE) -> FakeSession:
@@ -93,7 +94,8 @@ class FakeSession:
     def usage(self, request: int | None = None) -> dict[str, int]:
         return {"prompt_tokens": 7, "slices_encoded": 1}
 
-    def forget(self) -> None: ...
+    def forget(self) -> None:
+        self._engine.forgotten += 1
 
     def close(self) -> None:
         self._engine.open_sessions -= 1

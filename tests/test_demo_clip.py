@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -227,12 +228,15 @@ def test_what_is_watched_is_stopped_and_dropped_when_it_is_not_wanted_any_more(
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(desk.page.watch, ann, seen)  # type: ignore[arg-type]
         assert under_way.wait(10)
+        # Nothing else of this visitor waits for it.
+        assert "under way" in desk.page.when("open it", ann)[0]
+        assert "under way" in desk.page.watch(ann, quiet_progress)[0]  # type: ignore[arg-type]
         if ends == "another clip":
             assert "make_coffee.mp4" in desk.page.take_bundled(ann)
         else:
             desk.page.leave(ann)
         told, *_ = watching.result(10)
-    assert "answers about" in told
+    assert "Another clip" in told
     assert visit.watched is None
     assert not visit.folder.exists() or not list(visit.folder.iterdir())
     if ends == "another clip":
@@ -261,6 +265,15 @@ def test_a_file_from_elsewhere_is_not_taken(desk: Desk, clip: Path) -> None:
         _, told = desk.page.take_upload(str(path), desk.request("ann"))
         assert "upload it again" in told
     assert clip.exists()
+
+
+def test_an_upload_of_a_visitor_who_has_left_is_not_kept(desk: Desk, clip: Path) -> None:
+    ann = desk.request("ann")
+    shutil.rmtree(desk.clips.of("ann").folder)
+    upload = desk.upload(clip)
+    _, told = desk.page.take_upload(upload, ann)
+    assert "page was closed" in told
+    assert not Path(upload).exists()
 
 
 def test_an_upload_that_is_no_video_is_told_and_leaves_nothing(desk: Desk, tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_needs_follow_the_size_of_the_weights() -> None:
     # (2.2 and 0.9 GB), and about 1 GB for an answer, or a tenth that loading wants to have to spare.
     assert needs["EgoThinker 7B", "bf16"] == pytest.approx(1.1 * (16.6 + 2.2), abs=0.2)
     assert needs["Qwen2-VL 2B", "bf16"] == pytest.approx(4.4 + 0.9 + 0.9, abs=0.2)
+    # Text layers in 4 bits, the rest in 16, and the same copy.
+    assert needs["EgoThinker 7B", "nf4"] == pytest.approx(1.1 * (3.5 + 3.5 + 2.2), abs=0.2)
     assert needs["EgoThinker 7B", "int4"] < needs["EgoThinker 7B", "int8"] < needs["EgoThinker 7B", "bf16"]
 
 

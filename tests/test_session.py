@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,6 +171,40 @@ def test_sampling_settings_reach_the_engine() -> None:
     request = engine.asked[-1][0]
     assert (request.max_tokens, request.temperature, request.top_p) == (5, 0.7, 0.9)
     assert (request.top_k, request.seed) == (20, 3)
+
+
+def test_what_is_forgotten_is_dropped_at_once_or_as_soon_as_work_has_stopped() -> None:
+    engine = FakeEngine()
+    assistant = Assistant(engine, questions=[Question("intent")])
+    newest = window()
+    assistant.scheduler.see(newest.newest, newest, newest.newest.time)
+    idle = assistant.scheduler.take(0.0)
+    assert idle is not None
+    # Nothing runs: what was taken and has not begun is not answered any more.
+    assistant.forget_soon()
+    assert engine.forgotten == 1
+    assert [result.status for result in assistant(idle)] == ["preempted"]
+    assert not engine.asked
+    assistant.scheduler.done(idle, [Question("intent")])
+    assert assistant.scheduler.take(0.0) is None
+
+    assistant.scheduler.see(newest.newest, newest, newest.newest.time)
+    running = assistant.scheduler.take(0.0)
+    assert running is not None
+    stopped = []
+
+    def forgetting() -> bool:
+        if engine.asked and not stopped:
+            stopped.append(engine.forgotten)
+            assistant.forget_soon()
+            stopped.append(engine.forgotten)
+        return running.stopped()
+
+    statuses = [result.status for result in assistant(replace(running, stopped=forgetting))]
+    assert statuses == ["preempted"]
+    # While it runs the session is its own.
+    assert stopped == [1, 1]
+    assert engine.forgotten == 2
 
 
 def test_an_answer_that_the_limit_of_tokens_ends_says_so() -> None:

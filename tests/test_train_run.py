@@ -158,6 +158,10 @@ def test_a_finished_run_goes_on_when_its_text_part_is_to_learn_again(
     assert not any("visual" in name for name in moved)
     with pytest.raises(ConfigError, match="answers-2 holds a run by other settings"):
         train(replace(recipe, again=[second, second]), tmp_path)
+    # What comes after a pass that is made anew would go on from the old one.
+    shutil.rmtree(tmp_path / "answers-2")
+    with pytest.raises(ConfigError, match="answers-3 holds a run by other settings"):
+        train(replace(recipe, again=[second, second]), tmp_path)
 
 
 def test_phase_two_leaves_the_tower_as_phase_one_made_it(recipe: Recipe, whole: tuple[Run, Path]) -> None:

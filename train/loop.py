@@ -1,4 +1,4 @@
-"""What both phases of training share: batches by number, one Trainer, its log and its plot.
+"""What all phases of training share: batches by number, one Trainer, its log and its plot.
 
 The loop itself is transformers' Trainer. A batch is a pure function of its number, so an interrupted run
 that is resumed sees exactly the batches that it would have seen. Of N processes each takes every Nth

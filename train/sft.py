@@ -3,8 +3,9 @@
     egolive train sft nano-sft
 
 A checkpoint is trained further in `sft_checkpoint`. For nano, phase one teaches the vision tower by the dense
-loss, phase two the text part on packed questions. Both go on from their last checkpoint when they were
-interrupted. The finished model, its profile, the log and a plot end up in the recipe's output folder.
+loss, phase two, which may be repeated, the text part on packed questions. All go on from their last
+checkpoint when they were interrupted. The finished model, its profile, the log and a plot end up in the
+recipe's output folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -37,7 +39,7 @@ from egolive.train.plots import plot_history
 from egolive.train.pointing import watched
 from egolive.train.processes import part_of, together
 from egolive.train.reading import ReadingHeads
-from egolive.train.recipe import Recipe, keep_settings, load_recipe, read_recipe
+from egolive.train.recipe import Phase, Recipe, keep_settings, load_recipe, read_recipe
 from egolive.train.sft_checkpoint import run_checkpoint_sft
 from egolive.train.simdata import SimulatedData, load_simulated
 from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
@@ -131,7 +133,7 @@ def run_recipe(
             "episodes": len(data.clips),
             "frames": frames,
             "command": command,
-            "hours": seconds_spent(out) / 3600,
+            "hours": seconds_spent(out, ("tower", *rounds(recipe))) / 3600,
             "device": f"{processes.num_processes} x {kind}",
             "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
         },
@@ -147,10 +149,15 @@ def plain(recipe: Recipe) -> dict[str, object]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def seconds_spent(out: Path) -> float:
-    """Seconds of training of both phases, interruptions left out."""
-    logs = [json.loads(path.read_text()) for path in out.glob("*/history.json")]
-    return sum(seconds_of(log) for log in logs)
+def rounds(recipe: Recipe) -> dict[str, Phase]:
+    """The passes over the text part, by the names of their folders."""
+    phases = (recipe.answers, *recipe.again)
+    return {f"answers-{number}" if number > 1 else "answers": one for number, one in enumerate(phases, 1)}
+
+
+def seconds_spent(out: Path, folders: Iterable[str]) -> float:
+    """Seconds of training, interruptions left out."""
+    return sum(seconds_of(json.loads((out / name / "history.json").read_text())) for name in folders)
 
 
 def train_tower(
@@ -228,13 +235,14 @@ def train_answers(
 
     processes = together()
     check = answer_check(model, batches(held_out, 16, 16, recipe.seed + 1, 0))
-    for number, phase in enumerate((recipe.answers, *recipe.again)):
-        name = f"answers-{number + 1}" if number else "answers"
+    for number, (name, phase) in enumerate(rounds(recipe).items()):
         first = 0 if number else recipe.pictures_first * processes.num_processes
         # The seed after the recipe's own is that of the check.
         seed = recipe.seed + 2 * number
-        if processes.is_main_process:
-            keep_settings(out / name, dataclasses.asdict(phase))
+        if number and processes.is_main_process:
+            # With those in front of it, whose weights it goes on from.
+            before = [dataclasses.asdict(one) for one in (recipe.answers, *recipe.again[:number])]
+            keep_settings(out / name, dict(zip(rounds(recipe), before, strict=False)))
         processes.wait_for_everyone()
         with watched(model):
             history = fit(
