@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import PIL.Image
 import pytest
 from fakes import FakeEngine, text_of
 
-from egolive.assistant.profiles import EGOTHINKER_V1
+from egolive.assistant.profiles import EGOTHINKER_V1, NANO
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.train import evaluate as evaluation
 from egolive.train.results import stamp_of
@@ -158,6 +159,46 @@ def test_a_part_of_a_file_is_drawn_by_the_seed(
     (tmp_path / "bad.jsonl").write_text('{"something": "else"}\n')
     with pytest.raises(DataError, match="nothing to ask"):
         evaluated(monkeypatch, capsys, FakeEngine(), data=str(tmp_path / "bad.jsonl"))
+
+
+@pytest.mark.parametrize("changed", ["rows", "profile", "precision"])
+def test_results_of_other_rows_or_another_way_of_asking_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    path, samples = rows(tmp_path), tmp_path / "samples.jsonl"
+    engine = FakeEngine()
+    before = evaluated(monkeypatch, capsys, engine, data=str(path), samples=samples)
+    asked = len(engine.asked)
+    assert evaluated(monkeypatch, capsys, engine, data=str(path), samples=samples)["n"] == before["n"]
+    assert len(engine.asked) == asked
+    if changed == "rows":
+        path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    elif changed == "profile":
+        engine = FakeEngine(profile=replace(NANO, name="other"))
+    else:
+        engine.info = replace(engine.info, precision="bf16")
+    with pytest.raises(ConfigError, match="holds results of another run"):
+        evaluated(monkeypatch, capsys, engine, data=str(path), samples=samples)
+
+
+def test_a_missing_card_is_told_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine()
+    with pytest.raises(DataError, match=r"no README\.md"):
+        evaluated(monkeypatch, capsys, engine, data=str(rows(tmp_path)), card=tmp_path / "nowhere")
+    assert not engine.asked
+
+
+def test_a_card_says_what_gives_its_figures_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("# A model\n")
+    data = str(rows(tmp_path))
+    evaluated(monkeypatch, capsys, FakeEngine(), data=data, limit=3, grammar=False, card=tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    expected = f"`egolive evaluate --data {data} --seed 0 --no-grammar --limit 3 --fps 1.0 --max-frames 32`"
+    assert expected in card
 
 
 def test_two_files_of_results_are_compared_without_a_model(

@@ -14,6 +14,7 @@ from egolive.train.metrics import (
     best_constant_box,
     best_constant_interval,
     bootstrap,
+    constant_box_overlaps,
     majority_share,
     mean,
     same_text,
@@ -78,20 +79,27 @@ def test_the_majority_share_is_that_of_the_commonest_truth() -> None:
     assert math.isnan(majority_share([]))
 
 
-def test_the_best_constant_box_is_the_median_of_each_label() -> None:
+def test_the_best_constant_box_is_the_median_of_the_others_of_its_label() -> None:
     boxes = [Box(0, 0, 10, 10), Box(0, 0, 20, 10), Box(0, 0, 10, 20)]
-    # The median is the first: IoU 1, 1/2 and 1/2.
-    assert best_constant_box(boxes) == pytest.approx(2 / 3)
+    # Of the second and third: 15 by 15; of the others: 10 by 15 and 15 by 10.
+    assert constant_box_overlaps(boxes) == pytest.approx([100 / 225, 100 / 250, 100 / 250])
+    boxes = [Box(0, 0, size, 10, label="mug") for size in (10, 20, 30, 40)]
+    # Without it: 30, 30, 20 and 20 wide.
+    assert constant_box_overlaps(boxes) == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1 / 2])
+    # A label that occurs once is no answer to itself.
+    assert constant_box_overlaps([*boxes, Box(0, 0, 25, 10, label="jar")])[0] == 1
+    assert constant_box_overlaps([Box(0, 0, 10, 10)]) == [0]
     left = [Box(0, 0, 10, 10, label="left hand")] * 3
     right = [Box(100, 0, 110, 10, label="right hand")] * 3
     assert best_constant_box(left + right) == 1
     assert math.isnan(best_constant_box([]))
 
 
-def test_the_best_constant_interval_is_the_median() -> None:
-    # The median is 0 to 2: IoU 1, 1/2 and 1.
+def test_the_best_constant_interval_is_the_median_of_the_others() -> None:
+    # Of the others: 0 to 3, 0 to 2 and 0 to 3.
     spans = [Interval(0, 2), Interval(0, 4), Interval(0, 2)]
-    assert best_constant_interval(spans) == pytest.approx(5 / 6)
+    assert best_constant_interval(spans) == pytest.approx((2 / 3 + 1 / 2 + 2 / 3) / 3)
+    assert best_constant_interval([Interval(0, 2)]) == 0
     assert math.isnan(best_constant_interval([]))
 
 

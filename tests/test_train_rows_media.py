@@ -79,6 +79,10 @@ def test_a_chunked_video_is_read_across_its_chunks(media: Path) -> None:
     # 13.5 and 14.5 s of the first chunk, 0.5 and 1.5 s of the second.
     assert brightness(shown.visions[0]) == pytest.approx([54, 58, 102, 106], abs=2)
     assert shown.window == Interval(0, 4)
+    # 14.9 s is behind the last picture of its chunk, which began at 14.75.
+    values |= {"start": 13.4, "end": 17.4}
+    shown = show(row(**values, chunked=True), media, NANO)
+    assert brightness(shown.visions[0]) == pytest.approx([56, 59, 104, 108], abs=2)
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,11 @@ def test_boxes_are_measured_at_every_threshold_and_by_their_centre() -> None:
     assert figures["hand_miou"] == pytest.approx((800 / 2800 + 0.16) / 2, abs=1e-4)
     assert figures["hand_miou_n"] == 2
     assert figures["object_acc_iou50"] == pytest.approx(2 / 4)
-    # Constant boxes: all four cups are in one place, and each hand is always in its own.
-    assert figures["box_miou_chance"] == figures["box_acc_iou50_chance"] == 1
+    # Constant boxes: all four cups are in one place. Each hand is the only one of its name, so it is told by
+    # all others: the left one is where they are, the right one elsewhere, 100 of 3100 in common.
+    assert figures["box_miou_chance"] == pytest.approx((5 + 100 / 3100) / 6, abs=1e-4)
+    assert figures["box_acc_iou50_chance"] == pytest.approx(5 / 6, abs=1e-4)
+    assert figures["object_miou_chance"] == 1
     assert "box_absent_acc" not in figures
     low, high = figures["box_miou_ci"] or (None, None)  # type: ignore[misc]
     assert low is not None
@@ -105,10 +108,10 @@ def test_intervals_are_measured_at_every_threshold() -> None:
     for threshold, count in shares.items():
         assert figures[f"interval_r1_iou{threshold}"] == pytest.approx(count / 6, abs=1e-4)
     assert figures["interval_miou_chance"] == figures["interval_r1_iou70_chance"] == 1
-    # The median of these is 0 to 2: IoU 1, 1/2 and 1.
+    # The medians of the others are 0 to 3, 0 to 2 and 0 to 3: IoU 2/3, 1/2 and 2/3.
     spread = figures_of([span(0, 2), span(0, 4), span(0, 2)])
     assert spread["interval_r1_iou50_chance"] == 1
-    assert spread["interval_r1_iou70_chance"] == pytest.approx(2 / 3, abs=1e-4)
+    assert spread["interval_miou_chance"] == pytest.approx((2 / 3 + 1 / 2 + 2 / 3) / 3, abs=1e-4)
     with_absent = figures_of([*records, span(None, None, absent=True)])
     assert with_absent["interval_absent_acc"] == pytest.approx((1 + 5 / 6) / 2, abs=1e-4)
 
@@ -215,3 +218,6 @@ def test_models_are_compared_on_the_questions_that_both_were_asked() -> None:
     assert compared["x"]["n"] == 3
     with pytest.raises(DataError, match="no question in common"):
         compare_records(first, [line("q", x=1)])
+    other = [line("a", x=1) | {"truth": "B"}, line("b", x=1)]
+    with pytest.raises(DataError, match="1 of the questions that bear the same name are not the same"):
+        compare_records(first, other)

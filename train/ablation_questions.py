@@ -164,9 +164,11 @@ def answer_questions(
             jobs = [job for part in together for job in part.jobs()]
             found = dict(answer_jobs(session, jobs, NANO, Sampling(), clock, guides=guides))
             answers = iter([found[place] for place in range(len(jobs))])
-            for part in together:
-                for line in part.records(list(islice(answers, len(part.asked)))):
-                    results.add({**line, "batch": number})
+            lines = [
+                line for part in together for line in part.records(list(islice(answers, len(part.asked))))
+            ]
+            for place, line in enumerate(lines, start=1):
+                results.add({**line, "batch": number}, last=place == len(lines))
 
 
 def _batches(parts: Sequence[StoredPart]) -> list[list[StoredPart]]:

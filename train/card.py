@@ -7,7 +7,7 @@ from pathlib import Path
 
 from egolive.streaming.errors import DataError
 
-__all__ = ["add_measurements", "write_card", "write_tuned_card"]
+__all__ = ["add_measurements", "check_card", "write_card", "write_tuned_card"]
 
 MEASURED = "## Measured"
 
@@ -67,17 +67,26 @@ def write_tuned_card(folder: Path, values: Mapping[str, object]) -> None:
     (folder / "README.md").write_text(_TUNED.format(**values), encoding="utf-8")
 
 
+def check_card(folder: Path) -> None:
+    """See that there is a card to write figures into, before they are measured.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not (folder / "README.md").is_file():
+        raise DataError(
+            f"{folder} has no README.md to write the figures into: is it a trained model's folder?"
+        )
+
+
 def add_measurements(folder: Path, table: str, command: str, machine: str) -> None:
     """Put a measured table into the card in `folder`, in place of the one that was there.
 
     Raises:
         DataError: there is no card.
     """
+    check_card(folder)
     path = folder / "README.md"
-    if not path.is_file():
-        raise DataError(
-            f"{folder} has no README.md to write the figures into: is it a trained model's folder?"
-        )
     head = path.read_text(encoding="utf-8").split(MEASURED)[0].rstrip()
     text = f"{head}\n\n{MEASURED}\n\n`{command}` on {machine}:\n\n{table}\n"
     path.write_text(text, encoding="utf-8")

@@ -63,9 +63,16 @@ def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws:
     """Compare two files of results on the questions that both have.
 
     Raises:
-        DataError: they share no question.
+        DataError: they share no question, or what they share is not the same question.
     """
     others = {record["id"]: record["values"] for record in second}
+    asked = {record["id"]: _asked(record) for record in second}
+    other = sum(asked.get(record["id"], _asked(record)) != _asked(record) for record in first)
+    if other:
+        raise DataError(
+            f"{other} of the questions that bear the same name are not the same in the two files of results: "
+            "evaluate both models on one file of rows"
+        )
     pairs: dict[str, tuple[list[float], list[float], list[object]]] = {}
     for record in first:
         for name, value in record["values"].items():
@@ -88,6 +95,10 @@ def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws:
             "n": len(mine),
         }
     return compared
+
+
+def _asked(record: Record) -> tuple[object, ...]:
+    return record.get("kind"), record.get("phrase"), record.get("truth")
 
 
 def comparison_table(compared: Comparison, names: tuple[str, str]) -> Table:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
@@ -27,15 +28,16 @@ from egolive.assistant.loading import load_engine
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image, Slice, Window
-from egolive.train.card import add_measurements
+from egolive.train.card import add_measurements, check_card
 from egolive.train.compare import compare_records, comparison_table
 from egolive.train.episode_scores import record, report, scores_of
 from egolive.train.evaluate_rows import FileOptions, evaluate_file
 from egolive.train.figures import Figures, markdown, table
 from egolive.train.questions import HANDS, window_questions
-from egolive.train.results import Record, Results, read_records, stamp_of
+from egolive.train.results import Record, Results, read_records, stamp_of, told_by
 from egolive.train.row_media import Sampling
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
+from egolive.train.simulator.write import LOOK
 
 __all__ = ["FPS", "EpisodePart", "ask_episode", "episode_parts", "evaluate", "render_window"]
 
@@ -95,6 +97,8 @@ def evaluate(
         card: also put the table into the card (README.md) of this model folder.
         compare: two files written by --samples; tells what the second is better at, and asks no model.
     """
+    if card is not None:
+        check_card(card)
     for path in (json_file, samples):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
@@ -107,7 +111,7 @@ def evaluate(
         )
         return
     simulated = data in ("sim:test", "sim:train")
-    if not simulated and (data.startswith("sim:") or not Path(data.rpartition("%")[0] or data).is_file()):
+    if not simulated and (data.startswith("sim:") or not _is_file(data)):
         raise ConfigError(f"data {data!r} is not known: use sim:test, sim:train or a file of rows")
     if episodes < 1 or slices < 1 or (limit is not None and limit < 1):
         raise ConfigError("at least one episode, one slice and one row are needed")
@@ -119,7 +123,8 @@ def evaluate(
         if simulated:
             found["episodes"] = episodes
             split = data.removeprefix("sim:")
-            asked_of = {"data": data, "slices": slices, "seed": seed, "grammar": grammar, **stamp_of(model)}
+            asked_of = {"data": data, "look": LOOK, "slices": slices, "seed": seed, "grammar": grammar}
+            asked_of |= stamp_of(model) | told_by(engine)
             with closing(Results(samples, asked_of, whole="episode")) as results:
                 figures = ask_simulator(engine, split, episodes, slices, seed, grammar, results, progress)
         else:
@@ -137,10 +142,38 @@ def evaluate(
     Console(stderr=True).print(table(figures, data))
     tell({**found, **figures, **machine.gather()}, json_file)
     if card:
-        command = f"egolive evaluate --data {data} --seed {seed}"
+        chosen: dict[str, object] = {
+            "--dtype": dtype if dtype != "auto" else None,
+            "--no-grammar": not grammar,
+        }
         if simulated:
-            command += f" --episodes {episodes}"
-        add_measurements(card, markdown(figures), command, str(machine.processor().get("name", "a CPU")))
+            chosen |= {"--episodes": episodes, "--slices": slices if slices != 8 else None}
+        else:
+            chosen |= {"--limit": limit, "--think": think, "--fps": fps, "--max-frames": max_frames}
+        add_measurements(card, markdown(figures), _command(data, seed, chosen), _place(engine.info.device))
+
+
+def _is_file(data: str) -> bool:
+    """Whether it names a file of rows, or a part of one as in name.json%30."""
+    return Path(data).is_file() or Path(data.rpartition("%")[0]).is_file()
+
+
+def _command(data: str, seed: int, chosen: dict[str, object]) -> str:
+    """What gives these figures again, options that say nothing left out."""
+    words = [f"egolive evaluate --data {data} --seed {seed}"]
+    for name, value in chosen.items():
+        if value is True:
+            words.append(name)
+        elif value is not None and value is not False:
+            words.append(f"{name} {value}")
+    return " ".join(words)
+
+
+def _place(device: str) -> str:
+    """The processor or GPU that a model ran on, by its name."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return str(machine.processor().get("name", "a CPU"))
 
 
 def tell(found: dict[str, object], json_file: Path | None) -> None:
@@ -167,8 +200,9 @@ def ask_simulator(
     with Assistant(engine, grammar=grammar) as assistant:
         for index in range(episodes):
             if index not in done:
-                for line in ask_episode(assistant, index, split, seed, slices):
-                    results.add(line)
+                lines = ask_episode(assistant, index, split, seed, slices)
+                for number, line in enumerate(lines, start=1):
+                    results.add(line, last=number == len(lines))
                 progress.advance(task)
     # The file may hold more episodes than are asked for this time.
     records = [line for line in results.records if line["episode"] < episodes]

@@ -22,7 +22,7 @@ from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import DataError
 from egolive.train.examples import Example, examples_in
 from egolive.train.figures import Figures
-from egolive.train.results import Record, Results, stamp_of
+from egolive.train.results import Record, Results, stamp_of, told_by
 from egolive.train.row_files import RowMix, mix_rows
 from egolive.train.row_media import Sampling, Shown, show
 from egolive.train.rows import RowError, Tally
@@ -63,7 +63,10 @@ def evaluate_file(
     examples = list(examples_in(mix, tally))
     if not examples:
         raise DataError(f"{options.data}: nothing to ask; {tally}")
-    settings = {**asdict(options), "media": str(options.media), **stamp_of(model)}
+    settings = {**asdict(options), "media": str(options.media), **stamp_of(model), **told_by(engine)}
+    # A file that was written anew has other rows under the same names.
+    stamps = [file.path.stat() for file in mix.files]
+    settings["rows"] = [[stamp.st_size, stamp.st_mtime_ns] for stamp in stamps]
     results = Results(samples, settings)
     with closing(results):
         done = results.done

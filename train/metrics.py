@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from egolive.streaming.frames import Box, Interval
 
@@ -74,34 +75,56 @@ def majority_share(truths: Sequence[str]) -> float:
 
 
 def best_constant_box(boxes: Sequence[Box]) -> float:
-    """Mean IoU of each label's median box with that label's boxes.
-
-    It is what a model scores that reads the question and never looks.
-    """
+    """What a model scores that reads the question and never looks: the mean of `constant_box_overlaps`."""
     return mean(constant_box_overlaps(boxes))
 
 
 def constant_box_overlaps(boxes: Sequence[Box]) -> list[float]:
-    """IoU of each box with the median box of its label, label by label."""
+    """IoU of each box with the median of the others of its label, or of all others where it is the only one.
+
+    Without the box itself: a rare label's median would be the answer.
+
+    Returns:
+        As many as there are boxes, label by label; 0 for a box that is alone.
+    """
     overlaps: list[float] = []
+    corners = np.array([tuple(box) for box in boxes])
+    of_all = _medians_of_others(corners) if len(boxes) > 1 else np.full((len(boxes), 4), np.nan)
     for label in sorted({box.label for box in boxes}):
-        same = [box for box in boxes if box.label == label]
-        middle = Box(*np.median([tuple(box) for box in same], axis=0).tolist())
-        overlaps += [middle.iou(box) for box in same]
+        places = [place for place, box in enumerate(boxes) if box.label == label]
+        middles = _medians_of_others(corners[places]) if len(places) > 1 else of_all[places]
+        overlaps += [_iou(middle, boxes[place]) for place, middle in zip(places, middles, strict=True)]
     return overlaps
 
 
 def best_constant_interval(intervals: Sequence[Interval]) -> float:
-    """Mean IoU of the median interval with all of them."""
+    """What a model scores that never looks: the mean of `constant_interval_overlaps`."""
     return mean(constant_interval_overlaps(intervals))
 
 
 def constant_interval_overlaps(intervals: Sequence[Interval]) -> list[float]:
-    """IoU of each interval with the median one."""
-    if not intervals:
-        return []
-    start, end = np.median([(i.start, i.end) for i in intervals], axis=0).tolist()
-    return [Interval(start, max(start, end)).iou(i) for i in intervals]
+    """IoU of each interval with the median of the others; 0 for one that is alone."""
+    if len(intervals) < 2:
+        return [0.0] * len(intervals)
+    middles = _medians_of_others(np.array([(i.start, i.end) for i in intervals])).tolist()
+    return [
+        Interval(start, max(start, end)).iou(one)
+        for (start, end), one in zip(middles, intervals, strict=True)
+    ]
+
+
+def _medians_of_others(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each of (n, columns) rows, n > 1, the columns' medians without that row."""
+    ordered = np.sort(values, axis=0)
+    ranks = values.argsort(axis=0).argsort(axis=0)
+    halves = ((len(values) - 2) // 2, (len(values) - 1) // 2)
+    # What stands in the middle of the others moves by one where the row itself stands in front of it.
+    low, high = (np.where(ranks > half, ordered[half], ordered[half + 1]) for half in halves)
+    return np.asarray((low + high) / 2)
+
+
+def _iou(corners: NDArray[np.float64], box: Box) -> float:
+    return 0.0 if np.isnan(corners).any() else Box(*corners.tolist()).iou(box)
 
 
 def bag_of_objects_accuracy(

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from egolive.assistant.checkpoint import resolve_model
+from egolive.assistant.engine import Engine
+from egolive.assistant.profiles import profile_to_dict
 from egolive.streaming.errors import ConfigError, DataError
 
-__all__ = ["Record", "Results", "read_records", "stamp_of"]
+__all__ = ["Record", "Results", "read_records", "stamp_of", "told_by"]
 
 Record = dict[str, Any]
 """One line of results: `id`, what was asked, `truth`, `said`, and `values` by measure."""
@@ -31,20 +33,21 @@ class Results:
         Args:
             path: keeps the lines; None keeps them in memory alone.
             settings: what the results are of.
-            whole: lines that share this value were written together; the last ones may not all be there,
-                and are dropped.
+            whole: lines that share this value are written together; the last ones are dropped if they do not
+                end with one that was added as `last`.
         """
         self.records: list[Record] = []
         self._file: TextIO | None = None
         if path is None:
             return
-        header = {"type": "run", **settings}
+        # As it is read again: JSON knows no tuples.
+        header = json.loads(json.dumps({"type": "run", **settings}))
         try:
             if path.exists() and path.stat().st_size:
                 found, self.records = _read(path)
                 if found != header:
                     raise ConfigError(f"{path} holds results of another run: give another file, or delete it")
-            if whole and self.records:
+            if whole and self.records and not self.records[-1].get("last"):
                 last = self.records[-1].get(whole)
                 self.records = [record for record in self.records if record.get(whole) != last]
             # Written anew: the last line may be half a line.
@@ -61,8 +64,10 @@ class Results:
         """Names of the examples that have their results."""
         return {record["id"] for record in self.records}
 
-    def add(self, record: Record) -> None:
-        """Keep one line of results."""
+    def add(self, record: Record, *, last: bool = False) -> None:
+        """Keep one line of results; `last` of those that are written together."""
+        if last:
+            record = {**record, "last": True}
         self.records.append(record)
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
@@ -94,6 +99,11 @@ def stamp_of(model: str) -> dict[str, object]:
     files = sorted(resolve_model(model).iterdir())
     stamps = [path.stat() for path in files if path.suffix in (".safetensors", ".onnx", ".data", ".engine")]
     return {"model": model, "weights": [[stamp.st_size, stamp.st_mtime_ns] for stamp in stamps]}
+
+
+def told_by(engine: Engine) -> dict[str, object]:
+    """What else decides what is answered: how the engine is asked and read, and what it computes in."""
+    return {"profile": profile_to_dict(engine.profile), "precision": engine.info.precision}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Record]]:

@@ -159,9 +159,18 @@ def _frames(row: Row, path: Path, sampling: Sampling) -> list[Frame]:
     frames = []
     for index, time in enumerate(times):
         chunk, rest = divmod(time, _CHUNK_SECONDS)
-        found = load_video(path / f"{int(chunk):04d}.mp4", start=rest, nframes=1, min_frames=1)
-        frames.append(Frame(found[0].image, time, index))
+        frames.append(Frame(_in_chunk(path / f"{int(chunk):04d}.mp4", rest).image, time, index))
     return frames
+
+
+def _in_chunk(path: Path, time: float) -> Frame:
+    """The first picture from a time on, or the last one of all: behind it the next chunk has not begun."""
+    try:
+        return load_video(path, start=time, nframes=1, min_frames=1)[0]
+    except SourceError:
+        if time < _CHUNK_SECONDS - 1:
+            raise
+        return load_video(path, start=_CHUNK_SECONDS - 1, nframes=2)[-1]
 
 
 def _chunked_seconds(path: Path) -> float:
