@@ -123,7 +123,7 @@ def cost_of(
 
 def _computes_in_bf16(engine: Halves, folder: Path) -> bool:
     """Weights of few bits say nothing about the sums: the tower's precision does, and torch's own type."""
-    decoder = engine.decoder
+    decoder = engine.halves[1]
     if isinstance(decoder, TorchDecoder):
         return decoder.dtype == torch.bfloat16
     precision = (

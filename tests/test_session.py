@@ -191,7 +191,7 @@ def test_what_is_forgotten_is_dropped_at_once_or_as_soon_as_work_has_stopped() -
     assistant.scheduler.see(newest.newest, newest, newest.newest.time)
     running = assistant.scheduler.take(0.0)
     assert running is not None
-    stopped = []
+    stopped: list[int] = []
 
     def forgetting() -> bool:
         if engine.asked and not stopped:

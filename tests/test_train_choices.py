@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,34 @@ OPTIONS = {"A": "put it on a plate", "B": "cut the onion", "C": "take vitamin C"
         ("Option A is wrong. The answer is B.", "B"),
         ("I would choose option D here.", "D"),
         ("B is the correct option", "B"),
+        # With words in front of the letter, whatever their case, and the option's own words behind it.
+        ("Option B: cut the onion", "B"),
+        ("Option (B) cut the onion", "B"),
+        ("Answer: B. cut the onion", "B"),
+        ("Answer: (B) cut the onion", "B"),
+        ("answer: b) cut the onion", "B"),
+        ("The answer is: B. cut the onion", "B"),
+        ("The best option is: B) cut the onion", "B"),
+        ("The best answer is B", "B"),
+        ("**Answer:** B. cut the onion", "B"),
+        ("**Option B**: cut the onion", "B"),
+        ("The Answer Is B because the knife is out", "B"),
+        ("Answer: A, because the plate is near", "A"),
+        ("The answer is A as the plate is near", "A"),
+        ("The answer is A put it on a plate.", "A"),
+        ("The best option is: cut the onion", "B"),
+        ("Option A: no plate is near. Option B: the knife is out. The answer is B.", "B"),
         # The published parser reads each of these as A.
         ("put it on a plate, so D", "D"),
         ("A person takes a knife, so B", "B"),
         ("a person washes something", ""),
         ("A person washes a cup", ""),
         ("It is a plate", ""),
+        ("Answer: A mug is held", ""),
+        ("Answer: A TV is on", ""),
+        ("The answer is a mug", ""),
+        ("The answer is A mug", ""),
+        ("THE ANSWER IS A MUG", ""),
         # No option, or more than one.
         ("", ""),
         ("   ", ""),
@@ -58,10 +81,23 @@ OPTIONS = {"A": "put it on a plate", "B": "cut the onion", "C": "take vitamin C"
         ("A or B", ""),
         ("The answer is A or B", ""),
         ("The answer is A. No, the answer is B.", ""),
+        ("Option A or option B", ""),
+        ("Option A: put it on a plate\nOption B: cut the onion", ""),
+        ("Answer: A or B", ""),
+        ("Answer: (A) or (B)", ""),
+        ("A) or B)", ""),
+        ("Answer: A. put it on a plate B. cut the onion", ""),
+        ("Answer: A. put it on a plate. No, the answer is B", ""),
+        ("Options: A, B", ""),
         ("A. put it on a plate B. cut the onion C. take vitamin C", ""),
         ("not A", ""),
         ("The answer is not A", ""),
         ("It isn't D", ""),
+        ("I would not choose A", ""),
+        ("Option B is not right", ""),
+        ("Option (B) is wrong", ""),
+        ("Option (A) isn't right. The answer is B.", "B"),
+        ("Answer: none", ""),
         ("E", ""),
         ("(F) something else", ""),
         ("I", ""),
@@ -108,30 +144,11 @@ def choice(**values: Any) -> Any:
     return choice_from_dict(values, where="q:1")
 
 
-def test_egotaskqa_egoplan_and_egoschema_bring_a_question_and_options() -> None:
+def test_egotaskqa_and_egoschema_bring_a_question_and_options() -> None:
     task = choice(q="What is on it?", video_path="27k|P1|1|2.mp4", a="B", option={"A": "a cup", "B": "a pan"})
     assert (task.letter, task.row.videos, task.row.stretch) == ("B", ("27k|P1|1|2.mp4",), None)
     assert task.text.splitlines()[:3] == ["What is on it?", "(A) a cup", "(B) a pan"]
     assert options_in(task.text) == task.options
-
-    plan_values = {
-        "sample_id": "0a1b-2c_17",
-        "task_goal": "make tea",
-        "choice_a": "boil",
-        "choice_b": "stir",
-        "choice_c": "pour",
-        "choice_d": "drink",
-        "golden_choice_idx": "C",
-        "task_start_frame": 300,
-        "current_observation_frame": 900,
-    }
-    plan = choice(**plan_values)
-    assert (plan.row.videos, plan.row.stretch, plan.letter) == (("0a1b-2c.mp4",), Interval(10, 30), "C")
-    assert "make tea" in plan.text
-    assert list(plan.options.values()) == ["boil", "stir", "pour", "drink"]
-    epic = choice(**{**plan_values, "video_basename": "P01_13.MP4"})
-    assert epic.row.stretch.end == pytest.approx(900 * 1001 / 60_000)
-    assert choice(**{**plan_values, "video_basename": "P01_103.MP4"}).row.stretch.end == 18
 
     numbered = {f"option {n}": f"thing {n}" for n in range(5)}
     schema = choice(q_uid="001", question="What is C doing?", answer=3, **numbered)
@@ -140,6 +157,81 @@ def test_egotaskqa_egoplan_and_egoschema_bring_a_question_and_options() -> None:
     assert (listed.letter, dict(listed.options)) == ("A", {"A": "one", "B": "two"})
     with pytest.raises(RowError, match="no true answer"):
         choice(q_uid="001", question="What?", **numbered)
+
+
+PLAN = {
+    "task_goal": "store cereal",
+    "choice_a": "put box into cupboard",
+    "choice_b": "take bag",
+    "choice_c": "open cupboard",
+    "choice_d": "put bag into box",
+    "golden_choice_idx": "A",
+}
+BENCH2 = {
+    **PLAN,
+    "sample_id": "0a1b-2c_17",
+    "task_start_frame": 300,
+    "current_observation_frame": 900,
+    "task_progress_metadata": [{"narration_text": "take bag", "start_frame": 360, "stop_frame": 420}],
+}
+VALIDATION = {
+    **PLAN,
+    "sample_id": 115,
+    "video_source": "EpicKitchens",
+    "video_id": "P01_13",
+    "question": "What action should I take next in order to store cereal?",
+    "answer": "put box into cupboard",
+    "current_observation_frame": 780,
+    "task_progress_metadata": [
+        {"narration_text": "take bag", "start_frame": 36, "stop_frame": 105},
+        {"narration_text": "open cupboard", "start_frame": 689, "stop_frame": 780},
+    ],
+}
+
+
+def test_egoplan_bench2_shows_its_video_from_the_start_of_the_task() -> None:
+    plan = choice(**BENCH2)
+    assert (plan.row.videos, plan.row.stretch, plan.letter) == (("0a1b-2c.mp4",), Interval(10, 30), "A")
+    assert "store cereal" in plan.text
+    assert list(plan.options.values()) == [PLAN[f"choice_{letter}"] for letter in "abcd"]
+
+
+def test_egoplans_validation_shows_its_video_from_the_first_step() -> None:
+    epic = choice(**VALIDATION)
+    assert (epic.row.videos, epic.row.stretch, epic.row.time) == (("P01_13.MP4",), Interval(0.6, 13), None)
+    ego4d = choice(**{**VALIDATION, "video_source": "Ego4D", "video_id": "0a1b-2c"})
+    assert (ego4d.row.videos, ego4d.row.stretch) == (("0a1b-2c.mp4",), Interval(1.2, 26))
+
+
+def test_a_plan_of_which_nothing_is_done_shows_the_one_frame_that_is_seen() -> None:
+    plan = choice(**{**VALIDATION, "task_progress_metadata": []})
+    assert (plan.row.videos, plan.row.stretch, plan.row.time) == (("P01_13.MP4",), None, 13)
+    assert "picture" in plan.text
+    assert "video" not in plan.text
+
+
+@pytest.mark.parametrize(
+    ("video", "end"),
+    [("P01_13", 15), ("P01_103", 18), ("P01/videos/P01_13.MP4", 15), ("v2/0a1b-2c.mp4", 30)],
+)
+def test_epic_counts_60_frames_a_second_or_50_in_its_extension_and_ego4d_30(video: str, end: float) -> None:
+    assert choice(**{**BENCH2, "video_path": video}).row.stretch.end == end
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not beside this checkout")
+def test_real_frame_numbers_of_epic_are_60_times_their_seconds() -> None:
+    with (REAL / "epic100" / "EPIC_100_validation.csv").open(newline="") as file:
+        for segment in csv.DictReader(file):
+            hours, minutes, seconds = map(float, segment["stop_timestamp"].split(":"))
+            frame = {"task_start_frame": 0, "current_observation_frame": int(segment["stop_frame"])}
+            row = choice(**{**VALIDATION, "video_id": segment["video_id"], **frame}).row
+            # The numbers are rounded down.
+            assert 0 <= 3600 * hours + 60 * minutes + seconds - row.stretch.end < 1 / 59
+
+
+def test_the_cut_videos_of_seed_bench_r1_are_not_taken_for_whole_ones() -> None:
+    cut = {**VALIDATION, "video_basename": "115.mp4", "current_observation_basename": "115.png"}
+    assert choice(**cut).row == choice(**VALIDATION).row
 
 
 def test_vlnqa_and_qaego4d_bring_a_whole_prompt() -> None:
@@ -158,6 +250,8 @@ def test_vlnqa_and_qaego4d_bring_a_whole_prompt() -> None:
         ({"q": "?", "video_path": "x", "a": "A", "option": "A"}, "wrong kind"),
         ({"text": "A: x\nB: y", "video": "x", "gt": "A", "start": 9, "end": 3}, "ends before it starts"),
         ({"golden_choice_idx": "A", "sample_id": "1_1"}, "missing"),
+        ({"golden_choice_idx": "A", "sample_id": 1}, "no video"),
+        ({**BENCH2, "task_start_frame": 901}, "ends before it starts"),
     ],
 )
 def test_a_row_that_cannot_be_right_is_refused(values: dict[str, Any], reason: str) -> None:

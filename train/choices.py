@@ -19,23 +19,30 @@ __all__ = ["Choice", "choice_from_dict", "letter_of", "options_in", "said_yes", 
 LETTERS = "ABCDEFGH"
 _ASK = "Answer with the letter of the best option."
 _OPTION_LINE = re.compile(r"^[ \t]*(?:Option[ \t]+)?\(?([A-H])[).:][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
-_MARKS = r"[(\[{*\"']{0,4}"
-_SECOND = r"(?!\W{0,4}\s*(?:or|and|/|,)\s*(?:option\s+)?[(\[]?[A-H](?![\w']))"
+_EPIC_VIDEO = re.compile(r"(?:^|/)P\d\d_(\d{2,3})(?:\.mp4)?$", re.IGNORECASE)
+_NAMED = r"(?:the\s+)?(?:(?:correct|best|right|final)\s+)?(?:answer|option|choice)\b"
+"""Words that announce a letter."""
+_GAP = r"[\s:*_\"'(\[{]{0,8}"
+"""What may stand between those words and the letter; of limited length, as `_GAP` may follow `_GAP`."""
+_SECOND = rf"(?!\W{{0,4}}\s*(?i:or|and|&|/|,)\s*(?i:option\b)?{_GAP}[A-H](?![\w']))"
 """No other option right behind it."""
-_ALONE = re.compile(
-    r"(?:the\s+)?(?:correct\s+|best\s+)?(?:(?:answer|option|choice)\s*(?:is|:)?\s*)?\W*([a-h])\W*",
-    re.IGNORECASE,
+_ALONE = re.compile(rf"\W{{0,8}}(?:{_NAMED}{_GAP}(?:is\b)?)?\W*([a-h])\W*", re.IGNORECASE)
+_LEADING = re.compile(
+    rf"\W*(?i:{_NAMED}{_GAP}(?:is\b)?{_GAP}(?:option\b)?)?{_GAP}([A-Ha-h]){_SECOND}[)\].:*]{{1,3}}(?:\s+|$)"
+    r"(?!(?i:is\s+(?:not|wrong|incorrect)|isn't)\b)"
 )
-_LEADING = re.compile(r"\W*(?:(?:option|answer|choice)\s*(?:is|:)?\s*)?([A-Ha-h])[)\].:*]{1,3}(?:\s+|$)")
+_LABELLED = re.compile(r"\W*option\b", re.IGNORECASE)
 _MARKED = re.compile(r"(?:^|[\s(\[*])([A-H])[)\].:*]{1,3}(?=\s|$)")
 _STATED = re.compile(
-    r"(?:\b(?:answer|option|choice)\b(?:\s+(?:is|would\s+be|must\s+be|should\s+be)|\s*:)\s*|"
-    r"\b(?:choose|select|pick|go\s+with)\s+)(?:option\s+)?" + _MARKS + r"([A-H])(?![\w'])" + _SECOND
+    r"(?i:\b(?:answer|option|choice)\b[\s*]{0,4}(?::|(?:is|would\s+be|must\s+be|should\s+be)\b)|"
+    r"(?<!not )(?<!n't )\b(?:choose|select|pick|go\s+with)\b)"
+    rf"{_GAP}(?i:option\b)?{_GAP}([A-H])(?![\w']){_SECOND}"
 )
-_AFFIRMED = re.compile(r"(?<![\w'])([A-H])[)\]*]{0,3}\s+is\s+(?:the\s+)?(?:correct|best|right|answer)")
+_AFFIRMED = re.compile(r"(?<![\w'])([A-H])[)\]*]{0,3}\s+(?i:is\s+(?:the\s+)?(?:correct|best|right|answer))")
 _LETTER = re.compile(r"(?<![\w'])([A-H])(?![\w'])")
-_ARTICLE = re.compile(r"\s+(?!(?:or|and|is|because|since)\b)[a-z]")
-_NEGATED = re.compile(r"\bnot\b|n't\b|\bneither\b", re.IGNORECASE)
+_ARTICLE = re.compile(r"\s+(?!(?i:or|and|is|as|but|for|since|because|due|which|here)\b)(?:[a-z]|[A-Z]{2})")
+"""What follows an "A" that is the article; capitals are for "A TV" and for answers all in capitals."""
+_NEGATED = re.compile(r"\bnot\b|n't\b|\bneither\b|\bis\s+(?:wrong|incorrect)\b", re.IGNORECASE)
 _YES = re.compile(r"\W*(?:(?:the\s+)?answer\s*(?:is|:)\s*)?(yes|no)\b", re.IGNORECASE)
 
 
@@ -68,7 +75,8 @@ def choice_from_dict(values: Mapping[str, Any], *, where: str) -> Choice | None:
     try:
         if "q" in values and "option" in values:
             options = {str(key).strip().upper(): str(text) for key, text in values["option"].items()}
-            return _made(values["q"], options, values["a"], where, video=values["video_path"])
+            row = Row(where=where, videos=(str(values["video_path"]),))
+            return _made(values["q"], options, values["a"], row)
         if "golden_choice_idx" in values:
             return _egoplan(values, where)
         if "option 0" in values or isinstance(values.get("option"), list):
@@ -77,7 +85,7 @@ def choice_from_dict(values: Mapping[str, Any], *, where: str) -> Choice | None:
             video = values.get("video", values.get("video_path"))
             row = Row(where=where, videos=(str(video),), stretch=_stretch(values, where))
             text = str(values["text"])
-            return _checked(row, text, options_in(text), values["gt"], where)
+            return _checked(row, text, options_in(text), values["gt"])
         if "conversations" in values:
             return _conversation(values, where)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -112,15 +120,7 @@ def letter_of(answer: str, options: Mapping[str, str]) -> str:
         answer: without reasoning and tags.
         options: letters to words.
     """
-    said = " ".join(answer.split())
-    if alone := _ALONE.fullmatch(said):
-        found = alone[1].upper()
-    elif leading := _LEADING.match(said):
-        found = _led(leading[1].upper(), said[leading.end() :], options)
-    elif stated := (_STATED.findall(said) or _AFFIRMED.findall(said)):
-        found = stated[0] if len(set(stated)) == 1 else ""
-    else:
-        found = _by_words(said, options) or _only_letter(said)
+    found = _chosen(" ".join(answer.split()), options)
     return found if found in options else ""
 
 
@@ -139,26 +139,45 @@ def options_in(text: str) -> dict[str, str]:
     return options
 
 
+def _chosen(said: str, options: Mapping[str, str]) -> str:
+    """The letter that is chosen, be it an option or not."""
+    if alone := _ALONE.fullmatch(said):
+        return alone[1].upper()
+    if leading := _LEADING.match(said):
+        letter, rest = leading[1].upper(), said[leading.end() :]
+        others = {*_MARKED.findall(rest), *_named(_STATED, rest, options)} - {letter}
+        if not others or _plain(rest) == _plain(options.get(letter, "")):
+            return letter
+        # "Option A: ..." may begin a list, and the choice come behind it.
+        if not _LABELLED.match(said):
+            return ""
+    if stated := (_named(_STATED, said, options) or _named(_AFFIRMED, said, options)):
+        return stated[0] if len(set(stated)) == 1 else ""
+    return _by_words(said, options) or _only_letter(said, options)
+
+
+def _named(pattern: re.Pattern[str], said: str, options: Mapping[str, str]) -> list[str]:
+    """The letters that a pattern finds, without articles."""
+    return [found[1] for found in pattern.finditer(said) if not _is_article(found, said, options)]
+
+
+def _is_article(found: re.Match[str], said: str, options: Mapping[str, str]) -> bool:
+    """Whether an "A" is the word "a": one that the words of option A follow, and nothing else, is not."""
+    if found[1] != "A" or not _ARTICLE.match(said, found.end(1)):
+        return False
+    return said[found.end(1) :].strip(" .").casefold() != _plain(options.get("A", ""))
+
+
 def _by_words(said: str, options: Mapping[str, str]) -> str:
     """The option whose words the answer is."""
-    words = re.sub(r"^(?:the\s+)?answer(?:\s+is)?\s*:?\s*", "", said, flags=re.IGNORECASE)
+    words = re.sub(rf"^{_NAMED}(?:\s+is\b|\s*:)[\s:]*", "", said, flags=re.IGNORECASE)
     same = [letter for letter, text in options.items() if _plain(text) == _plain(words)]
     return same[0] if len(same) == 1 else ""
 
 
-def _led(letter: str, rest: str, options: Mapping[str, str]) -> str:
-    """The letter that an answer begins with, unless it goes on to list others."""
-    others = set(_MARKED.findall(rest)) - {letter}
-    return "" if others and _plain(rest) != _plain(options.get(letter, "")) else letter
-
-
-def _only_letter(said: str) -> str:
+def _only_letter(said: str, options: Mapping[str, str]) -> str:
     """A letter that begins or ends the answer, where no other is named and nothing is denied."""
-    letters = [
-        found
-        for found in _LETTER.finditer(said)
-        if not (found[1] == "A" and _ARTICLE.match(said, found.end()))
-    ]
+    letters = [found for found in _LETTER.finditer(said) if not _is_article(found, said, options)]
     if len({found[1] for found in letters}) != 1 or _NEGATED.search(said):
         return ""
     first, last = letters[0], letters[-1]
@@ -171,24 +190,33 @@ def _plain(text: str) -> str:
 
 
 def _egoplan(values: Mapping[str, Any], where: str) -> Choice:
-    video = values.get("video_path") or values.get("video_basename")
-    video = video or f"{str(values['sample_id']).rpartition('_')[0]}.mp4"
-    rate = _frame_rate(str(video))
-    start, end = (values[key] / rate for key in ("task_start_frame", "current_observation_frame"))
-    options = {letter: str(values[f"choice_{letter.lower()}"]) for letter in "ABCD"}
-    question = (
-        f"The wearer of this camera wants to {values['task_goal']}. The video shows what was done for it, "
-        "up to now. What should be done next?"
+    # EgoPlan-Bench2 names its video inside the question's id only. SEED-Bench-R1's `video_basename` is left
+    # aside: it names a video cut for one question, whose frames these numbers do not count.
+    video = str(
+        values.get("video_path") or values.get("video_id") or str(values["sample_id"]).rpartition("_")[0]
     )
-    return _made(question, options, values["golden_choice_idx"], where, video=video, clip=(start, end))
-
-
-def _frame_rate(video: str) -> float:
-    """Frames a second of the videos of EgoPlan: Ego4D's 30; EPIC's 59.94, and 50 in its extension."""
-    name = re.match(r"P\d\d_(\d{2,3})\b", video.rpartition("/")[2])
-    if name is None:
-        return 30.0
-    return 50.0 if len(name[1]) == 3 else 60_000 / 1001
+    if not video:
+        raise RowError(where, "no video is named")
+    epic = _EPIC_VIDEO.search(video)
+    if not video.lower().endswith(".mp4"):
+        video += ".MP4" if epic else ".mp4"
+    # EPIC counts exactly 60 frames a second, whatever the file has (mostly 59.94), and 50 in its extension.
+    rate = 30 if epic is None else 50 if len(epic[1]) == 3 else 60
+    now = values["current_observation_frame"]
+    begin = values.get("task_start_frame")
+    if begin is None:
+        steps = values["task_progress_metadata"]
+        begin = steps[0]["start_frame"] if steps else now
+    # With nothing done yet there is no stretch to show, but what is seen at that moment.
+    row = Row(where=where, videos=(video,), time=now / rate)
+    shown = "The picture shows what is in view now."
+    if begin != now:
+        stretch = _stretch({"start": begin / rate, "end": now / rate}, where)
+        row = Row(where=where, videos=(video,), stretch=stretch)
+        shown = "The video shows what was done for it, up to now."
+    options = {letter: str(values[f"choice_{letter.lower()}"]) for letter in "ABCD"}
+    question = f"The wearer of this camera wants to {values['task_goal']}. {shown} What should be done next?"
+    return _made(question, options, values["golden_choice_idx"], row)
 
 
 def _egoschema(values: Mapping[str, Any], where: str) -> Choice:
@@ -206,7 +234,7 @@ def _egoschema(values: Mapping[str, Any], where: str) -> Choice:
         letter = LETTERS[int(letter)]
     video = values.get("video_idx", values.get("q_uid", values.get("video")))
     name = str(video) if str(video).endswith(".mp4") else f"{video}.mp4"
-    return _made(values["question"], options, letter, where, video=name)
+    return _made(values["question"], options, letter, Row(where=where, videos=(name,)))
 
 
 def _conversation(values: Mapping[str, Any], where: str) -> Choice | None:
@@ -218,29 +246,20 @@ def _conversation(values: Mapping[str, Any], where: str) -> Choice | None:
     if not options:
         return None
     said = row.turns[1].text
-    return _checked(row, text, options, said if said in options else _by_words(said, options), where)
+    return _checked(row, text, options, said if said in options else _by_words(said, options))
 
 
-def _made(
-    question: object,
-    options: Mapping[str, str],
-    letter: object,
-    where: str,
-    *,
-    video: object,
-    clip: tuple[float, float] | None = None,
-) -> Choice:
+def _made(question: object, options: Mapping[str, str], letter: object, row: Row) -> Choice:
     lines = "\n".join(f"({letter}) {text}" for letter, text in options.items())
-    row = Row(where=where, videos=(str(video),), stretch=Interval(*clip) if clip else None)
-    return _checked(row, f"{question}\n{lines}\n{_ASK}", options, letter, where)
+    return _checked(row, f"{question}\n{lines}\n{_ASK}", options, letter)
 
 
-def _checked(row: Row, text: str, options: Mapping[str, str], letter: object, where: str) -> Choice:
+def _checked(row: Row, text: str, options: Mapping[str, str], letter: object) -> Choice:
     right = str(letter).strip().upper()
     if len(options) < 2:
-        raise RowError(where, "fewer than two options")
+        raise RowError(row.where, "fewer than two options")
     if right not in options:
-        raise RowError(where, "the true answer is none of the options", str(letter))
+        raise RowError(row.where, "the true answer is none of the options", str(letter))
     return Choice(row, text, options, right)
 
 
