@@ -89,6 +89,7 @@ def cost_of(
     with closing(engine):
         place = torch.device(engine.info.device)
         read, weights = _weights_read(engine, resolve_model(model))
+        dtype = torch.bfloat16 if _computes_in_bf16(engine, resolve_model(model)) else torch.float32
         found: dict[str, Any] = {
             "name": engine.info.name,
             "backend": engine.info.backend,
@@ -105,7 +106,6 @@ def cost_of(
         found["peak_mb"] = round(peak_memory() / 1e6)
         if place.type == "cuda":
             found["device_mb"] = round(torch.cuda.max_memory_allocated(place) / 1e6)
-    dtype = torch.bfloat16 if _computes_in_bf16(engine, resolve_model(model)) else torch.float32
     ceilings = {
         "copy_gb_s": copy_rate(_BLOCK, place) / 1e9,
         "copy_weights_gb_s": copy_rate(read, place) / 1e9,
@@ -123,7 +123,7 @@ def cost_of(
 
 def _computes_in_bf16(engine: Halves, folder: Path) -> bool:
     """Weights of few bits say nothing about the sums: the tower's precision does, and torch's own type."""
-    decoder = engine.halves[1]
+    decoder = engine.halves()[1]
     if isinstance(decoder, TorchDecoder):
         return decoder.dtype == torch.bfloat16
     precision = (

@@ -170,17 +170,6 @@ def test_a_file_that_is_missing_empty_or_cut_off_is_refused(tmp_path: Path) -> N
         RowFile(tmp_path / "cut.json")
 
 
-@pytest.mark.parametrize(
-    ("gt", "unit"),
-    [([0.1, 0.2, 0.5, 0.9], "norm1"), ([10, 20, 500, 900], "norm1000"), ([10, 20, 1500, 900], "pixels")],
-)
-def test_the_unit_of_published_boxes_is_told_by_all_of_them(
-    tmp_path: Path, gt: list[float], unit: str
-) -> None:
-    rows = [*boxes(2, gt=[0, 0, 1, 1]), *boxes(1, gt=gt), {"broken": True}]
-    assert RowFile(write(tmp_path / "visor.json", rows)).unit == unit
-
-
 def test_a_mix_takes_its_percentages_and_is_decided_by_its_seed_alone(tmp_path: Path) -> None:
     first = write(tmp_path / "first.json", boxes(200))
     second = write(tmp_path / "second.json", boxes(50), lines=True)

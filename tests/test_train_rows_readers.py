@@ -1,4 +1,4 @@
-"""VISOR's masks, timed segments and simulated episodes as rows; on the real files where they are at hand."""
+"""VISOR's masks, multiple-choice files and simulated episodes as rows; the command that writes rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,6 @@ from egolive.train.row_files import mix_rows
 from egolive.train.row_media import show
 from egolive.train.rows import Tally, row_from_dict
 from egolive.train.rows_command import write_rows
-from egolive.train.rows_segments import (
-    Segment,
-    read_egoexolearn,
-    read_epic,
-    temporal_rows,
-    video_lengths,
-)
 from egolive.train.rows_simulated import read_simulated
 from egolive.train.rows_visor import read_visor
 from egolive.train.simulator.write import simulate
@@ -126,6 +119,31 @@ def test_a_worn_glove_is_the_hand_and_a_glove_that_lies_about_a_thing(tmp_path: 
     assert frames[2] == {"left hand": None, "right hand": None, "oven glove": [100, 10, 200, 110]}
 
 
+@pytest.mark.parametrize("second", ["right hand", "rigth hand"])
+@pytest.mark.parametrize(("kind", "name"), [(60, "oven glove"), (303, "left glove")])
+def test_a_glove_on_both_hands_is_the_box_of_neither_and_is_counted(
+    tmp_path: Path, second: str, kind: int, name: str
+) -> None:
+    glove = thing("g", kind, name, 500, on_which_hand=["left hand", second], in_contact_object="p")
+    pan = thing("p", 5, "pan", 700)
+    broken = {**glove, "segments": [[[5, 5], [6, 6]]]}
+    frames, tally = visor(
+        tmp_path,
+        [glove, pan],
+        # A bare part of a hand in it is not the whole hand either.
+        [thing("h", 300, "left hand", 450, in_contact_object="g"), glove, pan],
+        # Nor is the hand in it where the glove's mask cannot be used.
+        [thing("h", 300, "left hand", 450, in_contact_object="p"), broken, pan],
+        [thing("h", 300, "left hand", 450, in_contact_object="p"), pan],
+    )
+    assert frames[:3] == [{"pan": [700, 10, 800, 110]}] * 3
+    assert set(frames[3]) == {"left hand", "right hand", "object in the left hand", "pan"}
+    assert tally.broken == {
+        "a glove on both hands, so no rows of hands in its frame": 3,
+        "a mask without an area": 1,
+    }
+
+
 def test_wrong_relations_are_replaced_from_the_correction_file(tmp_path: Path) -> None:
     things = [
         thing("h", 300, "left hand", 500, in_contact_object="a"),
@@ -151,80 +169,6 @@ def test_a_mask_of_several_parts_has_one_box_and_a_broken_one_hides_nothing_it_m
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(DataError, match="not an annotation file"):
         list(read_visor([tmp_path / "x.json"], tally))
-
-
-def test_a_clip_holds_its_segment_and_ends_before_the_same_thing_happens_again() -> None:
-    segments = [
-        Segment("a", "v", 100, 102, "wash the cup"),
-        Segment("b", "v", 110, 111, "wash the cup"),
-        Segment("c", "v", 105, 106, "take the cup"),
-        Segment("d", "v", 300, 300, "take the cup"),
-        Segment("e", "v", 10, 20, ""),
-        Segment("f", "v", 900, 901, "beyond the end"),
-        Segment("g", "w", 0, 90, "knead the dough"),
-    ]
-    tally = Tally()
-    rows = {row["id"]: row for row in temporal_rows(segments, tally, lengths={"v": 400.0})}
-    assert set(rows) == {"a", "b", "c", "g"}
-    assert tally.broken == {"a segment outside of its video": 2, "a segment without words": 1}
-    for row in rows.values():
-        start, end = row["clip"]
-        assert 0 <= start <= row["start"] < row["end"] <= end
-    assert rows["a"]["clip"][1] <= 110
-    assert rows["b"]["clip"][0] >= 102
-    assert rows["c"]["clip"][1] - rows["c"]["clip"][0] == pytest.approx(60)
-    # Longer than half a clip, and as long as its video.
-    assert rows["g"]["clip"] == [0, 90]
-    again = {row["id"]: row for row in temporal_rows(segments, Tally(), lengths={"v": 400.0})}
-    assert again == rows
-    other = {row["id"]: row for row in temporal_rows(segments, Tally(), lengths={"v": 400.0}, seed=1)}
-    assert other["c"]["clip"] != rows["c"]["clip"]
-
-
-@real
-def test_the_real_epic_file_converts_without_loss() -> None:
-    segments = read_epic(REAL / "epic100" / "EPIC_100_validation.csv")
-    assert len(segments) == 9668
-    assert segments[0] == Segment("P01_11_0", "P01_11", 0.0, 1.89, "take plate")
-    lengths = video_lengths(REAL / "epic100" / "EPIC_100_video_info.csv")
-    tally = Tally()
-    rows = list(temporal_rows(segments, tally, lengths=lengths, suffix=".MP4"))
-    assert tally.good == len(rows) == 9668
-    assert not tally.broken
-    by_id = {segment.id: segment for segment in segments}
-    for values in rows:
-        row = row_from_dict(values, where=values["id"])
-        truth = by_id[values["id"]]
-        assert row.interval is not None
-        assert row.stretch is not None
-        end = min(truth.end, lengths[truth.video])
-        assert row.interval.start + row.stretch.start == pytest.approx(truth.start, abs=2e-3)
-        assert row.interval.end + row.stretch.start == pytest.approx(end, abs=2e-3)
-        assert row.stretch.end <= lengths[truth.video] + 1e-3
-
-
-@real
-def test_the_real_egoexolearn_files_convert_without_loss() -> None:
-    folder = REAL / "egoexolearn"
-    every = read_egoexolearn(folder / "fine_annotation_test.csv")
-    assert len(every) == 23174
-    assert Counter(segment.view for segment in every) == {"ego": 18244, "exo": 4930}
-    assert len({segment.video for segment in every if segment.view == "ego"}) == 421
-    worded = read_egoexolearn(folder / "ego_val_valid.csv")
-    assert len(worded) == 7701
-    assert worded[0].words == "cut, operate and press the knife and the onion"
-    assert worded[2].words == "adjust"
-    assert all(segment.words for segment in worded)
-    lengths = video_lengths(folder / "video_meta_downsampled.json")
-    assert len(lengths) == 745
-    tally = Tally()
-    rows = list(temporal_rows(worded, tally, lengths=lengths))
-    assert tally.good == len(rows) == 7701
-    assert not tally.broken
-    assert all(row_from_dict(row, where="x").interval for row in rows)
-    tally = Tally()
-    assert not list(temporal_rows(every, tally, lengths=lengths))
-    assert sum(tally.broken.values()) == 23174
 
 
 @real

@@ -8,10 +8,13 @@ order.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import mmap
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import IterableDataset
@@ -24,7 +27,17 @@ __all__ = ["RowFile", "RowMix", "mix_rows", "row_stream"]
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
 _LINE = re.compile(rb"[^\n]*\S[^\n]*")
-_BOXES_LOOKED_AT = 1000
+_LOGGER = logging.getLogger(__name__)
+_LOOKED_AT = 1000
+"""Rows, evenly spread over a file, that tell the unit of its boxes."""
+_EDGES: dict[BoxUnit, float] = {"norm1": 1.0, "norm1000": 1000.0, "pixels": math.inf}
+"""The largest coordinate that a box can have in a unit."""
+_SLACK = 0.002
+"""How far over the edge of its picture rounding may carry a box, as a share of the picture's side."""
+_ODD = 0.01
+"""Share of the boxes of a file of thousandths that may lie beyond 1000."""
+_FEW = 0.1
+"""Share of boxes beyond 1000 up to which a file of pixels is worth a second look."""
 
 
 class RowFile:
@@ -49,11 +62,15 @@ class RowFile:
         return len(self._spans)
 
     def raw(self, number: int) -> object:
-        """The JSON value of a row.
+        """The JSON value of a row; a box that rounding carried over the edge of its picture is cut to it.
 
         Raises:
-            RowError: it is not JSON.
+            RowError: it is not JSON, or its box is in another unit than the file's.
         """
+        values = self._read(number)
+        return _fitted(values, self.unit, self.where(number)) if _largest(values) else values
+
+    def _read(self, number: int) -> object:
         start, end = self._spans[number].tolist()
         with self.path.open("rb") as file:
             file.seek(start)
@@ -79,17 +96,40 @@ class RowFile:
 
     @property
     def unit(self) -> BoxUnit:
-        """What the numbers of published boxes count, told by the first thousand of them together.
+        """What the numbers of published boxes count, told by those of a thousand rows together, and logged.
 
-        All at most 1: fractions. One above 1000: pixels. Else thousandths; pixels of pictures that are no
-        larger than 1000 pixels would be taken for them, so say `box` for those.
+        Half of them at most 1: fractions. Else more than one in a hundred above 1000: pixels. Else
+        thousandths; pixels of pictures that are no larger than 1000 pixels would be taken for them, so say
+        `box` for those.
         """
         if self._unit is None:
-            largest = 0.0
-            for number in range(min(len(self), _BOXES_LOOKED_AT)):
-                largest = max(largest, _largest(self, number))
-            self._unit = "norm1" if largest <= 1 else "pixels" if largest > 1000 else "norm1000"
+            count = min(len(self), _LOOKED_AT)
+            reaches = [self._reach(number * len(self) // count) for number in range(count)]
+            boxes = np.array([largest for largest in reaches if largest])
+            small = int((boxes <= 1 + _SLACK).sum())
+            beyond = int((boxes > _EDGES["norm1000"] * (1 + _SLACK)).sum())
+            if small >= len(boxes) / 2:
+                self._unit = "norm1"
+            else:
+                self._unit = "pixels" if beyond > _ODD * len(boxes) else "norm1000"
+            if len(boxes):
+                doubtful = 0 < small < len(boxes) or 0 < beyond < _FEW * len(boxes)
+                _LOGGER.log(
+                    logging.WARNING if doubtful else logging.INFO,
+                    "%s: boxes are read as %s; of %d looked at, %d reach to 1 at most and %d beyond 1000",
+                    self.path.name,
+                    self._unit,
+                    len(boxes),
+                    small,
+                    beyond,
+                )
         return self._unit
+
+    def _reach(self, number: int) -> float:
+        try:
+            return _largest(self._read(number))
+        except RowError:
+            return 0.0
 
 
 class RowMix:
@@ -211,16 +251,34 @@ def _spans(content: mmap.mmap) -> NDArray[np.int64]:
     raise ValueError(f"its list does not end; it is cut off after {len(spans)} rows")
 
 
-def _largest(file: RowFile, number: int) -> float:
-    """The largest coordinate of a published box; 0 where the row has none."""
-    try:
-        values = file.raw(number)
-    except RowError:
+def _largest(values: object) -> float:
+    """The largest coordinate of a row's published box; 0 where it has none that could be right."""
+    if not isinstance(values, dict) or "object" not in values or values.keys() & {"box", "conversations"}:
         return 0.0
-    corners = values.get("gt") if isinstance(values, dict) else None
-    if not isinstance(corners, list):
+    corners = values.get("gt")
+    if not isinstance(corners, list) or not all(isinstance(value, int | float) for value in corners):
         return 0.0
-    return max((abs(float(value)) for value in corners if isinstance(value, int | float)), default=0.0)
+    largest = max((abs(float(value)) for value in corners), default=0.0)
+    return largest if math.isfinite(largest) else 0.0
+
+
+def _fitted(values: Any, unit: BoxUnit, where: str) -> object:
+    """A row with a published box, cut to the picture where it reaches over its edge by no more than rounding.
+
+    Raises:
+        RowError: the box cannot be in this unit, so it is likely in another one.
+    """
+    largest, edge = _largest(values), _EDGES[unit]
+    # No box of a file of pixels or thousandths is as small as one of them.
+    if largest > edge * (1 + _SLACK) or (unit != "norm1" and largest <= 1 + _SLACK):
+        raise RowError(
+            where, "a box in another unit than its file's", f"it reaches to {largest:g}, not {unit}"
+        )
+    if unit == "pixels":
+        return values
+    over = edge * _SLACK
+    cut = [min(edge, value if value < -over else max(0, value)) for value in values["gt"]]
+    return {**values, "gt": cut}
 
 
 def _share(source: str) -> tuple[Path, float]:

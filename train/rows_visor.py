@@ -1,9 +1,10 @@
 """EPIC-KITCHENS VISOR's sparse masks as grounding rows: hands, what they hold, and every other thing.
 
 A row is a frame and a phrase: "left hand", "object in the left hand", or a thing's name, with the box round
-its mask. A glove that is worn counts as the hand. Known errata: gloves without relation fields say nothing of
-contact; "rigth hand" is read as "right hand"; wrong relations are replaced from the correction file that
-comes with VISOR-HOS. The annotations are CC BY-NC 4.0.
+its mask. A glove that is worn counts as the hand; of a frame with one glove on both hands neither the hands
+nor what they hold can be told. Known errata: gloves without relation fields say nothing of contact;
+"rigth hand" is read as "right hand"; wrong relations are replaced from the correction file that comes with
+VISOR-HOS. The annotations are CC BY-NC 4.0.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def read_visor(
 
     For each frame: both hands (null where one is not in the frame: all hands in a frame are annotated), what
     each hand in the frame holds (null where it is free; no row where that is not known), and every thing
-    whose name occurs once in the frame.
+    whose name occurs once in the frame. One glove on both hands, such as oven gloves that are sewn together,
+    has one mask: its frame has no rows of hands and what they hold, as VISOR-HOS measures none on it.
 
     Args:
         paths: one JSON file a video.
-        tally: counts rows, and annotations that cannot be used.
+        tally: counts rows, and annotations that cannot be used, among them gloves on both hands.
         errata: `data_preparation/correct.json` of VISOR-HOS: relations that are wrong in the annotations.
         size: width and height of the frames that the masks are drawn on.
 
@@ -79,7 +81,12 @@ def read_visor(
             picture = f"{frame['image']['video']}/{name}"
             things = _things(frame["annotations"], name, size, tally)
             complete = len(things) == len(frame["annotations"])
-            for phrase, box in _phrases(things, corrected.get(name, {})):
+            shared = [found["id"] for found in frame["annotations"] if _on_both(found)]
+            for glove in shared:
+                tally.add(
+                    RowError(f"{name} {glove}", "a glove on both hands, so no rows of hands in its frame")
+                )
+            for phrase, box in _phrases(things, corrected.get(name, {}), SIDES if not shared else ()):
                 if box is None and not complete:
                     # What was left out may be the very thing.
                     continue
@@ -114,9 +121,11 @@ def _things(
     return things
 
 
-def _phrases(things: Mapping[str, _Thing], corrected: Mapping[str, str]) -> Iterator[tuple[str, Box | None]]:
-    """What can be asked of a frame, each with its box, None where it is not there."""
-    for side in SIDES:
+def _phrases(
+    things: Mapping[str, _Thing], corrected: Mapping[str, str], sides: Sequence[str]
+) -> Iterator[tuple[str, Box | None]]:
+    """What can be asked of a frame with its known sides, each with its box, None where it is not there."""
+    for side in sides:
         parts = [thing for thing in things.values() if side in thing.worn_on]
         yield side, _union([thing.box for thing in parts]) if parts else None
         touched = {corrected.get(side) or thing.touches for thing in parts}
@@ -131,6 +140,12 @@ def _phrases(things: Mapping[str, _Thing], corrected: Mapping[str, str]) -> Iter
     for thing in things.values():
         if not thing.worn_on and names.count(thing.name) == 1:
             yield thing.name, thing.box
+
+
+def _on_both(found: Mapping[str, Any]) -> bool:
+    """Whether this is one glove on two hands; two entries are that, whatever else is misspelt in them."""
+    hands = found.get("on_which_hand")
+    return int(found["class_id"]) in {*_GLOVES, _GLOVE} and isinstance(hands, list) and len(hands) > 1
 
 
 def _sides(value: object) -> set[str]:
