@@ -32,6 +32,7 @@ def write_rows(
     errata: Path | None = None,
     lengths: Path | None = None,
     clip: float = 60.0,
+    one_answer: bool = False,
     seed: int = 0,
 ) -> None:
     """Turn a data set's annotations into rows, and tell how many there are and what was left out.
@@ -44,10 +45,11 @@ def write_rows(
         errata: VISOR-HOS's correct.json, with relations that are wrong in VISOR.
         lengths: EPIC_100_video_info.csv, or EgoExoLearn's video_meta_downsampled.json.
         clip: seconds of video that a row of a segment shows.
+        one_answer: leave out segments that overlap one of the same words, where two answers would be right.
         seed: of what is drawn.
     """
     tally = Tally()
-    rows = _rows(kind, source, tally, errata, lengths, clip, seed)
+    rows = _rows(kind, source, tally, errata, lengths, clip, one_answer, seed)
     part = out.with_name(f".{out.name}.part")
     written = 0
     try:
@@ -72,6 +74,7 @@ def _rows(
     errata: Path | None,
     lengths: Path | None,
     clip: float,
+    one_answer: bool,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
     if kind == "visor":
@@ -87,6 +90,7 @@ def _rows(
         tally,
         lengths=video_lengths(lengths) if lengths else {},
         clip=clip,
+        one_answer=one_answer,
         suffix=".MP4" if kind == "epic" else ".mp4",
         seed=seed,
     )

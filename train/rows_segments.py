@@ -99,10 +99,11 @@ def temporal_rows(
     clip: float = 60.0,
     suffix: str = ".mp4",
     seed: int = 0,
+    one_answer: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Segments as rows, as JSON objects; those that cannot be used are counted, each with one reason.
 
-    Left out are segments without words, outside of their video, or overlapping one of the same words.
+    Left out are segments without words or outside of their video.
 
     Args:
         segments: of any number of videos.
@@ -111,6 +112,7 @@ def temporal_rows(
         clip: seconds that a row shows; twice the segment's length where that is more.
         suffix: of the video files.
         seed: with the segment's id it decides where in the clip the segment lies.
+        one_answer: also leave out segments that overlap one of the same words: two answers would be right.
     """
     ends: dict[str, float] = defaultdict(float)
     for segment in segments:
@@ -121,7 +123,7 @@ def temporal_rows(
     same: dict[tuple[str, str], list[Segment]] = defaultdict(list)
     for segment in segments:
         same[_asked(segment)].append(segment)
-    reasons = _reasons(segments)
+    reasons = _reasons(segments, one_answer)
     for number, segment in enumerate(segments):
         if number in reasons:
             tally.add(RowError(segment.id, reasons[number]))
@@ -158,7 +160,7 @@ def _asked(segment: Segment) -> tuple[str, str]:
     return segment.video, " ".join(segment.words.lower().split()).rstrip(" .")
 
 
-def _reasons(segments: Sequence[Segment]) -> dict[int, str]:
+def _reasons(segments: Sequence[Segment], one_answer: bool) -> dict[int, str]:
     """The numbers of the segments that are left out, and why; their ends lie in their videos."""
     reasons = {}
     alike: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -169,7 +171,7 @@ def _reasons(segments: Sequence[Segment]) -> dict[int, str]:
             reasons[number] = "a segment outside of its video"
         else:
             alike[_asked(segment)].append(number)
-    for numbers in alike.values():
+    for numbers in alike.values() if one_answer else ():
         for group in _overlapping(numbers, segments):
             likeness = {number: _likeness(number, group, segments) for number in group}
             standing = max(group, key=likeness.__getitem__)
