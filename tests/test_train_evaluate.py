@@ -23,6 +23,7 @@ from egolive.train.evaluate import (
     render_window,
 )
 from egolive.train.figures import markdown, table
+from egolive.train.results import Results
 from egolive.train.simulator.episode import FrameTruth, plan_episode
 
 TEA, CAR = frozenset({"mug", "kettle"}), frozenset({"hammer"})
@@ -180,6 +181,23 @@ def test_an_episode_is_asked_about_picture_by_picture_and_window_by_window() -> 
     assert len(made.bags) == len(made.intents)
     for record in records:
         assert json.loads(json.dumps(record)) == record
+
+
+def test_half_an_episode_is_asked_again_and_a_whole_one_stays_however_often_the_file_is_opened(
+    tmp_path: Path,
+) -> None:
+    path, settings = tmp_path / "results.jsonl", {"of": ("a", "b")}
+    results = Results(path, settings, whole="episode")
+    for number, episode in enumerate((0, 0, 1, 1, 2)):
+        line = {"id": str(number), "episode": episode, "values": {}}
+        results.add(line, last=number in (1, 3))
+    results.close()
+    for _ in range(2):
+        results = Results(path, settings, whole="episode")
+        assert [record["id"] for record in results.records] == ["0", "1", "2", "3"]
+        results.close()
+    with pytest.raises(ConfigError, match="results of another run"):
+        Results(path, {"of": "c"}, whole="episode")
 
 
 def test_settings_that_cannot_work_are_refused_before_any_model_is_loaded(tmp_path: Path) -> None:
