@@ -186,7 +186,8 @@ def test_an_episode_is_asked_about_picture_by_picture_and_window_by_window() -> 
 def test_half_an_episode_is_asked_again_and_a_whole_one_stays_however_often_the_file_is_opened(
     tmp_path: Path,
 ) -> None:
-    path, settings = tmp_path / "results.jsonl", {"of": ("a", "b")}
+    path = tmp_path / "results.jsonl"
+    settings: dict[str, object] = {"of": ("a", "b")}
     results = Results(path, settings, whole="episode")
     for number, episode in enumerate((0, 0, 1, 1, 2)):
         line = {"id": str(number), "episode": episode, "values": {}}
