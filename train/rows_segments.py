@@ -3,7 +3,8 @@
 Videos of these sets last minutes, a segment mostly seconds: a row shows a clip that holds the segment at a
 place drawn by its seed, and ends before the same thing happens again. Segments that overlap one of the same
 words have no clip with one right answer: where one answer is wanted they are left out and counted, unless one
-of them is nearly the same stretch as the others and stands for them. EPIC's annotations are CC BY-NC 4.0, EgoExoLearn's MIT.
+of them is nearly the same stretch as the others and stands for them. EPIC's annotations are CC BY-NC 4.0,
+EgoExoLearn's MIT.
 """
 
 from __future__ import annotations
