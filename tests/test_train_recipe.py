@@ -10,7 +10,7 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 from egolive.train import recipe as module
-from egolive.train.recipe import Phase, keep_settings, load_recipe, read_recipe
+from egolive.train.recipe import AnswerPhase, Phase, keep_settings, load_recipe, read_recipe
 
 BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*-*.yaml"))
 
@@ -47,9 +47,10 @@ def test_nano_from_nothing_is_among_the_bundled_recipes() -> None:
 
 def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> None:
     raw = {**values(), "out": "somewhere/else", "seed": 7, "windows": 4}
-    raw["again"] = [{"steps": 5, "batch": 2, "lr": 0.1}, {"steps": 6, "batch": 2, "lr": 0.2}]
+    raw["again"] = [{"steps": 5, "batch": 2, "lr": 0.1}, {"steps": 6, "batch": 2, "lr": 0.2, "ahead": 0.5}]
     recipe = load_recipe(written(tmp_path, raw))
-    assert recipe.again == [Phase(steps=5, batch=2, lr=0.1), Phase(steps=6, batch=2, lr=0.2)]
+    first, second = AnswerPhase(steps=5, batch=2, lr=0.1), AnswerPhase(steps=6, batch=2, lr=0.2, ahead=0.5)
+    assert recipe.again == [first, second]
     assert recipe.tower == Phase(steps=3, batch=2, lr=0.001)
     assert (recipe.data, recipe.out) == (Path("d"), Path("somewhere/else"))
     assert (recipe.seed, recipe.windows, recipe.slices) == (7, 4, 8)
@@ -68,11 +69,13 @@ def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> No
         ("answers.lr", "1e-3", "lr must be of the kind float, got '1e-3'"),
         ("answers.lr", -0.1, "lr must be at least 0, got -0.1"),
         ("answers.lr", float("nan"), "lr must be at least 0, got nan"),
+        ("tower.ahead", 0.5, "unknown key 'ahead'"),
+        ("answers.ahead", 2, "ahead must be at least 0 and at most 1, got 2"),
         ("tower.steps", 0, "steps must be at least 1, got 0"),
         ("tower.save_every", 0, "save_every must be at least 1, got 0"),
         ("slices", 1, "slices must be at least 2, got 1"),
-        ("again", {"steps": 1}, "again must be of the kind list[Phase]"),
-        ("again", [3], "again must be of the kind list[Phase]"),
+        ("again", {"steps": 1}, "again must be of the kind list[AnswerPhase]"),
+        ("again", [3], "again must be of the kind list[AnswerPhase]"),
         (
             "again",
             [{"steps": 1, "batch": 1, "lr": 0.1}, {"steps": 1}],

@@ -26,7 +26,7 @@ from egolive.train.answer_batches import AnswerBatches
 from egolive.train.answering import answer_check, answer_loss, kinds
 from egolive.train.loop import Loss, Tensors
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
-from egolive.train.recipe import Phase, Recipe
+from egolive.train.recipe import AnswerPhase, Recipe
 from egolive.train.simdata import SimulatedData, load_simulated
 from egolive.train.simulator.write import simulate
 from egolive.train.tower import Tower, tower_check, tower_loss
@@ -34,7 +34,7 @@ from egolive.train.tower import Tower, tower_check, tower_loss
 pytestmark = pytest.mark.slow
 
 EPISODES = 2
-PHASE = Phase(steps=4, batch=2, lr=1e-3, save_every=2, eval_every=100)
+PHASE = AnswerPhase(steps=4, batch=2, lr=1e-3, save_every=2, eval_every=100)
 
 
 class CutOffError(Exception):
@@ -140,12 +140,18 @@ def test_a_finished_run_goes_on_when_its_text_part_is_to_learn_again(
 ) -> None:
     _, finished = whole
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    first, second = replace(PHASE, steps=2), replace(PHASE, steps=3)
-    longer = replace(recipe, again=[first, second])
+    # The second repetition asks for an episode more.
+    first, second = replace(PHASE, steps=2), replace(PHASE, steps=3, ahead=0.5, unseen=1)
+    data = tmp_path / "data"
+    shutil.copytree(recipe.data, data)
+    longer = replace(recipe, data=data, again=[first, second])
     # The last step of the second repetition is cut off.
     cut = train(longer, tmp_path, cut_answers=first.steps + second.steps - 1)
     rest = train(longer, tmp_path)
     assert (cut.tower, rest.tower) == ([], [])
+    assert (
+        len(list(data.glob("*.mp4"))) == len(list((tmp_path / "tokens").glob("*.slices.npy"))) == EPISODES + 1
+    )
     assert (len(cut.answers), len(rest.answers)) == (4, 1)
     histories = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("answers*/history.json"))]
     assert [history[-1]["step"] for history in histories] == [PHASE.steps, first.steps, second.steps]
@@ -157,11 +163,11 @@ def test_a_finished_run_goes_on_when_its_text_part_is_to_learn_again(
     assert moved
     assert not any("visual" in name for name in moved)
     with pytest.raises(ConfigError, match="answers-2 holds a run by other settings"):
-        train(replace(recipe, again=[second, second]), tmp_path)
+        train(replace(longer, again=[second, second]), tmp_path)
     # What comes after a pass that is made anew would go on from the old one.
     shutil.rmtree(tmp_path / "answers-2")
     with pytest.raises(ConfigError, match="answers-3 holds a run by other settings"):
-        train(replace(recipe, again=[second, second]), tmp_path)
+        train(replace(longer, again=[second, second]), tmp_path)
 
 
 def test_phase_two_leaves_the_tower_as_phase_one_made_it(recipe: Recipe, whole: tuple[Run, Path]) -> None:
@@ -231,7 +237,7 @@ def test_checks_measure_the_held_out_episodes(recipe: Recipe, whole: tuple[Run, 
     assert all(value > 0 for name, value in found.items() if name.endswith("loss"))
 
 
-def answer_batches(data: SimulatedData, out: Path) -> AnswerBatches:
+def answer_batches(data: SimulatedData, out: Path, ahead: float = 0.0) -> AnswerBatches:
     return AnswerBatches(
         data,
         out / "tokens",
@@ -241,6 +247,7 @@ def answer_batches(data: SimulatedData, out: Path) -> AnswerBatches:
         slices=3,
         seed=0,
         pictures_first=1,
+        ahead=ahead,
     )
 
 
@@ -268,6 +275,18 @@ def test_answer_batches_are_pure_functions_of_their_number_and_carry_their_own_t
                 assert aim[0] == (rows["word_there"][row, word] == 0) != aim[1:].any()
             assert (rows["labels"][rows["aim"].any(2)] >= 0).all()
     assert not torch.equal(batches[0]["pictures.visual"], batches[1]["pictures.visual"])
+
+
+@pytest.mark.parametrize(("ahead", "least"), [(0.5, 1), (1.0, 2)])
+def test_windows_that_decide_the_next_step_come_as_often_as_is_asked(
+    ahead: float, least: int, recipe: Recipe, whole: tuple[Run, Path]
+) -> None:
+    data = load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
+    batches = answer_batches(data, whole[1], ahead)
+    for number in range(1, 9):
+        rows = batches[number]["windows.tokens"]
+        asked = ["What comes next?" in text for text in batches.tokenizer.batch_decode(rows)]
+        assert sum(asked) >= least
 
 
 def test_a_base_that_cannot_be_trained_is_refused(recipe: Recipe, tmp_path: Path) -> None:

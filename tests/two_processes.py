@@ -20,7 +20,7 @@ from tuning import Mixed, grpo_recipe
 from egolive.assistant.cli import call
 from egolive.train import grpo, sft
 from egolive.train.loop import Tensors, fit
-from egolive.train.recipe import Phase, Recipe
+from egolive.train.recipe import AnswerPhase, Phase, Recipe
 from egolive.train.trainers import load_for_training
 
 STEPS = 3
@@ -102,7 +102,7 @@ def loop_run(out: Path, *, joined: int, seed: int = 0, fails_at: int = 0) -> lis
 
 def nano_run(folder: Path) -> None:
     """Nano from nothing in miniature."""
-    phase = Phase(steps=2, batch=2, lr=1e-3, eval_every=100)
+    phase = AnswerPhase(steps=2, batch=2, lr=1e-3, eval_every=100)
     recipe = Recipe(
         data=folder / "data", episodes=2, tower=phase, answers=phase, slices=3, windows=2, out=folder / "nano"
     )

@@ -154,6 +154,7 @@ class AnswerBatches:
         slices: int,
         seed: int,
         pictures_first: int = 0,
+        ahead: float = 0.0,
         every: int = 2,
     ) -> None:
         """Take what to ask about.
@@ -167,6 +168,7 @@ class AnswerBatches:
             slices: slices in a window, at most.
             seed: of what is drawn.
             pictures_first: batches before the first one with windows in it.
+            ahead: share of the windows in a batch that are drawn until they decide the next step.
             every: as `encode_clips` had it.
         """
         self.data = data
@@ -179,6 +181,7 @@ class AnswerBatches:
             np.arange(len(tokenizer)), tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)])
         )
         self.pictures_first = pictures_first
+        self.ahead = ahead
         self.every = every
 
     def __getitem__(self, index: int) -> Tensors:
@@ -198,7 +201,7 @@ class AnswerBatches:
         length = self.slices if rng.random() < 0.6 else rng.randint(2, self.slices)
         rows: list[Made] = []
         for _ in range(100 * count):
-            row = self._window_row(rng, length)
+            row = self._window_row(rng, length, ahead=len(rows) < self.ahead * count)
             if row is not None:
                 rows.append(row)
             if len(rows) == count:
@@ -257,14 +260,16 @@ class AnswerBatches:
         aims = [dense_target({"": rect} if rect else {}, [""], ROWS, COLUMNS)[0][:, 0] > 0 for rect in rects]
         return Made(row, np.array(stored[place]), rects, aims, class_boxes(clip, place * self.every))
 
-    def _window_row(self, rng: random.Random, length: int) -> Made | None:
+    def _window_row(self, rng: random.Random, length: int, *, ahead: bool) -> Made | None:
         clip = rng.choice(self.data.clips)
         stored = np.load(encoded(self.folder, clip).slices, mmap_mode="r")
         if len(stored) < length:
             return None
         first = rng.randint(0, len(stored) - length)
         start, end = clip.truths[2 * first].time, clip.truths[2 * (first + length) - 1].time
-        asked = window_questions(clip.episode, start, end, rng, whens=2)
+        asked = window_questions(clip.episode, start, end, rng, whens=1 if ahead else 2)
+        if ahead and all(one.question.task != "next" for one in asked):
+            return None
         if rng.random() < 0.3:
             asked.append(absent_when(clip.episode, start, end, STEPS, rng))
         if not asked:

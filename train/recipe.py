@@ -17,7 +17,7 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 
-__all__ = ["Phase", "Recipe", "build", "keep_settings", "load_recipe", "read_recipe"]
+__all__ = ["AnswerPhase", "Phase", "Recipe", "build", "keep_settings", "load_recipe", "read_recipe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,20 +38,32 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerPhase(Phase):
+    """One pass over the text part."""
+
+    ahead: float = 0.0
+    """Share of the windows that are drawn until they decide the next step, which by chance a quarter does;
+    they are asked about one interval, others about two."""
+    unseen: int = 0
+    """Episodes beside `episodes` to learn from, none of which the tower has seen: what it makes of those that
+    it knows is better than of any that come later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides the weights that come out."""
 
     data: Path
     """Folder of simulated episodes, 2 frames a second; made first if it is not there."""
     episodes: int
-    """Episodes to simulate."""
+    """Episodes to simulate; more where a pass over the text part asks for unseen ones."""
     tower: Phase
     """First: the vision tower alone, by the dense loss."""
-    answers: Phase
+    answers: AnswerPhase
     """Then: the text part on packed questions, over the visual tokens of the finished tower."""
-    again: list[Phase] = field(default_factory=list)
-    """Then the text part once more for each, from where it stood, on other draws of the same episodes; a
-    finished run goes on when one is added."""
+    again: list[AnswerPhase] = field(default_factory=list)
+    """Then the text part once more for each, from where it stood, on other draws; a finished run goes on when
+    one is added."""
     base: str = "new-nano"
     """What to start from; so far only new-nano, fresh weights."""
     slices: int = 8
@@ -72,13 +84,15 @@ class Recipe:
 def load_recipe(name: str) -> Recipe:
     """Read a recipe for nano from nothing; see `read_recipe` and `build` for what can go wrong."""
     raw, where = read_recipe(name)
-    for key in ("tower", "answers"):
+    for key, kind in (("tower", Phase), ("answers", AnswerPhase)):
         if isinstance(raw.get(key), dict):
-            raw[key] = build(Phase, raw[key], f"{where}: {key}")
+            raw[key] = build(kind, raw[key], f"{where}: {key}")
     again = raw.get("again")
     if isinstance(again, list):
         named = [(f"{where}: again, number {number}", one) for number, one in enumerate(again, start=1)]
-        raw["again"] = [build(Phase, one, name) if isinstance(one, dict) else one for name, one in named]
+        raw["again"] = [
+            build(AnswerPhase, one, name) if isinstance(one, dict) else one for name, one in named
+        ]
     recipe: Recipe = build(Recipe, raw, where)
     return recipe
 
@@ -141,11 +155,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "Path": Path,
     "Phase": Phase,
+    "AnswerPhase": AnswerPhase,
     "list[str]": list,
-    "list[Phase]": list,
+    "list[AnswerPhase]": list,
 }
 _LEAST = {"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "episodes": 2, "slices": 2}
-_MOST = {"held_out": 1}
+_MOST = {"held_out": 1, "ahead": 1}
 
 
 def build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:

@@ -39,9 +39,9 @@ from egolive.train.plots import plot_history
 from egolive.train.pointing import watched
 from egolive.train.processes import part_of, together
 from egolive.train.reading import ReadingHeads
-from egolive.train.recipe import Phase, Recipe, keep_settings, load_recipe, read_recipe
+from egolive.train.recipe import AnswerPhase, Recipe, keep_settings, load_recipe, read_recipe
 from egolive.train.sft_checkpoint import run_checkpoint_sft
-from egolive.train.simdata import SimulatedData, load_simulated
+from egolive.train.simdata import Clip, SimulatedData, load_simulated
 from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
 from egolive.train.simulator.write import LOOK, simulate
 from egolive.train.tokenizer import build_tokenizer
@@ -95,32 +95,33 @@ def run_recipe(
     """
     if recipe.base != NEW_NANO:
         raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
-    for phase in (recipe.tower, recipe.answers, *recipe.again):
+    for phase in (recipe.tower, *rounds(recipe).values()):
         part_of(phase.batch)
     part_of(recipe.windows)
     check_loggers(recipe.report_to)
     install_rope_override()
+    count = recipe.episodes + max(phase.unseen for phase in rounds(recipe).values())
     processes = together()
     if processes.is_main_process:
-        simulate(recipe.data, episodes=recipe.episodes, split="train", seed=recipe.seed, fps=2.0)
+        simulate(recipe.data, episodes=count, split="train", seed=recipe.seed, fps=2.0)
         load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
         # A tower and tokens of other settings would be taken for this run's.
         keep_settings(out, plain(recipe) | {"look": LOOK})
     processes.wait_for_everyone()
-    data = SimulatedData(load_simulated(recipe.data, height=HEIGHT, width=WIDTH).clips[: recipe.episodes])
-    train, held_out = data.split(recipe.held_out)
+    clips = load_simulated(recipe.data, height=HEIGHT, width=WIDTH, episodes=count).clips
+    train, held_out = SimulatedData(clips[: recipe.episodes]).split(recipe.held_out)
     tokenizer = nano_tokenizer()
     model = new_nano(tokenizer, recipe.seed)
     tower = train_tower(model, recipe, train, held_out, out / "tower")
-    mine = data.clips[processes.process_index :: processes.num_processes]
+    mine = clips[processes.process_index :: processes.num_processes]
     encode_clips(tower, SimulatedData(mine), out / "tokens", quiet=not processes.is_main_process)
     processes.wait_for_everyone()
-    train_answers(model, tokenizer, recipe, train, held_out, out)
+    train_answers(model, tokenizer, recipe, train, clips[recipe.episodes :], held_out, out)
     finished = out / "model"
     if not processes.is_main_process:
         return finished
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU core"
-    frames = sum(len(clip.truths) for clip in data.clips)
+    frames = sum(len(clip.truths) for clip in clips)
     model.to("cpu").save_pretrained(finished)
     tokenizer.save_pretrained(finished)
     save_profile(NANO, finished)
@@ -130,7 +131,7 @@ def run_recipe(
         {
             "millions": sum(weights.numel() for weights in model.parameters()) / 1e6,
             "vocabulary": model.config.text_config.vocab_size,
-            "episodes": len(data.clips),
+            "episodes": len(clips),
             "frames": frames,
             "command": command,
             "hours": seconds_spent(out, ("tower", *rounds(recipe))) / 3600,
@@ -149,7 +150,7 @@ def plain(recipe: Recipe) -> dict[str, object]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def rounds(recipe: Recipe) -> dict[str, Phase]:
+def rounds(recipe: Recipe) -> dict[str, AnswerPhase]:
     """The passes over the text part, by the names of their folders."""
     phases = (recipe.answers, *recipe.again)
     return {f"answers-{number}" if number > 1 else "answers": one for number, one in enumerate(phases, 1)}
@@ -213,15 +214,21 @@ def train_answers(
     tokenizer: Qwen2TokenizerFast,
     recipe: Recipe,
     train: SimulatedData,
+    unseen: tuple[Clip, ...],
     held_out: SimulatedData,
     out: Path,
 ) -> None:
-    """Phase two and its repetitions, the tower standing still; the reading heads live only as long."""
+    """Phase two and its repetitions, the tower standing still; the reading heads live only as long.
+
+    Of the `unseen` episodes, which the tower has not learnt from, each pass takes as many as it says.
+    """
     model.model.visual.requires_grad_(False)
     torch.manual_seed(recipe.seed)
     model.reading = ReadingHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
 
-    def batches(data: SimulatedData, pictures: int, windows: int, seed: int, first: int) -> AnswerBatches:
+    def batches(
+        data: SimulatedData, pictures: int, windows: int, seed: int, first: int = 0, ahead: float = 0.0
+    ) -> AnswerBatches:
         return AnswerBatches(
             data,
             out / "tokens",
@@ -231,10 +238,11 @@ def train_answers(
             slices=recipe.slices,
             seed=seed,
             pictures_first=first,
+            ahead=ahead,
         )
 
     processes = together()
-    check = answer_check(model, batches(held_out, 16, 16, recipe.seed + 1, 0))
+    check = answer_check(model, batches(held_out, 16, 16, recipe.seed + 1))
     for number, (name, phase) in enumerate(rounds(recipe).items()):
         first = 0 if number else recipe.pictures_first * processes.num_processes
         # The seed after the recipe's own is that of the check.
@@ -244,10 +252,11 @@ def train_answers(
             before = [dataclasses.asdict(one) for one in (recipe.answers, *recipe.again[:number])]
             keep_settings(out / name, dict(zip(rounds(recipe), before, strict=False)))
         processes.wait_for_everyone()
+        known = SimulatedData(train.clips + unseen[: phase.unseen])
         with watched(model):
             history = fit(
                 model,
-                batches(train, part_of(phase.batch), part_of(recipe.windows), seed, first),
+                batches(known, part_of(phase.batch), part_of(recipe.windows), seed, first, phase.ahead),
                 phase,
                 loss=answer_loss,
                 check=check,
