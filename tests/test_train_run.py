@@ -73,7 +73,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     data = folder / "data"
     simulate(data, episodes=EPISODES, fps=2.0, size=(112, 64), workers=1)
     load_simulated(data, height=HEIGHT, width=WIDTH, workers=1)
-    return Recipe(data=data, episodes=EPISODES, tower=PHASE, answers=PHASE, slices=3, out=folder / "out")
+    return Recipe(
+        data=data, episodes=EPISODES, tower=PHASE, answers=PHASE, slices=3, windows=2, out=folder / "out"
+    )
 
 
 def train(recipe: Recipe, out: Path, *, cut_tower: int | None = None, cut_answers: int | None = None) -> Run:
