@@ -162,8 +162,9 @@ def _from_hub(model: str) -> Path:
         raise EngineError(f"{model!r} is no hub id ({_one_line(error)})") from error
     except Exception as error:  # what breaks on the way comes from the hub's own HTTP library
         raise EngineError(
-            f"{model} is not in the local cache and the hub cannot be reached: connect, or download it "
-            f"elsewhere and give its folder, or use --model {BUNDLED} ({_one_line(error)})"
+            f"there is no folder {model}; as a hub id, it is not in the local cache and the hub cannot be "
+            "reached: check the path, or connect, or download the model elsewhere and give its folder, "
+            f"or use --model {BUNDLED} ({_one_line(error)})"
         ) from error
 
 

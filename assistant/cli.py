@@ -65,10 +65,10 @@ app.command(
     "egolive.train.evaluate:evaluate", name="evaluate", help="Measure a model on simulated or real data."
 )
 train = App(name="train", help="Train a model from a recipe.")
-train.command("egolive.train.sft:sft", name="sft", help="Train by supervised fine-tuning.")
-train.command("egolive.train.grpo:grpo", name="grpo", help="Train grounding by GRPO with IoU rewards.")
+train.command("egolive.train.commands:sft", name="sft", help="Train by supervised fine-tuning.")
+train.command("egolive.train.commands:grpo", name="grpo", help="Train grounding by GRPO with IoU rewards.")
 train.command(
-    "egolive.train.ablation:ablation",
+    "egolive.train.commands:ablation",
     name="ablation",
     help="Compare grounding by SFT with grounding by GRPO.",
 )
@@ -200,6 +200,8 @@ def _configure_logs(level: Level) -> None:
     logger = logging.getLogger("egolive")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
+    # That a kernel which would come from the hub is not there.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _terminate(number: int, _: FrameType | None) -> None:

@@ -198,7 +198,9 @@ def test_a_hub_id_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         raise LocalEntryNotFoundError("Got: ConnectError\nPlease check your internet connection.")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(EngineError, match=r"owner/name is not in the local cache and the hub") as caught:
+    # It may have been meant as a folder.
+    wanted = r"no folder owner/name; as a hub id, it is not in the local cache and the hub .* check the path"
+    with pytest.raises(EngineError, match=wanted) as caught:
         load_engine("owner/name", device="cpu")
     assert "\n" not in str(caught.value)
     # The cache is asked first, then the network, which may take so long and no longer.

@@ -25,11 +25,11 @@ from egolive.train.ablation_report import Run, difference, markdown, values_of
 from egolive.train.ablation_rows import GroundingBatches, StoredSamples, StoredSeen, look_tokens_up
 from egolive.train.answer_batches import encode_clips
 from egolive.train.evaluate import ask_episode
-from egolive.train.finish import plain
 from egolive.train.nano import HEIGHT, WIDTH
 from egolive.train.processor import WindowProcessor
-from egolive.train.recipe import Phase, keep_settings
+from egolive.train.recipe import Phase
 from egolive.train.results import Results
+from egolive.train.run_folder import keep_settings, plain
 from egolive.train.samples import trl_dataset
 from egolive.train.simdata import SimulatedData, load_simulated
 from egolive.train.simulator.write import LOOK, simulate

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
+from egolive.assistant import cli
 from egolive.assistant.answers import Answer, Question
 from egolive.assistant.session import Assistant
 from egolive.streaming.errors import ConfigError
@@ -21,8 +24,9 @@ from egolive.train.evaluate import (
     evaluate,
     grounding_truth,
     render_window,
+    training_bags,
 )
-from egolive.train.figures import markdown, table
+from egolive.train.figures import Figures, markdown, table
 from egolive.train.results import Results
 from egolive.train.simulator.episode import FrameTruth, plan_episode
 
@@ -121,16 +125,39 @@ def test_what_was_never_asked_is_null_and_not_a_number_that_json_lacks() -> None
 
 def test_tables_show_every_measure_for_people() -> None:
     figures = report(scores(), BAGS)
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(table(figures))
-    drawn = capture.get()
-    lines = markdown(figures).splitlines()
+    drawn = drawn_at_80(table(figures))
+    assert "…" not in drawn
+    lines = [line for line in markdown(figures).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(KEYS)
     for name in KEYS:
-        assert name in drawn
+        assert f" {name} " in drawn
         assert sum(line.startswith(f"| {name} |") for line in lines) == 1
     assert "| hand_miou | 0.500 |" in markdown(figures)
+
+
+def drawn_at_80(drawn: Table) -> str:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get()
+
+
+def test_an_interval_of_a_few_episodes_is_marked_and_one_of_many_is_not() -> None:
+    # As many questions as there may be: episodes go wrong as a whole.
+    made = scores()
+    made.nexts = [("stir", "stir")] * 40
+    made.owners = {"nexts": [number // 20 for number in range(40)]}
+    figures = report(made, BAGS)
+    assert figures["next_acc_n"] == 40
+    assert figures["next_acc_groups"] == 2
+    for text in (markdown(figures), drawn_at_80(table(figures))):
+        assert " 40 * " in text
+        assert "* fewer than 10 episodes or questions: the interval says little" in text
+    # What has no interval has no mark.
+    assert "| object_absent_acc | 0.500 |  | 0.500 | 4 |" in markdown(figures)
+    many: Figures = {"x_acc": 0.5, "x_acc_ci": [0.4, 0.6], "x_acc_n": 40, "x_acc_groups": 10}
+    for text in (markdown(many), drawn_at_80(table(many))):
+        assert "*" not in text
 
 
 def test_a_hidden_thing_in_the_hand_counts_as_absent() -> None:
@@ -150,6 +177,16 @@ def test_a_rendered_window_carries_the_times_of_its_frames_and_what_can_be_seen(
     assert window.interval == Interval(3.0, 4.5)
     assert bag
     assert bag.isdisjoint({"left hand", "right hand"})
+
+
+def test_what_the_baseline_learns_from_is_told_of_while_it_is_drawn() -> None:
+    with Progress(console=Console(quiet=True)) as progress:
+        bags = training_bags(0, 2, progress, episodes=2)
+    (task,) = progress.tasks
+    assert task.description == "bag-of-objects baseline"
+    assert (task.completed, task.total) == (2, 2)
+    assert bags == training_bags(0, 2, episodes=2)
+    assert [goal for _, goal in bags] == [plan_episode(index, split="train").goal for index in range(2)]
 
 
 class Onlooker(Assistant):
@@ -208,3 +245,12 @@ def test_settings_that_cannot_work_are_refused_before_any_model_is_loaded(tmp_pa
         evaluate(episodes=0)
     with pytest.raises(ConfigError, match="there is no folder"):
         evaluate(json_file=tmp_path / "missing" / "out.json")
+
+
+def test_no_option_is_offered_that_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.call(["evaluate", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--compare" in text
+    assert "--no-grammar" in text
+    assert "--empty" not in text
+    assert "--no-think" not in text

@@ -12,9 +12,11 @@ import PIL.Image
 import pytest
 from fakes import FakeEngine, text_of
 
+from egolive.assistant.checkpoint import resolve_model
 from egolive.assistant.profiles import EGOTHINKER_V1, NANO
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.train import evaluate as evaluation
+from egolive.train.card import check_card
 from egolive.train.results import stamp_of
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -111,6 +113,17 @@ def test_an_interrupted_run_on_the_simulator_asks_the_last_episode_again(
     assert fewer["n"] == sum('"episode": 0,' in line for line in lines)
 
 
+def test_the_baseline_of_intents_is_not_made_where_no_intent_was_asked_about(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluation, "training_bags", lambda *_: pytest.fail("300 episodes for nothing"))
+    monkeypatch.setattr(evaluation, "PICTURES", 1)
+    monkeypatch.setattr(evaluation, "WINDOWS", 0)
+    found = evaluated(monkeypatch, capsys, FakeEngine(), episodes=1)
+    assert found["n"] == 4
+    assert found["intent_acc_bag_of_objects"] is None
+
+
 def test_results_of_a_model_that_was_trained_again_are_not_taken_up(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"first")
     first = stamp_of(str(tmp_path))
@@ -190,12 +203,29 @@ def test_a_missing_card_is_told_before_anything_is_asked(
     assert not engine.asked
 
 
+def test_figures_of_another_model_do_not_come_into_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, engine, card = str(rows(tmp_path)), FakeEngine(), tmp_path / "tuned"
+    card.mkdir()
+    (card / "README.md").write_text("# A model\n")
+    with pytest.raises(ConfigError, match="another model than nano") as caught:
+        evaluated(monkeypatch, capsys, engine, data=data, card=card)
+    assert "\n" not in str(caught.value)
+    assert not engine.asked
+    # The bundled model by its name, and a model by another path to it.
+    check_card(resolve_model("nano"), "nano")
+    (tmp_path / "link").symlink_to(card)
+    check_card(card, str(tmp_path / "link"))
+
+
 def test_a_card_says_what_gives_its_figures_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "README.md").write_text("# A model\n")
     data = str(rows(tmp_path))
-    evaluated(monkeypatch, capsys, FakeEngine(), data=data, limit=3, grammar=False, card=tmp_path)
+    chosen = {"model": str(tmp_path), "limit": 3, "grammar": False, "card": tmp_path}
+    evaluated(monkeypatch, capsys, FakeEngine(), data=data, **chosen)
     card = (tmp_path / "README.md").read_text()
     expected = f"`egolive evaluate --data {data} --seed 0 --no-grammar --limit 3 --fps 1.0 --max-frames 32`"
     assert expected in card
@@ -213,6 +243,9 @@ def test_two_files_of_results_are_compared_without_a_model(
     assert told["measures"]["hand_miou"]["difference"] == -1
     assert told["measures"]["exists_acc"]["difference"] == 1
     assert told["measures"]["exists_acc"]["n"] == 1
+    # The second denies nothing, and gives no box either.
+    for name in ("box_absent_none", "box_there_given"):
+        assert (told["measures"][name]["a"], told["measures"][name]["b"]) == (1, 0)
     with pytest.raises(DataError, match="cannot be read"):
         evaluation.evaluate(compare=(pair[0], tmp_path / "gone.jsonl"))
 

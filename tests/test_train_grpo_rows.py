@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,10 @@ def test_a_run_on_rows_goes_on_past_a_picture_that_cannot_be_read_and_counts_it_
     assert all(record["kl"] >= 0 for record in history if "reward" in record)
     assert sum(record.message.startswith("left out: ") for record in caplog.records) == 2
     assert "Give the box" not in caplog.text
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds a run by other settings \(beta: 0.04, now 0.1\)"):
+        run_grpo(replace(recipe, beta=0.1), recipe.out, command="egolive train grpo x")
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_what_a_step_shows_is_read_once_for_all_of_its_passes() -> None:

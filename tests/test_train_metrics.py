@@ -108,6 +108,7 @@ def test_the_bag_of_objects_names_the_goal_that_the_things_speak_for() -> None:
     train = [(tea, "make tea")] * 4 + [(car, "repair")] * 4
     assert bag_of_objects_accuracy(train, [(tea, "make tea"), (car, "repair")]) == 1
     assert bag_of_objects_accuracy(train, [(tea, "repair")]) == 0
+    assert math.isnan(bag_of_objects_accuracy([], []))
     # A thing that training never saw says nothing; what is missing speaks too.
     assert bag_of_objects_accuracy(train, [(tea | {"lamp"}, "make tea")]) == 1
     assert bag_of_objects_accuracy(train, [(frozenset({"mug"}), "make tea")]) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import pytest
 import yaml
 
 from egolive.streaming.errors import ConfigError
+from egolive.train import commands
 from egolive.train import recipe as module
-from egolive.train.recipe import AnswerPhase, Phase, keep_settings, load_recipe, read_recipe
+from egolive.train.recipe import AnswerPhase, Phase, load_recipe, read_recipe
+from egolive.train.run_folder import keep_settings
+from egolive.train.trainer_recipe import GrpoRecipe, load_trainer_recipe
 
 BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*-*.yaml"))
 
@@ -65,7 +70,7 @@ def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> No
         ("episodes", 2.5, "episodes must be of the kind int, got 2.5"),
         ("episodes", True, "episodes must be of the kind int, got True"),
         ("data", 5, "data must be of the kind Path, got 5"),
-        ("tower", [1, 2], "tower must be of the kind Phase"),
+        ("tower", [1, 2], "tower must be of the kind mapping"),
         ("answers.lr", "1e-3", "lr must be of the kind float, got '1e-3'"),
         ("answers.lr", -0.1, "lr must be at least 0, got -0.1"),
         ("answers.lr", float("nan"), "lr must be at least 0, got nan"),
@@ -74,8 +79,8 @@ def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> No
         ("tower.steps", 0, "steps must be at least 1, got 0"),
         ("tower.save_every", 0, "save_every must be at least 1, got 0"),
         ("slices", 1, "slices must be at least 2, got 1"),
-        ("again", {"steps": 1}, "again must be of the kind list[AnswerPhase]"),
-        ("again", [3], "again must be of the kind list[AnswerPhase]"),
+        ("again", {"steps": 1}, "again must be of the kind list[mapping]"),
+        ("again", [3], "again must be of the kind list[mapping]"),
         (
             "again",
             [{"steps": 1, "batch": 1, "lr": 0.1}, {"steps": 1}],
@@ -114,7 +119,7 @@ def test_a_missing_key_is_named(path: str, words: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("data: [unclosed\nepisodes: 4", "not readable as YAML"),
+        ("data: [unclosed\nepisodes: 4", "not readable as YAML: line 2: "),
         ("data: a: b", "not readable as YAML"),
         ("- a\n- list\n", "holds no settings"),
         ("", "holds no settings"),
@@ -146,8 +151,35 @@ def test_a_folder_with_a_run_by_other_settings_is_refused(tmp_path: Path) -> Non
     keep_settings(tmp_path / "run", settings)
     (tmp_path / "run" / "tower").mkdir()
     keep_settings(tmp_path / "run", {**settings, "out": "b", "tower": {"steps": 3, "save_every": 9}})
-    with pytest.raises(ConfigError, match="run by other settings: give another folder"):
+    with pytest.raises(ConfigError, match=r"other settings \(tower.steps: 3, now 4\): go on with those, or"):
         keep_settings(tmp_path / "run", {**settings, "tower": {"steps": 4, "save_every": 1}})
+    many = dict.fromkeys("abcde", 1)
+    with pytest.raises(ConfigError, match=r"seed: 1, now not set, .*, and 4 more\)"):
+        keep_settings(tmp_path / "run", many)
     (tmp_path / "run" / "recipe.json").unlink()
-    with pytest.raises(ConfigError, match="run by other settings"):
+    with pytest.raises(ConfigError, match="holds something else than such a run"):
         keep_settings(tmp_path / "run", settings)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot write a run to .*file: File exists"):
+        keep_settings(tmp_path / "file", settings)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "recipe", "other"),
+    [("grpo", "nano-sft", "sft"), ("sft", "egothinker-grpo", "grpo"), ("sft", "nano-ablation", "ablation")],
+)
+def test_a_recipe_of_another_command_is_told_as_one(wanted: str, recipe: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{recipe}.yaml is a recipe for `egolive train {other}`"):
+        getattr(commands, wanted)(recipe)
+
+
+def test_a_group_of_one_completion_is_refused(tmp_path: Path) -> None:
+    raw = {"base": "nano", "rows": ["a.jsonl"], "rates": {"text": 1e-6}, "out": "o", "steps": 1}
+    assert load_trainer_recipe(written(tmp_path, raw), GrpoRecipe).generations == 8
+    with pytest.raises(ConfigError, match="generations must be at least 2, got 1"):
+        load_trainer_recipe(written(tmp_path, raw | {"generations": 1}), GrpoRecipe)
+
+
+def test_reading_a_recipe_does_not_take_what_trains() -> None:
+    script = "import sys, egolive.train.commands; sys.exit('torch' in sys.modules or 'trl' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from egolive.assistant import cli
 from egolive.assistant.profiles import NANO
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Interval
 from egolive.train.row_files import mix_rows
 from egolive.train.row_media import show
 from egolive.train.rows import Tally, row_from_dict
 from egolive.train.rows_command import write_rows
+from egolive.train.rows_segments import TAXONOMIES
 from egolive.train.rows_simulated import read_simulated
 from egolive.train.rows_visor import read_visor
+from egolive.train.simdata import load_simulated
 from egolive.train.simulator.write import simulate
 
 REAL = Path(__file__).parents[2] / "shared" / "real" / "annotations"
@@ -169,6 +175,47 @@ def test_a_mask_of_several_parts_has_one_box_and_a_broken_one_hides_nothing_it_m
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(DataError, match="not an annotation file"):
         list(read_visor([tmp_path / "x.json"], tally))
+    with pytest.raises(DataError, match=r"not VISOR-HOS's correct\.json"):
+        list(read_visor([], tally, errata=tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"class_id": "banana"},
+        {"class_id": None},
+        {"name": ...},
+        {"segments": ...},
+        {"in_contact_object": ["k"]},
+        {"segments": 5},
+        {"segments": [[[1, 2], [3], [4, 5]]]},
+        {"segments": [[[1, 2], ["banana", 3], [4, 5]]]},
+        {"segments": [[[1, 2], [float("nan"), 3], [4, 5]]]},
+    ],
+)
+def test_a_broken_annotation_is_told_with_its_place_and_hides_nothing_it_may_be(
+    tmp_path: Path, broken: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    values = {**thing("b", 4, "knife", 50), **broken}
+    values = {name: value for name, value in values.items() if value is not ...}
+    frames, tally = visor(tmp_path, [values, thing("a", 2, "plate", 10)], [thing("a", 2, "plate", 10)])
+    assert frames[0] == {"plate": [10, 10, 110, 110]}
+    assert set(frames[1]) == {"plate", "left hand", "right hand"}
+    assert tally.broken.total() == 1
+    assert "f0.jpg" in caplog.text
+
+
+def test_a_broken_frame_is_told_with_its_place_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = {"name": "f.jpg", "video": "P01_01"}
+    whole = {"image": image, "annotations": [thing("a", 2, "plate", 10)]}
+    frames = [{"annotations": []}, {"image": image}, {"image": image, "annotations": None}, 5, whole]
+    (tmp_path / "x.json").write_text(json.dumps({"video_annotations": frames}))
+    tally = Tally()
+    assert len(list(read_visor([tmp_path / "x.json"], tally))) == 3
+    assert tally.broken == {"a frame without a name, a video or annotations": 4}
+    assert "x.json, frame 2: a frame without" in caplog.text
 
 
 @real
@@ -196,6 +243,105 @@ def test_the_command_writes_rows_that_training_reads(
     with pytest.raises(DataError, match="cannot be read"):
         write_rows("epic", tmp_path / "none.csv", out)
     assert len(mix_rows([out])) == 3, "what was written before is kept until the new rows are whole"
+
+
+EPIC = (
+    "narration_id,video_id,start_timestamp,stop_timestamp,narration\n"
+    "a,v,00:00:03.00,00:00:05.50,put\n"
+    "b,v,00:00:10.00,00:00:15.50,cut\n"
+)
+
+
+def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
+    source, lengths = tmp_path / "epic.csv", tmp_path / "info.csv"
+    source.write_text(EPIC)
+    lengths.write_text("video_id,duration\nv,20\n")
+    linked = tmp_path / "linked.csv"
+    linked.symlink_to(source)
+    for out in (source, tmp_path / "." / "epic.csv", linked, lengths):
+        with pytest.raises(ConfigError, match="is one of the files that are read"):
+            write_rows("epic", source, out, lengths=lengths)
+    taxonomy = tmp_path / TAXONOMIES[0]
+    taxonomy.write_text("label\ncut\n")
+    with pytest.raises(ConfigError, match="is one of the files that are read"):
+        write_rows("egoexolearn", source, taxonomy)
+    visor(tmp_path, [], errata={})
+    for out in (tmp_path / "P01_01.json", tmp_path / "correct.json"):
+        for given in (tmp_path, tmp_path / "P01_01.json"):
+            with pytest.raises(ConfigError, match="is one of the files that are read"):
+                write_rows("visor", given, out, errata=tmp_path / "correct.json")
+    (tmp_path / "00000.mp4").touch()
+    with pytest.raises(ConfigError, match="is one of the files that are read"):
+        write_rows("simulator", tmp_path, tmp_path / "00000.mp4")
+    with pytest.raises(ConfigError, match="is a folder: name the file to write"):
+        write_rows("epic", source, tmp_path)
+    with pytest.raises(ConfigError, match="is a folder: name the file to write"):
+        write_rows("simulator", tmp_path, tmp_path)
+    assert source.read_text() == EPIC
+    out = tmp_path / "rows.jsonl"
+    for _ in range(2):
+        write_rows("epic", source, out, lengths=lengths)
+    assert len(out.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("clip", ["0", "-5", "nan"])
+def test_a_clip_without_a_length_is_refused(
+    tmp_path: Path, clip: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "epic.csv").write_text(EPIC)
+    out = tmp_path / "rows.jsonl"
+    assert cli.call(["rows", "epic", str(tmp_path / "epic.csv"), str(out), "--clip", clip]) == 2
+    assert capsys.readouterr().err == f"egolive: --clip is more than 0, got {clip}\n"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "named"),
+    [
+        ("simulator", ["--one-answer", "--errata", "x"], "no --errata and no --one-answer"),
+        ("simulator", ["--clip", "60"], "no --clip"),
+        ("simulator", ["--lengths", "x"], "no --lengths"),
+        ("visor", ["--seed", "0"], "no --seed"),
+        ("epic", ["--errata", "x"], "no --errata"),
+        ("egoexolearn", ["--errata", "x"], "no --errata"),
+    ],
+)
+def test_an_option_that_the_kind_does_not_take_is_refused(
+    kind: str, options: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.call(["rows", kind, "source", "out.jsonl", *options]) == 2
+    told = f"egolive: rows of {kind} take {named}; see egolive rows --help\n"
+    assert capsys.readouterr().err == told
+
+
+def test_the_help_names_the_file_and_the_columns_of_each_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.call(["rows", "--help"]) == 0
+    told = capsys.readouterr().out
+    names = (
+        "narration_id video_id start_timestamp stop_timestamp narration annotation_id video_uid start_sec "
+    )
+    names += (
+        "end_sec verb noun narration_verb_taxonomy.csv narration_noun_taxonomy.csv duration egoexolearn: "
+    )
+    names += "visor: epic: simulator:"
+    assert [name for name in names.split() if name not in told] == []
+
+
+def test_the_command_that_makes_missing_episodes_can_be_called(tmp_path: Path) -> None:
+    readers: list[Callable[[Path], object]] = [
+        lambda folder: list(read_simulated(folder)),
+        partial(load_simulated, height=96, width=128),
+    ]
+    for read in readers:
+        with pytest.raises(DataError, match="no simulated episodes") as caught:
+            read(tmp_path)
+        (suggested,) = re.findall("`egolive (.*)`", str(caught.value))
+        command, bound, _ = cli.app.parse_args(suggested, exit_on_error=False, print_error=False)
+        assert command is simulate
+        assert bound.args == (tmp_path,)
+    (tmp_path / "00000.mp4").touch()
+    with pytest.raises(DataError, match="is a file: name the folder"):
+        list(read_simulated(tmp_path / "00000.mp4"))
 
 
 def test_simulated_episodes_become_rows_that_can_be_shown(tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from egolive.assistant.answers import Answer, Question
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Box, Interval
-from egolive.train.compare import compare_records, paired_bootstrap
+from egolive.train.compare import compare_records, comparison_table, paired_bootstrap
+from egolive.train.episode_scores import record, report, scores_of
 from egolive.train.examples import Example, examples_from_dict
+from egolive.train.questions import HANDS
 from egolive.train.rows import RowError
 from egolive.train.scoring import figures_of, record_of
 
@@ -221,3 +225,54 @@ def test_models_are_compared_on_the_questions_that_both_were_asked() -> None:
     other = [line("a", x=1) | {"truth": "B"}, line("b", x=1)]
     with pytest.raises(DataError, match="1 of the questions that bear the same name are not the same"):
         compare_records(first, other)
+
+
+def test_a_model_that_never_says_none_pays_for_its_boxes_in_the_comparison() -> None:
+    place = [0.0, 0.0, 9.0, 9.0]
+    truths = [(number, hand, place if number % 3 else None) for number in range(12) for hand in HANDS]
+
+    def lines(seen: Sequence[bool]) -> list[dict[str, Any]]:
+        made = []
+        for (episode, hand, truth), found in zip(truths, seen, strict=True):
+            question = Question("ground", hand)
+            answer = Answer(question, "", boxes=(Box(0, 0, 9, 9),) if found else (), absent=not found)
+            made.append(record(episode, 1.0, question, truth, answer))
+        return made
+
+    careful = lines([truth is not None and number % 4 != 1 for number, _, truth in truths])
+    bold = lines([True] * len(truths))
+    compared = compare_records(careful, bold, draws=200)
+    assert list(compared) == ["hand_absent_none", "hand_miou", "hand_there_given"]
+    assert compared["hand_absent_none"] == {
+        "a": 1.0, "b": 0.0, "difference": -1.0, "ci": [-1.0, -1.0], "n": 8, "groups": 4,
+    }  # fmt: skip
+    assert compared["hand_there_given"]["b"] == 1
+    assert compared["hand_miou"]["n"] == 16
+    # One model's figure is the mean of the two.
+    for side, records in (("a", careful), ("b", bold)):
+        halves = [compared[name][side] for name in ("hand_absent_none", "hand_there_given")]
+        figure = report(scores_of(records), [])["hand_absent_acc"]
+        assert figure == pytest.approx(np.mean(np.array(halves, float)), abs=1e-4)
+    # Where nothing is absent, there is nothing to deny.
+    there = [line for line in careful if line["truth"]]
+    assert list(compare_records(there, bold, draws=10)) == ["hand_miou"]
+
+
+def test_a_comparison_fits_80_columns_with_the_whole_name_of_each_measure() -> None:
+    names = ["interval_absent_none", "interval_r1_iou50", "object_centre_in_box"]
+    row: dict[str, Any] = {"a": 0.123, "b": 0.111, "difference": -0.012, "ci": [-0.123, -0.003]}
+    compared = {name: {**row, "n": 2958, "groups": 200} for name in names}
+    compared["next_acc"] = {**row, "n": 12, "groups": 9}
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(comparison_table(compared, ("runs/one/samples.jsonl", "runs/two/[x].jsonl")))
+    lines = capture.get().splitlines()
+    for name in names:
+        (line,) = [line for line in lines if f" {name} " in line]
+        assert " -0.123 to -0.003 " in line
+        assert " 2958 " in line
+    assert " 12 * " in capture.get()
+    assert "fewer than 10 episodes" in lines[-1]
+    title = " ".join(lines[:2])
+    assert "a, runs/one/samples.jsonl" in title
+    assert "[x].jsonl" in title

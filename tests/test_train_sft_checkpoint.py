@@ -23,11 +23,11 @@ from egolive.assistant.profiles import NANO
 from egolive.assistant.prompts import Message
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.train import grpo
+from egolive.train.commands import sft
 from egolive.train.loop import last_checkpoint
 from egolive.train.processor import Seen, WindowProcessor
 from egolive.train.rewards import trl_rewards
 from egolive.train.rows import Tally
-from egolive.train.sft import sft
 from egolive.train.sft_checkpoint import CheckpointTrainer, rows_of, run_checkpoint_sft, trainer_for
 from egolive.train.trainer_recipe import CheckpointRecipe, Lora, Rates
 from egolive.train.trainers import load_for_training

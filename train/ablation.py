@@ -10,30 +10,14 @@ interrupted goes on from its last checkpoint, and the table and the plot are wri
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-import torch
-
 from egolive.assistant.checkpoint import resolve_model
-from egolive.train.ablation_recipe import AblationRecipe, load_ablation_recipe
+from egolive.train.ablation_recipe import AblationRecipe
 from egolive.train.ablation_report import Run, write_report
 from egolive.train.ablation_runs import Bench, prepare
 
-__all__ = ["ablation", "run_ablation"]
-
-
-def ablation(recipe: str = "nano-ablation", *, threads: int = 1, out: Path | None = None) -> None:
-    """Train the rows of the ablation and measure them; an interrupted run goes on where it stopped.
-
-    Args:
-        recipe: a YAML file, or the name of a recipe that comes with the package.
-        threads: CPU threads; small models are fastest with 1.
-        out: where to write, in place of the recipe's folder.
-    """
-    torch.set_num_threads(threads)
-    settings = load_ablation_recipe(recipe)
-    run_ablation(dataclasses.replace(settings, out=out or settings.out))
+__all__ = ["run_ablation"]
 
 
 def run_ablation(recipe: AblationRecipe) -> Path:

@@ -21,13 +21,13 @@ from egolive.train.ablation_recipe import AblationRecipe
 from egolive.train.ablation_report import Run
 from egolive.train.ablation_rows import GroundingBatches, StoredSamples, look_tokens_up, plain_loss
 from egolive.train.answer_batches import AnswerBatches, encode_clips
-from egolive.train.finish import plain
 from egolive.train.grpo import trainer_for
 from egolive.train.loop import Batches, fit, last_checkpoint
 from egolive.train.nano import HEIGHT, WIDTH
 from egolive.train.processor import WindowProcessor
-from egolive.train.recipe import Phase, keep_settings
+from egolive.train.recipe import Phase
 from egolive.train.results import Results, stamp_of
+from egolive.train.run_folder import keep_settings, plain
 from egolive.train.simdata import SimulatedData, load_simulated
 from egolive.train.simulator.write import LOOK, simulate
 from egolive.train.tower import Tower

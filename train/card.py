@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from egolive.streaming.errors import DataError
+from egolive.assistant.checkpoint import resolve_model
+from egolive.streaming.errors import ConfigError, DataError
 
 __all__ = ["add_measurements", "check_card", "write_card", "write_tuned_card"]
 
@@ -28,8 +29,8 @@ kitchen and workbench, and nothing else.
   special tokens
 - Picture: 224 x 140, 40 visual tokens a picture or slice; boxes as
   `<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, 0 to 1000
-- Data: {episodes} simulated training episodes, {frames} frames at 2 a second, no real pictures
-- Made by: `{command}` in {hours:.1f} hours on {device}; recipe below
+- Data: {episodes} simulated episodes of the training split, {frames} frames at 2 a second, no real pictures
+- Made by: `{command}` in {time} on {device}; recipe below
 - Licence: Apache-2.0
 
 ```yaml
@@ -49,7 +50,7 @@ tags: [qwen2_vl, egocentric, grounding]
 `{base}`, trained further by {method}. {kind}
 
 - Steps: {steps}
-- Made by: `{command}` in {hours:.1f} hours on {device}; recipe below
+- Made by: `{command}` in {time} on {device}; recipe below
 {notes}
 ```yaml
 {recipe}
@@ -67,15 +68,25 @@ def write_tuned_card(folder: Path, values: Mapping[str, object]) -> None:
     (folder / "README.md").write_text(_TUNED.format(**values), encoding="utf-8")
 
 
-def check_card(folder: Path) -> None:
+def check_card(folder: Path, model: str | None = None) -> None:
     """See that there is a card to write figures into, before they are measured.
+
+    Args:
+        folder: has the card.
+        model: what is measured, by its name or folder.
 
     Raises:
         DataError: there is none.
+        ConfigError: it is the card of another model than the measured one.
     """
     if not (folder / "README.md").is_file():
         raise DataError(
             f"{folder} has no README.md to write the figures into: is it a trained model's folder?"
+        )
+    if model is not None and resolve_model(model).resolve() != folder.resolve():
+        raise ConfigError(
+            f"{folder} has the card of another model than {model}, which is measured: "
+            f"give --model {folder}, or leave --card away"
         )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Clock", "seconds_of"]
+__all__ = ["Clock", "seconds_of", "spoken"]
 
 Log = Sequence[Mapping[str, Any]]
 
@@ -33,3 +33,11 @@ class Clock:
 def seconds_of(history: Log) -> float:
     """Seconds of training up to the last record."""
     return next((float(record["seconds"]) for record in reversed(history) if "seconds" in record), 0.0)
+
+
+def spoken(seconds: float) -> str:
+    """A time as people say it: 4 h 38 min, 12 min, 40 s."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -12,13 +12,18 @@ import numpy as np
 from rich.table import Table
 
 from egolive.streaming.errors import DataError
-from egolive.train.figures import rounded, shown
+from egolive.train.figures import counted, rounded, ruled, shown
+from egolive.train.questions import HANDS
 from egolive.train.results import Record
 
 __all__ = ["Comparison", "compare_records", "comparison_table", "paired_bootstrap"]
 
 Comparison = dict[str, dict[str, float | int | list[float | None] | None]]
-"""For each measure: a, b, difference (b - a), its `ci`, and n."""
+"""For each measure: a, b, difference (b - a), its `ci`, n, and how many `groups` (episodes) n belongs to."""
+
+ABSENT, THERE = "_absent_none", "_there_given"
+COLUMNS = ("measure", "a", "b", "b - a", "95 % interval", "questions")
+"""At 80 columns they leave 20 for a measure's name."""
 
 
 def paired_bootstrap(
@@ -62,10 +67,14 @@ def paired_bootstrap(
 def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws: int = 10_000) -> Comparison:
     """Compare two files of results on the questions that both have.
 
+    The two shares whose mean is `hand_absent_acc` in one model's figures stand here for themselves: of the
+    hands that are absent, `hand_absent_none` was answered "none", and of those that are there,
+    `hand_there_given` got a box, right or wrong. So with objects, and with all boxes or intervals of a file.
+
     Raises:
         DataError: they share no question, or what they share is not the same question.
     """
-    others = {record["id"]: record["values"] for record in second}
+    others = {record["id"]: _values(record) for record in second}
     asked = {record["id"]: _asked(record) for record in second}
     other = sum(asked.get(record["id"], _asked(record)) != _asked(record) for record in first)
     if other:
@@ -75,7 +84,7 @@ def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws:
         )
     pairs: dict[str, tuple[list[float], list[float], list[object]]] = {}
     for record in first:
-        for name, value in record["values"].items():
+        for name, value in _values(record).items():
             if name in others.get(record["id"], {}):
                 mine, theirs, owners = pairs.setdefault(name, ([], [], []))
                 mine.append(value)
@@ -84,7 +93,9 @@ def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws:
     if not pairs:
         raise DataError("the two files of results have no question in common: evaluate on the same data")
     compared: Comparison = {}
-    for name, (mine, theirs, owners) in pairs.items():
+    for name, (mine, theirs, owners) in sorted(pairs.items()):
+        if name.endswith(THERE) and name.removesuffix(THERE) + ABSENT not in pairs:
+            continue  # where nothing is absent, there is no "none" to be right or wrong about
         a, b = float(np.mean(mine)), float(np.mean(theirs))
         edges = [rounded(edge) for edge in paired_bootstrap(mine, theirs, groups=owners, draws=draws)]
         compared[name] = {
@@ -93,8 +104,31 @@ def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws:
             "difference": rounded(b - a),
             "ci": edges,
             "n": len(mine),
+            "groups": len(set(owners)),
         }
     return compared
+
+
+def _values(record: Record) -> dict[str, float]:
+    """The values of an answer, with what it is worth in the shares of the absent or of those that are there.
+
+    The lines of results do not have that among their values: it is read from what was said.
+    """
+    values: dict[str, float] = dict(record["values"])
+    kind = record.get("kind") or record.get("task")
+    if kind == "when":
+        name = "interval"
+    elif kind != "ground":
+        return values
+    elif "episode" in record:
+        name = "hand" if record["phrase"] in HANDS else "object"
+    else:
+        name = "box"
+    if record["truth"] is None:
+        values[name + ABSENT] = float(record["said"]["absent"])
+    else:
+        values[name + THERE] = float(bool(record["said"]["intervals" if kind == "when" else "boxes"]))
+    return values
 
 
 def _asked(record: Record) -> tuple[object, ...]:
@@ -103,11 +137,10 @@ def _asked(record: Record) -> tuple[object, ...]:
 
 def comparison_table(compared: Comparison, names: tuple[str, str]) -> Table:
     """The comparison for people."""
-    drawn = Table("measure", *names, "difference", "95 % interval", "questions", title="Paired comparison")
+    rows = []
     for name, row in compared.items():
-        edges = row["ci"]
+        edges, count, groups = row["ci"], row["n"], row["groups"]
         interval = " to ".join(shown(edge) for edge in edges) if isinstance(edges, list) else ""
-        drawn.add_row(
-            name, shown(row["a"]), shown(row["b"]), shown(row["difference"]), interval, str(row["n"])
-        )
-    return drawn
+        told = counted(count, groups) if isinstance(count, int) and isinstance(groups, int) else ""
+        rows.append((name, shown(row["a"]), shown(row["b"]), shown(row["difference"]), interval, told))
+    return ruled(COLUMNS, rows, f"Paired comparison of a, {names[0]}, with b, {names[1]}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ def evaluate(
     seed: int = 0,
     media: Path | None = None,
     limit: int | None = None,
-    think: bool = False,
+    think: Annotated[bool, Parameter(negative="")] = False,
     grammar: bool = True,
     fps: float = 1.0,
     max_frames: int = 32,
@@ -71,7 +71,7 @@ def evaluate(
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     samples: Path | None = None,
     card: Path | None = None,
-    compare: tuple[Path, Path] | None = None,
+    compare: Annotated[tuple[Path, Path] | None, Parameter(negative="")] = None,
 ) -> None:
     """Measure a model on held-out episodes or a file of questions; prints a table, then one JSON line.
 
@@ -94,17 +94,15 @@ def evaluate(
         json_file: also write the JSON object here.
         samples: also write each question and answer here, one JSON line each; a run that was interrupted
             goes on where this ends.
-        card: also put the table into the card (README.md) of this model folder.
+        card: also put the table into the card (README.md) of this model folder, which is that of --model.
         compare: two files written by --samples; tells what the second is better at, and asks no model.
     """
-    if card is not None:
-        check_card(card)
     for path in (json_file, samples):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
     if compare is not None:
         compared = compare_records(*(read_records(path) for path in compare))
-        names = (compare[0].name, compare[1].name)
+        names = (str(compare[0]), str(compare[1]))
         Console(stderr=True).print(comparison_table(compared, names))
         tell(
             {"compare": [str(path) for path in compare], "measures": compared, **machine.gather()}, json_file
@@ -115,6 +113,8 @@ def evaluate(
         raise ConfigError(f"data {data!r} is not known: use sim:test, sim:train or a file of rows")
     if episodes < 1 or slices < 1 or (limit is not None and limit < 1):
         raise ConfigError("at least one episode, one slice and one row are needed")
+    if card is not None:
+        check_card(card, model)
     found: dict[str, object] = {"data": data, "model": model}
     with (
         closing(load_engine(model, device=device, dtype=dtype, threads=threads)) as engine,
@@ -205,8 +205,9 @@ def ask_simulator(
                     results.add(line, last=number == len(lines))
                 progress.advance(task)
     # The file may hold more episodes than are asked for this time.
-    records = [line for line in results.records if line["episode"] < episodes]
-    return report(scores_of(records), training_bags(seed, slices))
+    scores = scores_of([line for line in results.records if line["episode"] < episodes])
+    # Where no intent was asked about, the bag of objects has nothing to name.
+    return report(scores, training_bags(seed, slices, progress) if scores.intents else [])
 
 
 def ask_episode(assistant: Assistant, index: int, split: str, seed: int, slices: int) -> list[Record]:
@@ -297,10 +298,15 @@ def bag_of(truths: Sequence[FrameTruth]) -> frozenset[str]:
     return frozenset(name for truth in truths for name in truth.boxes) - set(HANDS)
 
 
-def training_bags(seed: int, slices: int, episodes: int = 300) -> list[tuple[frozenset[str], str]]:
+def training_bags(
+    seed: int, slices: int, progress: Progress | None = None, *, episodes: int = 300
+) -> list[tuple[frozenset[str], str]]:
     """What the bag-of-objects baseline learns from: the bag of one window an episode, with the goal."""
     bags = []
-    for index in range(episodes):
+    numbers: Iterable[int] = range(episodes)
+    if progress is not None:
+        numbers = progress.track(numbers, description="bag-of-objects baseline")
+    for index in numbers:
         plan = plan_episode(index, seed=seed, split="train")
         start = random.Random(f"bag {index}").uniform(0, max(0.0, plan.duration - slices * 2 / FPS))
         times = [start + number / FPS for number in range(0, 2 * slices, BAG_EVERY)]

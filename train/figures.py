@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from egolive.train.metrics import bootstrap, mean
 
-__all__ = ["Figures", "add_figure", "markdown", "rounded", "shown", "table"]
+__all__ = ["Figures", "add_figure", "counted", "markdown", "rounded", "ruled", "shown", "table"]
 
 Figures = dict[str, float | list[float | None] | int | None]
-"""Measures by name; None where nothing was asked. `name_ci`, `name_chance` and `name_n` go with a measure."""
+"""Measures by name; None where nothing was asked.
+
+`name_ci`, `name_chance` and `name_n` go with a measure, and `name_groups` where its interval is found by
+drawing groups, as episodes: how many there are.
+"""
 
 COLUMNS = ("measure", "value", "95 % interval", "chance", "questions")
+
+FEW = 10
+"""Of fewer groups, or questions where there are no groups, an interval is too narrow to be believed."""
+FEW_MARK = "*"
+FEW_REMARK = f"{FEW_MARK} fewer than {FEW} episodes or questions: the interval says little"
 
 
 def add_figure(
@@ -31,6 +41,8 @@ def add_figure(
     if chance is not None:
         figures[f"{name}_chance"] = rounded(chance)
     figures[f"{name}_n"] = len(values)
+    if groups is not None:
+        figures[f"{name}_groups"] = len(set(groups))
 
 
 def rounded(value: float) -> float | None:
@@ -40,16 +52,29 @@ def rounded(value: float) -> float | None:
 
 def table(figures: Figures, title: str = "Held-out simulated episodes") -> Table:
     """The figures for people."""
-    drawn = Table(*COLUMNS, title=title)
-    for row in _rows(figures):
+    return ruled(COLUMNS, list(_rows(figures)), title)
+
+
+def ruled(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
+    """A table whose first column has names, which are never cut, and whose last one is by `counted`."""
+    first, *others = columns
+    drawn = Table(
+        Column(first, overflow="fold"), *(Column(name, no_wrap=True) for name in others), title=escape(title)
+    )
+    for row in rows:
         drawn.add_row(*row)
+    if _any_few(rows):
+        drawn.caption = FEW_REMARK
     return drawn
 
 
 def markdown(figures: Figures) -> str:
     """The figures for a card."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *_rows(figures)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = list(_rows(figures))
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    # As it stands, the mark would begin a list.
+    return f"{text}\n\n\\{FEW_REMARK}" if _any_few(rows) else text
 
 
 def shown(value: object) -> str:
@@ -57,11 +82,23 @@ def shown(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else ""
 
 
+def counted(questions: int, groups: int) -> str:
+    """How many questions, marked where an interval of so many groups says little."""
+    return f"{questions} {FEW_MARK}" if groups < FEW else str(questions)
+
+
+def _any_few(rows: Sequence[Sequence[str]]) -> bool:
+    return any(row[-1].endswith(FEW_MARK) for row in rows)
+
+
 def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
     """One row a measure, as text."""
-    names = [n for n in figures if not n.endswith(("_ci", "_chance", "_n")) and n != "n"]
+    names = [n for n in figures if not n.endswith(("_ci", "_chance", "_n", "_groups")) and n != "n"]
     for name in names:
         edges = figures.get(f"{name}_ci")
         interval = " to ".join(shown(edge) for edge in edges) if isinstance(edges, list) else ""
-        chance, asked = shown(figures.get(f"{name}_chance")), figures.get(f"{name}_n", "")
-        yield name, shown(figures[name]), interval, chance, str(asked)
+        count = figures.get(f"{name}_n", "")
+        groups = figures.get(f"{name}_groups", count)
+        if isinstance(count, int) and isinstance(groups, int) and count and edges is not None:
+            count = counted(count, groups)
+        yield name, shown(figures[name]), interval, shown(figures.get(f"{name}_chance")), str(count)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import torch
 import yaml
@@ -18,12 +16,13 @@ from transformers import Qwen2VLForConditionalGeneration, Trainer
 from egolive.assistant.profiles import NANO
 from egolive.streaming.errors import DataError
 from egolive.train.card import write_tuned_card
-from egolive.train.clock import seconds_of
+from egolive.train.clock import seconds_of, spoken
 from egolive.train.plots import plot_curves
+from egolive.train.run_folder import plain
 from egolive.train.trainer_recipe import GrpoRecipe, Shared
 from egolive.train.trainers import Loaded
 
-__all__ = ["finish", "plain", "resumed", "upload"]
+__all__ = ["finish", "resumed", "upload"]
 
 CURVES = {
     "loss": ("loss",),
@@ -82,7 +81,7 @@ def finish(
             "kind": simulated(loaded),
             "steps": trainer.state.global_step,
             "command": command,
-            "hours": seconds_of(history) / 3600,
+            "time": spoken(seconds_of(history)),
             "device": f"{trainer.args.world_size} x {device}",
             "notes": "".join(f"- {line}\n" for line in notes),
             "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
@@ -132,10 +131,3 @@ def simulated(loaded: Loaded) -> str:
     if loaded.profile == NANO:
         return "It is for trying and testing, and it is **not EgoThinker**: it knows the simulator alone."
     return "A Qwen2-VL checkpoint, trained further with egolive."
-
-
-def plain(values: object) -> Any:
-    """Settings as YAML can hold them."""
-    if dataclasses.is_dataclass(values) and not isinstance(values, type):
-        return {f.name: plain(getattr(values, f.name)) for f in dataclasses.fields(values)}
-    return str(values) if isinstance(values, Path) else values

@@ -14,7 +14,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 
@@ -27,11 +26,12 @@ from egolive.train.row_files import mix_rows
 from egolive.train.row_media import Sampling
 from egolive.train.row_samples import RowSamples, only_questions
 from egolive.train.rows import Tally
+from egolive.train.run_folder import claim
 from egolive.train.samples import Recent, Samples, SimulatedSamples, trl_dataset
 from egolive.train.shared_pictures import encode_copies_once
 from egolive.train.simdata import load_simulated
 from egolive.train.simulator.write import simulate
-from egolive.train.trainer_recipe import GrpoRecipe, load_trainer_recipe
+from egolive.train.trainer_recipe import GrpoRecipe
 from egolive.train.trainers import (
     Loaded,
     PartTrainer,
@@ -41,7 +41,7 @@ from egolive.train.trainers import (
     lora_config,
 )
 
-__all__ = ["GrpoTrainer", "grpo", "run_grpo", "sampling_values", "trainer_for"]
+__all__ = ["GrpoTrainer", "run_grpo", "sampling_values", "trainer_for"]
 
 log = logging.getLogger(__name__)
 
@@ -51,24 +51,13 @@ logging.getLogger("trl.trainer.grpo_trainer").addFilter(
 )
 
 
-def grpo(
-    recipe: str = "nano-grpo", *, threads: int = 1, out: Path | None = None, push_to_hub: str = ""
-) -> None:
-    """Train a model by GRPO; an interrupted run goes on where it stopped.
-
-    Args:
-        recipe: a YAML file, or the name of a recipe that comes with the package.
-        threads: CPU threads; small models are fastest with 1.
-        out: where to write, in place of the recipe's folder.
-        push_to_hub: also upload the finished model under this hub id.
-    """
-    settings = load_trainer_recipe(recipe, GrpoRecipe)
-    torch.set_num_threads(threads)
-    run_grpo(settings, out or settings.out, command=f"egolive train grpo {recipe}", push_to_hub=push_to_hub)
-
-
 def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = "") -> Path:
-    """Run all of a recipe; returns the folder of the finished model."""
+    """Run all of a recipe; returns the folder of the finished model.
+
+    Raises:
+        ConfigError: the folder holds a run by other settings.
+    """
+    claim(out, recipe)
     loaded = load_for_training(recipe)
     samples = samples_for(recipe, loaded)
     trainer = trainer_for(recipe, loaded, samples, out)

@@ -7,11 +7,13 @@ batch, and their gradients are averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging as transformers_logging
 
 from egolive.train.clock import Clock
 from egolive.train.processes import processes, together
@@ -71,6 +74,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._loss = loss
         self._check = check
         self._parts: dict[str, list[float]] = {}
+        self._trained = False
 
     def _get_train_sampler(self, train_dataset: _Steps | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -94,6 +98,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         with torch.autocast(inputs["device_of"].device.type, dtype=torch.bfloat16):
             several = isinstance(model, DistributedDataParallel)
             parts = model(inputs) if several else self._loss(model, inputs)
+        self._trained = True
         for name, value in parts.items():
             self._parts.setdefault(name, []).append(float(value.detach()))
         total = torch.stack([value.float() for value in parts.values()]).sum()
@@ -104,6 +109,9 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return super().train(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs and not self._trained:
+            # Of a run that was finished already it would say a loss of 0.
+            return
         if "loss" in logs:
             means = {f"loss_{name}": sum(v) / len(v) for name, v in self._parts.items() if v}
             logs = {**logs, **{name: round(value, 4) for name, value in means.items()}}
@@ -114,7 +122,9 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         # save_pretrained writes other names than the model's own, and the Trainer passes over names that it
         # does not know: it would go on with fresh weights.
         if isinstance(self.model, PreTrainedModel):
-            saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+            with quiet():
+                # It would report the heads below as unexpected.
+                saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
             weights = saved.state_dict()
             # Heads that only training has are in the file under their own names.
             for path in Path(resume_from_checkpoint).glob("*.safetensors"):
@@ -174,7 +184,7 @@ def fit(
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.05},
         warmup_steps=max(1, round(phase.steps * 0.03)),
-        logging_steps=25,
+        logging_steps=min(25, phase.steps),
         eval_strategy="steps",
         eval_steps=phase.eval_every,
         save_steps=phase.save_every,
@@ -199,9 +209,26 @@ def fit(
         loss=loss,
         check=check,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    newest = last_checkpoint(out)
+    if trainer.is_world_process_zero():
+        done = f", {newest.rpartition('-')[2]} of them done" if newest else ""
+        Console(stderr=True).print(
+            f"{out}: {phase.steps} steps{done}", markup=False, highlight=False, soft_wrap=True
+        )
+    trainer.train(resume_from_checkpoint=newest)
     history: list[dict[str, float]] = trainer.state.log_history
     return history
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' warnings."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def last_checkpoint(out: Path) -> str | None:

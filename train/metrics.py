@@ -136,8 +136,10 @@ def bag_of_objects_accuracy(
 
     Args:
         train: (visible kinds, goal) of windows to learn from.
-        test: the windows to name.
+        test: the windows to name; NaN without any.
     """
+    if not test:
+        return float("nan")
     goals = sorted({goal for _, goal in train})
     kinds = sorted({kind for bag, _ in train for kind in bag})
     bags = np.array([[kind in bag for kind in kinds] for bag, _ in train], float)

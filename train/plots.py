@@ -13,24 +13,30 @@ __all__ = ["plot_curves", "plot_history"]
 
 
 def plot_history(history: Sequence[dict[str, float]], path: Path, title: str) -> None:
-    """Draw one PNG from a Trainer's log: losses on the left, what the checks found on the right."""
+    """Draw one PNG from a Trainer's log: its losses, and of the checks the losses and the shares."""
     with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        losses, checks = figure.subplots(1, 2)
-        for axes, wanted in ((losses, "loss"), (checks, "eval_")):
-            names = sorted({name for record in history for name in record if name.startswith(wanted)})
+        known = sorted({name for record in history for name in record})
+        checked = [name for name in known if name.startswith("eval_")]
+        panels = {
+            f"{title}: training loss": [name for name in known if name.startswith("loss")],
+            "losses on held-out episodes": [name for name in checked if name.endswith("loss")],
+            "shares on held-out episodes": [name for name in checked if not name.endswith("loss")],
+        }
+        panels = {heading: names for heading, names in panels.items() if names}
+        figure = Figure(figsize=(5 * max(1, len(panels)), 4), layout="constrained")
+        for place, (heading, names) in enumerate(panels.items(), start=1):
+            axes = figure.add_subplot(1, len(panels), place)
             for name in names:
                 points = [(record["step"], record[name]) for record in history if name in record]
                 axes.plot(
                     *zip(*points, strict=True), label=name.removeprefix("eval_"), marker=".", markersize=3
                 )
+            axes.set_title(heading)
             axes.set_xlabel("optimiser step")
             axes.grid(alpha=0.3)
-            if names:
-                axes.legend(fontsize=8)
-        losses.set_title(f"{title}: training loss")
-        losses.set_yscale("log")
-        checks.set_title("checks on held-out episodes")
+            axes.legend(fontsize=8)
+            if place == 1:
+                axes.set_yscale("log")
         figure.savefig(path, dpi=110)
 
 

@@ -6,7 +6,6 @@ egolive train sft nano-sft.yaml
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -17,7 +16,11 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 
-__all__ = ["AnswerPhase", "Phase", "Recipe", "build", "keep_settings", "load_recipe", "read_recipe"]
+__all__ = ["NEW_NANO", "AnswerPhase", "Phase", "Recipe", "build", "load_recipe", "read_recipe"]
+
+
+NEW_NANO = "new-nano"
+"""The base of a recipe that starts from fresh nano weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class Recipe:
     again: list[AnswerPhase] = field(default_factory=list)
     """Then the text part once more for each, from where it stood, on other draws; a finished run goes on when
     one is added."""
-    base: str = "new-nano"
+    base: str = NEW_NANO
     """What to start from; so far only new-nano, fresh weights."""
     slices: int = 8
     """Slices in a training window, at most: windows of every shorter length are trained too."""
@@ -113,39 +116,13 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(f"{path} is not readable as YAML: {place}{reason}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no settings: a recipe is a mapping of keys to values")
     return raw, str(path)
-
-
-_FREE = ("out", "data", "seeds", "report_to", "save_every", "eval_every", "again")
-"""Settings that may change during a run; of `again` each phase has a folder that keeps its own."""
-
-
-def keep_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a run beside it: what is there already would be taken for a part of this run.
-
-    Args:
-        out: folder of the run.
-        settings: as JSON can hold them.
-
-    Raises:
-        ConfigError: the folder holds a run by other settings.
-    """
-    settings = {name: _decisive(value) for name, value in settings.items() if name not in _FREE}
-    told = out / "recipe.json"
-    begun = out.is_dir() and any(path.is_dir() for path in out.iterdir())
-    if begun and (not told.exists() or json.loads(told.read_text()) != settings):
-        raise ConfigError(f"{out} holds a run by other settings: give another folder (--out), or delete it")
-    out.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(settings, indent=2))
-
-
-def _decisive(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {name: one for name, one in value.items() if name not in _FREE}
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -159,7 +136,22 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "list[str]": list,
     "list[AnswerPhase]": list,
 }
-_LEAST = {"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "episodes": 2, "slices": 2}
+_LEAST = dict.fromkeys(
+    (
+        "steps",
+        "batch",
+        "save_every",
+        "eval_every",
+        "log_every",
+        "prompts",
+        "updates",
+        "max_tokens",
+        "per_device",
+    ),
+    1,
+)
+# A group of one has nothing to be compared with.
+_LEAST |= {"episodes": 2, "slices": 2, "generations": 2}
 _MOST = {"held_out": 1, "ahead": 1}
 
 
@@ -201,7 +193,9 @@ def _checked(key: str, value: Any, type_name: str, where: str) -> Any:
     whole_list = not isinstance(value, list) or all(isinstance(one, inside) for one in value)
     is_bool = isinstance(value, bool)
     if not isinstance(value, expected) or is_bool != (wanted == "bool") or not whole_list:
-        raise ConfigError(f"{where}: {key} must be of the kind {type_name}, got {value!r}")
+        # Of a phase one writes its settings, a mapping.
+        kind = type_name.replace("AnswerPhase", "mapping").replace("Phase", "mapping")
+        raise ConfigError(f"{where}: {key} must be of the kind {kind}, got {value!r}")
     if isinstance(value, int | float) and not is_bool:
         least, most = _LEAST.get(key, 0), _MOST.get(key, math.inf)
         if not (math.isfinite(value) and least <= value <= most):

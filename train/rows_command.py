@@ -7,21 +7,30 @@ egolive rows epic EPIC_100_train.csv epic.jsonl --lengths EPIC_100_video_info.cs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import DataError, UsageError
 from egolive.train.rows import Tally
-from egolive.train.rows_segments import read_egoexolearn, read_epic, temporal_rows, video_lengths
+from egolive.train.rows_segments import TAXONOMIES, read_egoexolearn, read_epic, temporal_rows, video_lengths
 from egolive.train.rows_simulated import read_simulated
 from egolive.train.rows_visor import read_visor
 
 __all__ = ["write_rows"]
 
 Kind = Literal["visor", "epic", "egoexolearn", "simulator"]
+
+_SEGMENTS = ("--lengths", "--clip", "--one-answer", "--seed")
+_TAKES: dict[Kind, Sequence[str]] = {
+    "visor": ("--errata",),
+    "epic": _SEGMENTS,
+    "egoexolearn": _SEGMENTS,
+    "simulator": ("--seed",),
+}
+"""The options of each kind."""
 
 
 def write_rows(
@@ -31,25 +40,48 @@ def write_rows(
     *,
     errata: Path | None = None,
     lengths: Path | None = None,
-    clip: float = 60.0,
+    clip: float | None = None,
     one_answer: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> None:
     """Turn a data set's annotations into rows, and tell how many there are and what was left out.
 
     Args:
-        kind: visor (masks to boxes), epic or egoexolearn (segments to intervals), or simulator (a folder that
-            `egolive simulate` wrote).
-        source: the annotation file, or a folder of VISOR's or the simulator's.
+        kind: visor (masks to boxes), epic or egoexolearn (segments to intervals), or simulator.
+        source: visor: a .json of its sparse annotations, or a folder of them;
+            epic: a CSV with narration_id, video_id, start_timestamp, stop_timestamp (hh:mm:ss.ff), narration;
+            egoexolearn: a CSV with annotation_id, video_id or video_uid, start_sec, end_sec, verb, noun,
+            beside its narration_verb_taxonomy.csv and narration_noun_taxonomy.csv;
+            simulator: a folder that `egolive simulate` wrote.
         out: file of rows to write, one JSON line each.
-        errata: VISOR-HOS's correct.json, with relations that are wrong in VISOR.
-        lengths: EPIC_100_video_info.csv, or EgoExoLearn's video_meta_downsampled.json.
-        clip: seconds of video that a row of a segment shows.
-        one_answer: leave out segments that overlap one of the same words, where two answers would be right.
-        seed: of what is drawn.
+        errata: VISOR-HOS's correct.json, with relations that are wrong in VISOR; for visor.
+        lengths: EPIC_100_video_info.csv (video_id, duration in seconds), for epic, or EgoExoLearn's
+            video_meta_downsampled.json; the last segment of a video that is not named there is left out.
+        clip: seconds of video that a row of a segment shows, or twice the segment's length if that is more;
+            for epic and egoexolearn; 60 where it is not given.
+        one_answer: leave out segments that overlap one of the same words, where two answers would be right;
+            for epic and egoexolearn.
+        seed: of what is drawn; for all but visor; 0 where it is not given.
+
+    Raises:
+        UsageError: an option is not for this kind, or out is a folder or would overwrite what is read.
+        DataError: a file cannot be read or written.
     """
+    given = {
+        "--errata": errata,
+        "--lengths": lengths,
+        "--clip": clip,
+        "--one-answer": one_answer or None,
+        "--seed": seed,
+    }
+    wrong = [name for name, value in given.items() if value is not None and name not in _TAKES[kind]]
+    if wrong:
+        raise UsageError(f"rows of {kind} take no {' and no '.join(wrong)}; see egolive rows --help")
+    if clip is not None and not clip > 0:
+        raise UsageError(f"--clip is more than 0, got {clip:g}")
+    _check_out(out, _read_files(kind, source, errata, lengths))
     tally = Tally()
-    rows = _rows(kind, source, tally, errata, lengths, clip, one_answer, seed)
+    rows = _rows(kind, source, tally, errata, lengths, 60.0 if clip is None else clip, one_answer, seed or 0)
     part = out.with_name(f".{out.name}.part")
     written = 0
     try:
@@ -65,6 +97,30 @@ def write_rows(
     part.replace(out)
     tally.good = written
     Console(stderr=True).print(f"{out}: {tally}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _read_files(kind: Kind, source: Path, errata: Path | None, lengths: Path | None) -> list[Path]:
+    """All files that are read, as far as they are there."""
+    files = [source, *(path for path in (errata, lengths) if path)]
+    if kind == "visor":
+        files += source.glob("*.json")
+    elif kind == "simulator":
+        files += [*source.glob("[0-9]*"), *source.glob("manifest.json")]
+    elif kind == "egoexolearn":
+        files += [source.parent / name for name in TAXONOMIES]
+    return [path for path in files if path.exists()]
+
+
+def _check_out(out: Path, read: Sequence[Path]) -> None:
+    """Refuse to write where something is that a user would miss.
+
+    Raises:
+        UsageError: it is a folder or one of the files that are read.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: name the file to write, as in {out / 'rows.jsonl'}")
+    if out.exists() and any(out.samefile(path) for path in read):
+        raise UsageError(f"{out} is one of the files that are read, and would be lost: write another one")
 
 
 def _rows(
@@ -84,9 +140,8 @@ def _rows(
         return read_visor(files, tally, errata=errata)
     if kind == "simulator":
         return read_simulated(source, seed=seed)
-    segments = read_epic(source) if kind == "epic" else read_egoexolearn(source)
     return temporal_rows(
-        segments,
+        read_epic(source, tally) if kind == "epic" else read_egoexolearn(source, tally),
         tally,
         lengths=video_lengths(lengths) if lengths else {},
         clip=clip,

@@ -32,9 +32,14 @@ def read_simulated(
     Raises:
         DataError: there is no finished episode in the folder, or one is damaged.
     """
+    if folder.is_file():
+        raise DataError(f"{folder} is a file: name the folder that `egolive simulate` wrote")
     videos = sorted(path for path in folder.glob("[0-9]*.mp4") if path.with_suffix(".json").exists())
     if not videos:
-        raise DataError(f"{folder} holds no simulated episodes: make some with `egolive simulate {folder}`")
+        raise DataError(
+            f"{folder} holds no simulated episodes: "
+            f"make some with `egolive simulate {folder} --episodes 100 --fps 2`"
+        )
     for video in videos:
         episode, truths = load_episode(video)
         rng = random.Random(f"rows {seed} {video.name}")

@@ -10,6 +10,7 @@ VISOR-HOS. The annotations are CC BY-NC 4.0.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,25 +64,32 @@ def read_visor(
 
     Args:
         paths: one JSON file a video.
-        tally: counts rows, and annotations that cannot be used, among them gloves on both hands.
+        tally: counts rows, and frames and annotations that cannot be used, among them gloves on both hands.
         errata: `data_preparation/correct.json` of VISOR-HOS: relations that are wrong in the annotations.
         size: width and height of the frames that the masks are drawn on.
 
     Raises:
         DataError: a file cannot be read or is not VISOR's.
     """
-    corrected: Errata = _json(errata) if errata else {}
+    corrected = _errata(errata) if errata else {}
     for path in paths:
         try:
-            frames = _json(path)["video_annotations"]
+            frames = list(_json(path)["video_annotations"])
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not an annotation file of VISOR") from error
-        for frame in frames:
-            name = str(frame["image"]["name"])
-            picture = f"{frame['image']['video']}/{name}"
-            things = _things(frame["annotations"], name, size, tally)
-            complete = len(things) == len(frame["annotations"])
-            shared = [found["id"] for found in frame["annotations"] if _on_both(found)]
+        for number, frame in enumerate(frames, start=1):
+            try:
+                name = str(frame["image"]["name"])
+                picture = f"{frame['image']['video']}/{name}"
+                listed = list(frame["annotations"])
+            except (KeyError, TypeError):
+                where = f"{path.name}, frame {number}"
+                tally.add(RowError(where, "a frame without a name, a video or annotations"))
+                continue
+            annotations = _whole(listed, f"{path.name}, {name}", tally)
+            things = _things(annotations, name, size, tally)
+            complete = len(things) == len(listed)
+            shared = [found["id"] for found in annotations if _on_both(found)]
             for glove in shared:
                 tally.add(
                     RowError(f"{name} {glove}", "a glove on both hands, so no rows of hands in its frame")
@@ -97,6 +105,23 @@ def read_visor(
                     "box": [round(value, 1) for value in box] if box else None,
                     "size": list(size),
                 }
+
+
+def _whole(listed: Sequence[Any], where: str, tally: Tally) -> list[Mapping[str, Any]]:
+    """The annotations that have what every one has; masks are looked at later."""
+    whole: list[Mapping[str, Any]] = []
+    for number, found in enumerate(listed, start=1):
+        if (
+            isinstance(found, dict)
+            and {"id", "name", "segments"} <= found.keys()
+            and str(found.get("class_id")).isdecimal()
+            and isinstance(found.get("in_contact_object"), str | None)
+        ):
+            whole.append(found)
+        else:
+            reason = "an annotation whose id, class_id, name, segments or in_contact_object cannot be right"
+            tally.add(RowError(f"{where}, annotation {number}", reason))
+    return whole
 
 
 def _things(
@@ -156,8 +181,13 @@ def _sides(value: object) -> set[str]:
 
 def _hull(segments: Sequence[Any], where: str, size: Size) -> Box:
     """The box round all polygons of a mask, cut to the frame."""
-    points = [point for polygon in segments for point in polygon]
-    xs, ys = [float(point[0]) for point in points], [float(point[1]) for point in points]
+    try:
+        points = [point for polygon in segments for point in polygon]
+        xs, ys = [float(point[0]) for point in points], [float(point[1]) for point in points]
+    except (TypeError, ValueError, IndexError, KeyError):
+        raise RowError(where, "a mask that is no list of points") from None
+    if not all(map(math.isfinite, (*xs, *ys))):
+        raise RowError(where, "a mask that is no list of points")
     if len(points) < 3 or max(xs) <= min(xs) or max(ys) <= min(ys):
         raise RowError(where, "a mask without an area")
     if min(*xs, *ys) < -_SLACK or max(xs) > size[0] + _SLACK or max(ys) > size[1] + _SLACK:
@@ -172,6 +202,13 @@ def _union(boxes: Sequence[Box]) -> Box:
         max(box.x2 for box in boxes),
         max(box.y2 for box in boxes),
     )
+
+
+def _errata(path: Path) -> Errata:
+    found = _json(path)
+    if not isinstance(found, dict) or not all(isinstance(hands, dict) for hands in found.values()):
+        raise DataError(f"{path}: not VISOR-HOS's correct.json, which names frames and in each the hands")
+    return found
 
 
 def _json(path: Path) -> Any:

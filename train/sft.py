@@ -10,7 +10,6 @@ recipe's output folder.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from rich.progress import track
 from safetensors.torch import load_model, save_model
 from transformers import Qwen2TokenizerFast, Qwen2VLForConditionalGeneration
 
@@ -31,7 +31,7 @@ from egolive.streaming.frames import Interval
 from egolive.train.answer_batches import AnswerBatches, encode_clips
 from egolive.train.answering import answer_check, answer_loss
 from egolive.train.card import write_card
-from egolive.train.clock import seconds_of
+from egolive.train.clock import seconds_of, spoken
 from egolive.train.finish import upload
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
@@ -39,49 +39,22 @@ from egolive.train.plots import plot_history
 from egolive.train.pointing import watched
 from egolive.train.processes import part_of, together
 from egolive.train.reading import ReadingHeads
-from egolive.train.recipe import AnswerPhase, Recipe, keep_settings, load_recipe, read_recipe
-from egolive.train.sft_checkpoint import run_checkpoint_sft
+from egolive.train.recipe import NEW_NANO, AnswerPhase, Recipe
+from egolive.train.run_folder import first_process, keep_settings, plain
 from egolive.train.simdata import Clip, SimulatedData, load_simulated
 from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
 from egolive.train.simulator.write import LOOK, simulate
 from egolive.train.tokenizer import build_tokenizer
 from egolive.train.tower import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
-from egolive.train.trainer_recipe import CheckpointRecipe, load_trainer_recipe
 from egolive.train.trainers import check_loggers
 from egolive.train.whiten import fold, whitening
 
-__all__ = ["run_recipe", "sft"]
+__all__ = ["run_recipe"]
 
 log = logging.getLogger(__name__)
 
 WHITENING = 16
 """Batches of 32 pictures that the tower's tokens are whitened over."""
-NEW_NANO = "new-nano"
-"""The base of a recipe that starts from fresh nano weights."""
-
-
-def sft(
-    recipe: str = "nano-sft", *, threads: int = 1, out: Path | None = None, push_to_hub: str = ""
-) -> None:
-    """Train a model by a recipe; an interrupted run goes on where it stopped.
-
-    A recipe without a base, or with the base new-nano, makes nano from nothing; any other base is a
-    checkpoint that is trained on rows.
-
-    Args:
-        recipe: a YAML file, or the name of a recipe that comes with the package.
-        threads: CPU threads; small models are fastest with 1.
-        out: where to write, in place of the recipe's folder.
-        push_to_hub: also upload the finished model under this hub id.
-    """
-    torch.set_num_threads(threads)
-    command = f"egolive train sft {recipe}"
-    if read_recipe(recipe)[0].get("base", NEW_NANO) == NEW_NANO:
-        nano = load_recipe(recipe)
-        run_recipe(nano, out or nano.out, command=command, push_to_hub=push_to_hub)
-        return
-    settings = load_trainer_recipe(recipe, CheckpointRecipe)
-    run_checkpoint_sft(settings, out or settings.out, command=command, push_to_hub=push_to_hub)
 
 
 def run_recipe(
@@ -134,7 +107,7 @@ def run_recipe(
             "episodes": len(clips),
             "frames": frames,
             "command": command,
-            "hours": seconds_spent(out, ("tower", *rounds(recipe))) / 3600,
+            "time": spoken(seconds_spent(out, ("tower", *rounds(recipe)))),
             "device": f"{processes.num_processes} x {kind}",
             "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
         },
@@ -142,12 +115,6 @@ def run_recipe(
     if push_to_hub:
         upload(finished, push_to_hub)
     return finished
-
-
-def plain(recipe: Recipe) -> dict[str, object]:
-    """A recipe as YAML can hold it."""
-    values = dataclasses.asdict(recipe)
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
 def rounds(recipe: Recipe) -> dict[str, AnswerPhase]:
@@ -204,7 +171,7 @@ def even_out(tower: Tower, data: SimulatedData) -> None:
     with torch.inference_mode():
         tokens = [
             tower.tokens(batches[number]["patches"].to(device)).flatten(0, 1).cpu()
-            for number in range(WHITENING)
+            for number in track(range(WHITENING), description="whitening", disable=not first_process())
         ]
     fold(tower.visual.merger.mlp[2], *whitening(torch.cat(tokens)))
 
@@ -249,7 +216,7 @@ def train_answers(
         seed = recipe.seed + 2 * number
         if number and processes.is_main_process:
             # With those in front of it, whose weights it goes on from.
-            before = [dataclasses.asdict(one) for one in (recipe.answers, *recipe.again[:number])]
+            before = [plain(one) for one in (recipe.answers, *recipe.again[:number])]
             keep_settings(out / name, dict(zip(rounds(recipe), before, strict=False)))
         processes.wait_for_everyone()
         known = SimulatedData(train.clips + unseen[: phase.unseen])

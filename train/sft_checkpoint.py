@@ -24,6 +24,7 @@ from egolive.train.row_batches import Reader, collate_rows, row_dataset
 from egolive.train.row_files import mix_rows
 from egolive.train.row_media import Sampling
 from egolive.train.rows import Tally
+from egolive.train.run_folder import claim
 from egolive.train.trainer_recipe import CheckpointRecipe
 from egolive.train.trainers import (
     Loaded,
@@ -40,7 +41,12 @@ log = logging.getLogger(__name__)
 
 
 def run_checkpoint_sft(recipe: CheckpointRecipe, out: Path, *, command: str, push_to_hub: str = "") -> Path:
-    """Run all of a recipe; returns the folder of the finished model."""
+    """Run all of a recipe; returns the folder of the finished model.
+
+    Raises:
+        ConfigError: the folder holds a run by other settings.
+    """
+    claim(out, recipe)
     loaded = load_for_training(recipe)
     tally = Tally()
     trainer = trainer_for(recipe, loaded, rows_of(recipe, loaded, tally), out)

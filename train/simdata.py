@@ -82,7 +82,10 @@ def load_simulated(
     videos = sorted(folder.glob("[0-9]*.mp4")) if folder.is_dir() else []
     videos = [video for video in videos if video.with_suffix(".json").exists()][:episodes]
     if not videos:
-        raise DataError(f"{folder} holds no simulated episodes: make some with `egolive simulate {folder}`")
+        raise DataError(
+            f"{folder} holds no simulated episodes: "
+            f"make some with `egolive simulate {folder} --episodes 100 --fps 2`"
+        )
     arrays = [video.with_suffix(f".{width}x{height}.npy") for video in videos]
     missing = [(v, a, height, width) for v, a in zip(videos, arrays, strict=True) if not a.exists()]
     if missing:
