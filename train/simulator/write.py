@@ -11,10 +11,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import av
 import cv2
+from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from egolive.streaming.errors import DataError
@@ -34,7 +35,7 @@ def simulate(
     split: str = "train",
     seed: int = 0,
     fps: float = 10.0,
-    size: tuple[int, int] = (448, 252),
+    size: Annotated[tuple[int, int], Parameter(negative="")] = (448, 252),
     workers: int | None = None,
 ) -> None:
     """Write a data set of simulated episodes, or finish one that was begun.
@@ -46,7 +47,7 @@ def simulate(
         seed: Seed of the data set; with split and number it decides every pixel.
         fps: Frames a second.
         size: Width and height in pixels, both even.
-        workers: Processes; None takes one for each core.
+        workers: Processes; one for each core where it is not given.
 
     Raises:
         DataError: The folder holds another data set, or a setting cannot work.
