@@ -41,7 +41,7 @@ gpu: # uses the Python at hand, where a GPU build of torch is
 	python3 -m pytest -m gpu -q -rs
 
 # A nano from nothing, by two processes; give PROCESSES=1 on a machine with one GPU.
-# About 4 1/2 hours on two cores; it can be interrupted, and goes on.
+# About 6 hours on two cores; it can be interrupted, and goes on.
 PROCESSES ?= 2
 nano: setup
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) $(BIN)/egolive train sft nano-sft
