@@ -172,6 +172,14 @@ def test_a_finished_run_goes_on_when_its_text_part_is_to_learn_again(
         train(replace(longer, again=[second, second]), tmp_path)
 
 
+def test_a_folder_of_another_run_is_refused_before_anything_is_made(
+    recipe: Recipe, whole: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sft, "simulate", lambda *_, **__: pytest.fail("minutes for nothing"))
+    with pytest.raises(ConfigError, match=r"other settings \(seed: 0, now 5\)"):
+        sft.run_recipe(replace(recipe, seed=5), whole[1])
+
+
 def test_phase_two_leaves_the_tower_as_phase_one_made_it(recipe: Recipe, whole: tuple[Run, Path]) -> None:
     _, out = whole
     tokenizer = sft.nano_tokenizer()

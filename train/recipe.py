@@ -136,22 +136,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "list[str]": list,
     "list[AnswerPhase]": list,
 }
-_LEAST = dict.fromkeys(
-    (
-        "steps",
-        "batch",
-        "save_every",
-        "eval_every",
-        "log_every",
-        "prompts",
-        "updates",
-        "max_tokens",
-        "per_device",
-    ),
-    1,
-)
-# A group of one has nothing to be compared with.
-_LEAST |= {"episodes": 2, "slices": 2, "generations": 2}
+_LEAST = {
+    **{"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "log_every": 1, "per_device": 1},
+    **{"prompts": 1, "updates": 1, "max_tokens": 1, "episodes": 2, "slices": 2},
+    # A group of one has nothing to be compared with.
+    "generations": 2,
+}
 _MOST = {"held_out": 1, "ahead": 1}
 
 

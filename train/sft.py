@@ -11,7 +11,6 @@ recipe's output folder.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,8 +50,6 @@ from egolive.train.whiten import fold, whitening
 
 __all__ = ["run_recipe"]
 
-log = logging.getLogger(__name__)
-
 WHITENING = 16
 """Batches of 32 pictures that the tower's tokens are whitened over."""
 
@@ -76,10 +73,10 @@ def run_recipe(
     count = recipe.episodes + max(phase.unseen for phase in rounds(recipe).values())
     processes = together()
     if processes.is_main_process:
-        simulate(recipe.data, episodes=count, split="train", seed=recipe.seed, fps=2.0)
-        load_simulated(recipe.data, height=HEIGHT, width=WIDTH)
         # A tower and tokens of other settings would be taken for this run's.
         keep_settings(out, plain(recipe) | {"look": LOOK})
+        simulate(recipe.data, episodes=count, split="train", seed=recipe.seed, fps=2.0)
+        load_simulated(recipe.data, height=HEIGHT, width=WIDTH, episodes=count)
     processes.wait_for_everyone()
     clips = load_simulated(recipe.data, height=HEIGHT, width=WIDTH, episodes=count).clips
     train, held_out = SimulatedData(clips[: recipe.episodes]).split(recipe.held_out)
