@@ -1,6 +1,10 @@
 """Settings of Sphinx; `make docs` builds the pages into build/docs."""
 
+import sys
 from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "egolive"
 release = metadata.version("egolive")
@@ -11,13 +15,11 @@ project_copyright = "the egolive authors, Apache-2.0"
 extensions = [
     "cyclopts.ext.sphinx",
     "myst_parser",
+    "settings_table",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["examples/README.md"]
-templates_path: list[str] = []
-suppress_warnings: list[str] = []
 
 # Markdown: links to headings of other pages are checked, too.
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -31,6 +33,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
+
+# Types of other packages; their own pages are not reached from here.
+nitpick_ignore_regex = [("py:.*", r"(?!egolive).*")]
 
 html_theme = "furo"
 html_title = f"egolive {release}"
