@@ -38,7 +38,7 @@ from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import DataError, UsageError
 from egolive.streaming.frames import Frame
 
-__all__ = ["ClipOptions", "ask", "ask_command", "ask_task"]
+__all__ = ["ClipOptions", "ask", "ask_command", "ask_task", "conversation_about"]
 
 _WORDLESS = ("intent", "next")
 _FLAT = Parameter(name="*")
@@ -91,7 +91,11 @@ def ask(
         EngineError: The engine failed, or a conversation is too long for it.
     """
     profile = profile or engine.profile
-    jobs = [read_conversation(turns, profile, think=think) for turns in conversations]
+    several = len(conversations) > 1
+    jobs = [
+        read_conversation(turns, profile, think=think, place=f"conversation {number}, " if several else "")
+        for number, turns in enumerate(conversations, start=1)
+    ]
     guides = guides_of(engine, profile) if grammar else None
     with engine.session() as session:
         answers = answer_jobs(session, jobs, profile, sampling or Sampling(), MonotonicClock(), guides=guides)
@@ -194,7 +198,7 @@ def ask_command(
     else:
         media, words = _media_and_words(items, task)
         video = _video_among(media, task, frames=clip.frames)
-        conversations = [_conversation(media, words, clip, system=system, text_first=bool(paper_prompt))]
+        conversations = [conversation_about(media, words, clip, system=system, text_first=bool(paper_prompt))]
 
     with closing(model.load()) as engine:
         profile = look.applied_to(engine.profile)
@@ -258,16 +262,32 @@ def _video_among(media: Sequence[str], task: Task, *, frames: bool) -> Video | N
     return video
 
 
-def _conversation(
-    media: Sequence[str], words: str, clip: ClipOptions, *, system: str | None, text_first: bool
+def conversation_about(
+    media: Sequence[Picture | Video],
+    words: str,
+    clip: ClipOptions,
+    *,
+    system: str | None = None,
+    text_first: bool = False,
 ) -> Conversation:
+    """One question about pictures and videos, as messages.
+
+    Args:
+        media: What is seen, in reading order; a list of pictures is a video.
+        words: The question.
+        clip: Which frames of the videos are seen.
+        system: System message, in place of the model's own.
+        text_first: Text before the pictures, as EgoThinker's last training stage had it.
+    """
     wanted = {"fps": clip.fps, "nframes": clip.nframes, "video_start": clip.start, "video_end": clip.end}
     sampled = {key: value for key, value in wanted.items() if value is not None}
+
+    def shown(item: Picture | Video) -> dict[str, object]:
+        video = is_video(item) if isinstance(item, str | Path) else isinstance(item, list | tuple)
+        return {"video": item, **sampled} if video else {"image": item}
+
     content: list[dict[str, object]]
-    if clip.frames:
-        content = [{"video": list(media), **sampled}]
-    else:
-        content = [{"video": item, **sampled} if is_video(item) else {"image": item} for item in media]
+    content = [{"video": list(media), **sampled}] if clip.frames else [shown(item) for item in media]
     content.insert(0 if text_first else len(content), {"text": words})
     turns: list[dict[str, object]] = [{"role": "user", "content": content}]
     if system is not None:
