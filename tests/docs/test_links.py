@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import egolive
+
 ROOT = Path(__file__).parents[2]
 _LINK = re.compile(r"\]\((?!https?://|#)([^)\s#]+)(#[^)\s]+)?\)")
 
@@ -41,3 +43,9 @@ def test_the_commands_of_the_readme_are_the_makefiles() -> None:
     assert {"run", "test", "check", "docs"} <= set(targets)
     rules = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert [target for target in targets if not re.search(rf"^{target}:", rules, re.MULTILINE)] == []
+
+
+def test_the_api_reference_names_everything_public() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"egolive\.(\w+)", page))
+    assert told >= set(egolive.__all__)
