@@ -50,7 +50,9 @@ app.command(
     "egolive.assistant.recall_command:recall_command", name="recall", help="Find where something was put."
 )
 app.command("egolive.assistant.recall_command:forget_command", name="forget", help="Forget the last minutes.")
-app.command("egolive.assistant.ask:ask_command", name="ask", help="Ask one question of pictures or a video.")
+app.command(
+    "egolive.assistant.ask_command:ask_command", name="ask", help="Ask one question of pictures or a video."
+)
 app.command(
     "egolive.assistant.doctor:doctor", name="doctor", help="Tell what fits this machine and what is missing."
 )

@@ -8,9 +8,8 @@ tokens apart. Running a graph is the backend's business: `egolive.assistant.onnx
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,39 +19,16 @@ from safetensors import safe_open
 from egolive.assistant.engine_folder import Shapes
 from egolive.assistant.graph_sizes import Sizes, passes
 from egolive.assistant.graph_steps import GraphSteps
+from egolive.assistant.graph_types import LoadedGraph
 from egolive.assistant.halves import Chunk
 from egolive.assistant.spans import Span, plan
 from egolive.assistant.torch_errors import as_engine_errors
 from egolive.assistant.torch_rows import TorchRow
 from egolive.streaming.errors import EngineError
 
-__all__ = ["Bound", "GraphDecoder", "GraphTower", "LoadedGraph", "embedding_table"]
+__all__ = ["GraphDecoder", "GraphTower", "embedding_table"]
 
 _PATCH = 14
-
-Bound = Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]
-"""By name, the tensor whose memory begins where the value's does, contiguous from there, and its shape."""
-
-
-class LoadedGraph(Protocol):
-    """A graph on its device."""
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Number format of an output."""
-        ...
-
-    def run(self, inputs: Bound, outputs: Bound, doing: str) -> None:
-        """Run it once, reading and writing torch's memory.
-
-        Args:
-            inputs: All of them.
-            outputs: All of them.
-            doing: What is being done, as it stands in "the device failed while ...".
-
-        Raises:
-            EngineError: The device failed or is out of memory.
-        """
-        ...
 
 
 class GraphTower:

@@ -8,7 +8,6 @@ new tokens; the new keys and values are copied behind the others afterwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,12 +15,10 @@ from numpy.typing import NDArray
 
 from egolive.assistant.engine_folder import Shapes
 from egolive.assistant.graph_sizes import Sizes
+from egolive.assistant.graph_types import Bound, LoadedGraph
 from egolive.assistant.spans import Span
 from egolive.assistant.torch_attention import Attention
 from egolive.assistant.torch_static import Capture, StaticAttention, StaticSteps, uncaptured
-
-if TYPE_CHECKING:
-    from egolive.assistant.graph_halves import Bound, LoadedGraph
 
 __all__ = ["GraphSteps"]
 

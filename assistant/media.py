@@ -14,6 +14,7 @@ import io
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,7 +31,7 @@ from egolive.streaming.picture import RgbConverter
 from egolive.streaming.sampling import Sampler
 from egolive.streaming.source import Source
 
-__all__ = ["Picture", "Video", "is_video", "load_picture", "load_video", "window_of"]
+__all__ = ["Picture", "Video", "bundled_clip", "is_video", "load_picture", "load_video", "window_of"]
 
 Picture = str | Path | bytes | PillowImage.Image | NDArray[np.uint8]
 """One picture: a path, an address, base64 text, encoded bytes, or pixels."""
@@ -57,6 +58,19 @@ _DOWNLOAD_BYTES = 64 * 1024**2
 _DOWNLOAD_SECONDS = 20.0
 _SEEK_SECONDS = 5.0
 """A stretch that starts earlier than this is reached by decoding; later ones by a jump to a key frame."""
+
+
+def bundled_clip() -> Path:
+    """The clip that comes with the package.
+
+    Raises:
+        SourceError: The installation came without it.
+    """
+    folder = Path(str(resources.files("egolive.assistant"))) / "clips"
+    clips = sorted(folder.glob("*.mp4"))
+    if not clips:
+        raise SourceError("this installation came without the bundled clip; name a source: egolive run FILE")
+    return clips[0]
 
 
 def is_video(source: str | Path) -> bool:

@@ -14,8 +14,8 @@ import onnxruntime
 import torch
 
 from egolive.assistant.engine_folder import DECODER_FILE, EngineCard
-from egolive.assistant.graph_halves import Bound
 from egolive.assistant.graph_sizes import Ranges
+from egolive.assistant.graph_types import Bound
 from egolive.streaming.errors import EngineError
 
 __all__ = ["OnnxGraph", "default_device", "open_session", "tensorrt_cache", "tensorrt_settings"]

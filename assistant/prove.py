@@ -25,9 +25,9 @@ from egolive.assistant.engine import Engine
 from egolive.assistant.evidence import EvidenceKeeper, is_bundle, read_bundle, reproduce, weights_hash
 from egolive.assistant.latency import measure_latency
 from egolive.assistant.loading import load_engine
+from egolive.assistant.media import bundled_clip
 from egolive.assistant.playing import play
 from egolive.assistant.probe import probe_coords
-from egolive.assistant.run import bundled_clip
 from egolive.assistant.session import Assistant, live_questions
 from egolive.assistant.sinks import EventSink
 from egolive.streaming.clock import MonotonicClock

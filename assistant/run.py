@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +25,7 @@ from egolive.assistant.answers import Question, Task
 from egolive.assistant.audit import Audit
 from egolive.assistant.engine import Engine
 from egolive.assistant.jobs import Keeper, Sampling
+from egolive.assistant.media import bundled_clip
 from egolive.assistant.options import ModelOptions
 from egolive.assistant.playing import play
 from egolive.assistant.replaying import RunSettings, record_into
@@ -35,13 +35,13 @@ from egolive.assistant.stopping import stopped_by_signal
 from egolive.assistant.summary import tell
 from egolive.assistant.view import LineView, TerminalView
 from egolive.assistant.wearer import lines_to
-from egolive.streaming.errors import SourceError, UsageError
+from egolive.streaming.errors import UsageError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.opening import open_source
 from egolive.streaming.source import Source
 from egolive.streaming.writer import VideoWriter
 
-__all__ = ["bundled_clip", "run"]
+__all__ = ["run"]
 
 LiveTask = Literal["intent", "next", "ground"]
 _MODEL = ModelOptions()
@@ -214,19 +214,6 @@ def run(
         )
     tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
     return stop.exit_code
-
-
-def bundled_clip() -> Path:
-    """The clip that comes with the package.
-
-    Raises:
-        SourceError: The installation came without it.
-    """
-    folder = Path(str(resources.files("egolive.assistant"))) / "clips"
-    clips = sorted(folder.glob("*.mp4"))
-    if not clips:
-        raise SourceError("this installation came without the bundled clip; name a source: egolive run FILE")
-    return clips[0]
 
 
 def _check(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from egolive.assistant.graph_halves import Bound
+from egolive.assistant.graph_types import Bound
 from egolive.streaming.errors import EngineError
 
 __all__ = ["TensorRtGraph", "complaint", "gpu_fingerprint", "logger_of", "strong_typing", "tensorrt_module"]

@@ -22,9 +22,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from egolive.assistant.media import bundled_clip
 from egolive.assistant.overlay import prepare_drawing
 from egolive.assistant.playing import play
-from egolive.assistant.run import bundled_clip
 from egolive.assistant.session import LIVE_QUESTIONS, Assistant
 from egolive.assistant.sinks import EventSink, Sink, VideoSink
 from egolive.benchmarks.soak_engine import ScriptedEngine

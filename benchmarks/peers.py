@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from egolive.assistant.audit import tie_margin
 from egolive.assistant.engine_folder import is_engine_folder, read_engine_card
-from egolive.assistant.run import bundled_clip
+from egolive.assistant.media import bundled_clip
 from egolive.benchmarks.peer_sides import SETTINGS
 from egolive.benchmarks.peer_worker import SETS, Answers, Plan, Worker
 from egolive.benchmarks.peers_report import plot, table_of, verdict_of

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from egolive.assistant.loading import load_engine
-from egolive.assistant.run import bundled_clip
+from egolive.assistant.media import bundled_clip
 from egolive.benchmarks.scaling_run import SIDES, Point, Scales, shape_of
 from egolive.benchmarks.stream import load_images
 from egolive.benchmarks.telling import check_places, save_figure, tell

@@ -23,8 +23,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from egolive.assistant.answers import Question
+from egolive.assistant.media import bundled_clip
 from egolive.assistant.playing import play
-from egolive.assistant.run import bundled_clip
 from egolive.assistant.session import LIVE_QUESTIONS, Assistant
 from egolive.assistant.sinks import EventSink, Shown, Sink, VideoSink
 from egolive.benchmarks.faults import Fault, as_rows, faults_table, quiet, stream_faults

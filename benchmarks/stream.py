@@ -26,8 +26,7 @@ from rich.progress import Progress
 
 from egolive.assistant import machine
 from egolive.assistant.loading import load_engine
-from egolive.assistant.media import load_video
-from egolive.assistant.run import bundled_clip
+from egolive.assistant.media import bundled_clip, load_video
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.benchmarks.stream_report import drafted, figures_of, plot, table_of
 from egolive.benchmarks.stream_run import FPS, QUESTIONS, Measured, fair_steps, hops_of, play, play_drafts

@@ -10,7 +10,7 @@ from typing import Literal
 
 import gradio as gr
 
-from egolive.assistant.run import bundled_clip
+from egolive.assistant.media import bundled_clip
 from egolive.assistant.view import in_words
 from egolive.demo.clip import Watched, find_when, find_where, length_of, watch_clip, write_evidence
 from egolive.demo.clips import Clips, ClipVisit

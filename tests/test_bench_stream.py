@@ -18,9 +18,9 @@ from PIL import Image as PillowImage
 
 from egolive.assistant import cli
 from egolive.assistant.loading import load_engine
+from egolive.assistant.media import bundled_clip
 from egolive.assistant.profiles import NANO, save_profile
 from egolive.assistant.reuse import FULL_REUSE, Reuse
-from egolive.assistant.run import bundled_clip
 from egolive.assistant.torch_engine import TorchEngine
 from egolive.benchmarks.stream import load_images
 from egolive.benchmarks.stream_run import QUESTIONS, SWITCHES, Hop, fair_steps, hops_of, naive_places, play

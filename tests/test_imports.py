@@ -60,7 +60,7 @@ def test_no_file_is_longer_than_400_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-@pytest.mark.parametrize("module", [COMMANDS, "egolive.assistant.run", "egolive.assistant.ask"])
+@pytest.mark.parametrize("module", [COMMANDS, "egolive.assistant.run", "egolive.assistant.ask_command"])
 def test_help_and_first_mistakes_do_not_wait_for_torch(module: str) -> None:
     code = f"import sys, {module}; print(' '.join(sys.modules))"
     done = subprocess.run(

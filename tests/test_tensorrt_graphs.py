@@ -23,9 +23,10 @@ from egolive.assistant.engine_folder import (
     read_engine_card,
 )
 from egolive.assistant.graph_engine import graph_engine
-from egolive.assistant.graph_halves import Bound, GraphDecoder, GraphTower, embedding_table
+from egolive.assistant.graph_halves import GraphDecoder, GraphTower, embedding_table
 from egolive.assistant.graph_sizes import Sizes
 from egolive.assistant.graph_steps import GraphSteps
+from egolive.assistant.graph_types import Bound
 from egolive.assistant.loading import load_engine
 from egolive.assistant.onnx_runtime import OnnxGraph, tensorrt_settings
 from egolive.quantize.build import Recipe, build_onnx

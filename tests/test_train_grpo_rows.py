@@ -17,8 +17,8 @@ from tuning import PROFILE, Mixed, grpo_recipe, picture_sample, window_sample
 from egolive.assistant.profiles import load_profile
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Box
-from egolive.train.finish import upload
 from egolive.train.grpo import run_grpo, sampling_values
+from egolive.train.hub import upload
 from egolive.train.processor import WindowProcessor
 from egolive.train.rewards import trl_rewards
 from egolive.train.row_files import mix_rows

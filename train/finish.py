@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 import yaml
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from peft import PeftModel
 from transformers import Qwen2VLForConditionalGeneration, Trainer
 
 from egolive.assistant.profiles import NANO
-from egolive.streaming.errors import DataError
 from egolive.train.card import write_tuned_card
 from egolive.train.clock import seconds_of, spoken
+from egolive.train.hub import upload
 from egolive.train.plots import plot_curves
 from egolive.train.run_folder import plain
 from egolive.train.trainer_recipe import GrpoRecipe, Shared
 from egolive.train.trainers import Loaded
 
-__all__ = ["finish", "resumed", "upload"]
+__all__ = ["finish", "resumed"]
 
 CURVES = {
     "loss": ("loss",),
@@ -90,24 +87,6 @@ def finish(
     if hub:
         upload(folder, hub)
     return folder
-
-
-def upload(folder: Path, hub: str) -> None:
-    """Upload a finished model under a hub id.
-
-    Raises:
-        DataError: the hub does not take it; the model stays where it is.
-    """
-    api = HfApi()
-    try:
-        api.create_repo(hub, exist_ok=True)
-        api.upload_folder(repo_id=hub, folder_path=folder)
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = shorten(str(error), 200, placeholder=" ...")
-        raise DataError(
-            f"the model is in {folder}, but was not uploaded to {hub!r} ({reason}): `hf auth login`, "
-            f"then `hf upload {hub} {folder}`"
-        ) from error
 
 
 def resumed(checkpoint: str | None) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from egolive.train.answer_batches import AnswerBatches, encode_clips
 from egolive.train.answering import answer_check, answer_loss
 from egolive.train.card import write_card
 from egolive.train.clock import seconds_of, spoken
-from egolive.train.finish import upload
+from egolive.train.hub import check_loggers, upload
 from egolive.train.loop import fit
 from egolive.train.nano import HEIGHT, WIDTH, new_nano
 from egolive.train.plots import plot_history
@@ -45,7 +45,6 @@ from egolive.train.simulator.goals import GOALS, OBJECT_KINDS
 from egolive.train.simulator.write import LOOK, simulate
 from egolive.train.tokenizer import build_tokenizer
 from egolive.train.tower import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
-from egolive.train.trainers import check_loggers
 from egolive.train.whiten import fold, whitening
 
 __all__ = ["run_recipe"]

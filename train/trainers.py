@@ -5,7 +5,6 @@ The loops are transformers' and TRL's own; multi-GPU training is accelerate's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import torch
 from peft import LoraConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, Qwen2VLForConditionalGeneration, Trainer
-from transformers.integrations import get_available_reporting_integrations
 
 from egolive.assistant.checkpoint import inspect_checkpoint, resolve_model
 from egolive.assistant.positions import install_rope_override
 from egolive.assistant.profiles import PROFILES, Profile, load_profile
 from egolive.streaming.errors import ConfigError
 from egolive.train.clock import Clock
+from egolive.train.hub import check_loggers
 from egolive.train.processes import part_of, processes, together
 from egolive.train.processor import WindowProcessor
 from egolive.train.trainer_recipe import Rates, Shared
@@ -28,7 +27,6 @@ from egolive.train.trainer_recipe import Rates, Shared
 __all__ = [
     "Loaded",
     "PartTrainer",
-    "check_loggers",
     "common_arguments",
     "keep_adapters_float32",
     "load_for_training",
@@ -91,17 +89,6 @@ def load_for_training(recipe: Shared) -> Loaded:
         for name, weights in model.named_parameters():
             weights.requires_grad_(rate_of(name, recipe.rates) > 0)
     return Loaded(model, WindowProcessor(folder, profile, kept=kept), profile, folder)
-
-
-def check_loggers(names: Sequence[str]) -> None:
-    """See that what `report_to` names is there, before anything long begins.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    absent = set(names) - {"all", "none", *get_available_reporting_integrations()}
-    for name in sorted(absent):
-        raise ConfigError(f"report_to names {name}, which is not installed: pip install {name}")
 
 
 def _budget(usual: tuple[int, int], most: int) -> tuple[int, int]:
