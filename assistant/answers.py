@@ -15,7 +15,13 @@ Status = Literal["ok", "expired", "preempted", "unparsed"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing to ask the model."""
+    """One thing to ask the model.
+
+    Example:
+        >>> import egolive
+        >>> egolive.Question("ground", "left hand").phrase
+        'left hand'
+    """
 
     task: Task
     phrase: str = ""
@@ -61,7 +67,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said, in the units of the stream."""
+    """What the model said, in the units of the stream.
+
+    Example:
+        >>> import egolive
+        >>> with egolive.load_model("nano") as model:
+        ...     answer = model.ask(egolive.example_clip(), "left hand", task="ground", end=4)
+        >>> answer.text, answer.absent, len(answer.boxes), answer.window
+        ('left hand', False, 1, None)
+    """
 
     question: Question
     text: str

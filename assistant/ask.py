@@ -13,20 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from egolive.assistant.answers import Answer, Question
 from egolive.assistant.conversations import Conversation, read_conversation
 from egolive.assistant.engine import Engine
 from egolive.assistant.grammar import guides_of
 from egolive.assistant.jobs import Sampling, answer_jobs
-from egolive.assistant.media import Picture, Video, load_picture, load_video, window_of
+from egolive.assistant.media import Picture, Video, is_video, load_picture, load_video, window_of
 from egolive.assistant.profiles import Profile
 from egolive.assistant.session import Assistant
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import UsageError
 from egolive.streaming.frames import Frame
 
-__all__ = ["ClipOptions", "ask", "ask_task"]
+__all__ = ["ClipOptions", "ask", "ask_task", "conversation_about"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,11 @@ def ask(
         EngineError: The engine failed, or a conversation is too long for it.
     """
     profile = profile or engine.profile
-    jobs = [read_conversation(turns, profile, think=think) for turns in conversations]
+    several = len(conversations) > 1
+    jobs = [
+        read_conversation(turns, profile, think=think, place=f"conversation {number}, " if several else "")
+        for number, turns in enumerate(conversations, start=1)
+    ]
     guides = guides_of(engine, profile) if grammar else None
     with engine.session() as session:
         answers = answer_jobs(session, jobs, profile, sampling or Sampling(), MonotonicClock(), guides=guides)
@@ -134,3 +139,36 @@ def ask_task(
     ) as assistant:
         (answer,) = assistant.answer([question], window=window, picture=frame)
     return answer
+
+
+def conversation_about(
+    media: Sequence[Picture | Video],
+    words: str,
+    clip: ClipOptions,
+    *,
+    system: str | None = None,
+    text_first: bool = False,
+) -> Conversation:
+    """One question about pictures and videos, as messages.
+
+    Args:
+        media: What is seen, in reading order; a list of pictures is a video.
+        words: The question.
+        clip: Which frames of the videos are seen.
+        system: System message, in place of the model's own.
+        text_first: Text before the pictures, as EgoThinker's last training stage had it.
+    """
+    wanted = {"fps": clip.fps, "nframes": clip.nframes, "video_start": clip.start, "video_end": clip.end}
+    sampled = {key: value for key, value in wanted.items() if value is not None}
+
+    def shown(item: Picture | Video) -> dict[str, object]:
+        video = is_video(item) if isinstance(item, str | Path) else isinstance(item, list | tuple)
+        return {"video": item, **sampled} if video else {"image": item}
+
+    content: list[dict[str, object]]
+    content = [{"video": list(media), **sampled}] if clip.frames else [shown(item) for item in media]
+    content.insert(0 if text_first else len(content), {"text": words})
+    turns: list[dict[str, object]] = [{"role": "user", "content": content}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": system})
+    return turns

@@ -17,7 +17,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egolive.assistant.answers import Question, Task
-from egolive.assistant.ask import ClipOptions, ask, ask_task
+from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.conversations import Conversation
 from egolive.assistant.jobs import Sampling
 from egolive.assistant.media import Video, is_video, load_picture
@@ -73,7 +73,7 @@ def ask_command(
     else:
         media, words = _media_and_words(items, task)
         video = _video_among(media, task, frames=clip.frames)
-        conversations = [_conversation(media, words, clip, system=system, text_first=bool(paper_prompt))]
+        conversations = [conversation_about(media, words, clip, system=system, text_first=bool(paper_prompt))]
 
     with closing(model.load()) as engine:
         profile = look.applied_to(engine.profile)
@@ -135,23 +135,6 @@ def _video_among(media: Sequence[str], task: Task, *, frames: bool) -> Video | N
     if task == "ground" and video is None and len(media) != 1:
         raise UsageError("the task ground needs one picture or one video")
     return video
-
-
-def _conversation(
-    media: Sequence[str], words: str, clip: ClipOptions, *, system: str | None, text_first: bool
-) -> Conversation:
-    wanted = {"fps": clip.fps, "nframes": clip.nframes, "video_start": clip.start, "video_end": clip.end}
-    sampled = {key: value for key, value in wanted.items() if value is not None}
-    content: list[dict[str, object]]
-    if clip.frames:
-        content = [{"video": list(media), **sampled}]
-    else:
-        content = [{"video": item, **sampled} if is_video(item) else {"image": item} for item in media]
-    content.insert(0 if text_first else len(content), {"text": words})
-    turns: list[dict[str, object]] = [{"role": "user", "content": content}]
-    if system is not None:
-        turns.insert(0, {"role": "system", "content": system})
-    return turns
 
 
 def _read_batch(path: Path) -> list[Conversation]:

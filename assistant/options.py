@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from egolive.assistant.any_engine import is_address, load_any_engine
 from egolive.assistant.profiles import Profile
-from egolive.streaming.errors import ConfigError, UsageError
+from egolive.streaming.errors import UsageError
 
 if TYPE_CHECKING:
     from egolive.assistant.engine import Engine
@@ -47,29 +49,19 @@ class ModelOptions:
             EngineError: It is not there, damaged, of another kind, or too large.
             ConfigError: A setting that cannot work.
         """
-        if self.model.startswith(("http://", "https://")):
-            return self._served()
-        # Imported here: help texts, and messages about what is to be seen, do not wait for torch.
-        from egolive.assistant.loading import load_engine
-
-        with Console(stderr=True).status(f"loading {self.model}"):
-            return load_engine(
+        address = is_address(self.model)
+        # An address may hold a password, and has nothing to load.
+        telling = nullcontext() if address else Console(stderr=True).status(f"loading {self.model}")
+        with telling:
+            return load_any_engine(
                 self.model,
                 device=self.device,
                 dtype=self.dtype,
                 threads=self.threads,
                 graphs=self.graphs,
                 provider=self.provider,
+                served_as=self.served_as,
             )
-
-    def _served(self) -> Engine:
-        """A model behind an address; nothing was sent anywhere before."""
-        from egolive.assistant.profiles import PROFILES
-        from egolive.assistant.remote_engine import RemoteEngine
-
-        if self.served_as not in PROFILES:
-            raise ConfigError(f"--served-as is one of {', '.join(PROFILES)}, got {self.served_as!r}")
-        return RemoteEngine(self.model, PROFILES[self.served_as])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

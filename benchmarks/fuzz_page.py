@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
+from egolive.assistant.engine_lock import SharedEngine
 from egolive.benchmarks.fuzz_mutate import mutate_bytes, mutate_json, mutate_text
 from egolive.benchmarks.soak_engine import ScriptedEngine, scene
 from egolive.demo.posted import PostedPictures
 from egolive.demo.routes import add_live_routes, settings_of
-from egolive.demo.turns import SharedEngine
 from egolive.demo.visits import Visits
 
 __all__ = ["arrange_page"]

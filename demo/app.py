@@ -29,13 +29,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from egolive.assistant.engine import Engine
+from egolive.assistant.engine_lock import SharedEngine
 from egolive.assistant.options import ModelOptions
 from egolive.demo.clip_tab import ClipPage, clip_tab
 from egolive.demo.clips import Clips, add_clip_routes
 from egolive.demo.guard import Guard, self_signed, user_and_password
 from egolive.demo.live_tab import live_tab, static_text
 from egolive.demo.routes import add_live_routes
-from egolive.demo.turns import SharedEngine
 from egolive.demo.visits import Visits
 from egolive.streaming.errors import ConfigError, UsageError
 from egolive.streaming.opening import open_source

@@ -11,11 +11,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from egolive.assistant.answers import Question, Task
+from egolive.assistant.engine_lock import SharedEngine
 from egolive.assistant.playing import play
 from egolive.assistant.session import Assistant, live_questions
 from egolive.demo.board import PageBoard, State
 from egolive.demo.posted import PostedPictures
-from egolive.demo.turns import SharedEngine
 from egolive.streaming.errors import EgoliveError, SourceError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.source import Source

@@ -34,7 +34,13 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture of the stream."""
+    """One picture of the stream.
+
+    Example:
+        >>> import egolive, numpy as np
+        >>> egolive.Frame(np.zeros((360, 640, 3), np.uint8), time=0.5, index=15)
+        Frame(640x360, t=0.500 s, #15)
+    """
 
     pixels: Image | Pixels
     """The picture, or what makes it; read it as `image`."""
@@ -126,7 +132,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A stretch of stream time, in seconds."""
+    """A stretch of stream time, in seconds.
+
+    Example:
+        >>> import egolive
+        >>> egolive.Interval(1.0, 3.5).duration
+        2.5
+    """
 
     start: float
     end: float
@@ -141,7 +153,13 @@ class Interval:
         return self.end - self.start
 
     def iou(self, other: Interval) -> float:
-        """Intersection over union on the time line, in [0, 1]; two equal instants count as 1."""
+        """Intersection over union on the time line, in [0, 1]; two equal instants count as 1.
+
+        Example:
+            >>> import egolive
+            >>> egolive.Interval(0, 2).iou(egolive.Interval(1, 4))
+            0.25
+        """
         shared = min(self.end, other.end) - max(self.start, other.start)
         union = max(self.end, other.end) - min(self.start, other.start)
         if union <= 0:
@@ -149,13 +167,27 @@ class Interval:
         return max(0.0, shared) / union
 
     def shift(self, seconds: float) -> Interval:
-        """The same stretch, `seconds` later."""
+        """The same stretch, `seconds` later.
+
+        Example:
+            >>> import egolive
+            >>> egolive.Interval(0, 2).shift(1.5)
+            Interval(start=1.5, end=3.5)
+        """
         return Interval(self.start + seconds, self.end + seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An axis-aligned box in pixels of the source frame, x to the right and y down."""
+    """An axis-aligned box in pixels of the source frame, x to the right and y down.
+
+    Example:
+        >>> import egolive
+        >>> box = egolive.Box(10, 20, 50, 80, label="left hand", score=0.9)
+        >>> box.label, box.area
+        ('left hand', 2400)
+        >>> x1, y1, x2, y2 = box
+    """
 
     x1: float
     y1: float
@@ -171,7 +203,13 @@ class Box:
         return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union, in [0, 1]; 0 where either box is empty."""
+        """Intersection over union, in [0, 1]; 0 where either box is empty.
+
+        Example:
+            >>> import egolive
+            >>> egolive.Box(0, 0, 10, 10).iou(egolive.Box(5, 0, 10, 10))
+            0.5
+        """
         width = min(self.x2, other.x2) - max(self.x1, other.x1)
         height = min(self.y2, other.y2) - max(self.y1, other.y1)
         shared = max(0.0, width) * max(0.0, height)

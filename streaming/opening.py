@@ -55,6 +55,13 @@ def open_source(
     Raises:
         SourceError: it is not there, cannot be reached or cannot be decoded.
         ConfigError: an option does not fit the kind of source.
+
+    Example:
+        >>> import egolive
+        >>> with egolive.open_source(egolive.example_clip()) as source:
+        ...     times = [round(frame.time, 2) for frame in source]
+        >>> source.live, len(times), times[:3]
+        (False, 373, [0.0, 0.07, 0.13])
     """
     clock = clock or MonotonicClock()
     text = str(spec).strip()

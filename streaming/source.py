@@ -16,6 +16,13 @@ class Source(Protocol):
 
     Opening has already succeeded when one exists, and its first picture is on its way. One thread iterates;
     `close` may be called by any.
+
+    Example:
+        >>> import egolive
+        >>> with egolive.open_source("test:64x36@10") as source:
+        ...     frame = next(iter(source))
+        >>> source.live, frame.image.shape
+        (True, (36, 64, 3))
     """
 
     live: bool
@@ -39,7 +46,15 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop iteration at the next frame and free the device or file; closing twice does nothing."""
+        """Stop iteration at the next frame and free the device or file; closing twice does nothing.
+
+        Example:
+            >>> import egolive
+            >>> source = egolive.open_source(egolive.example_clip())
+            >>> source.close()
+            >>> len(list(source)) <= 1
+            True
+        """
         ...
 
     def __enter__(self) -> Self:

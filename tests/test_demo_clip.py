@@ -23,11 +23,11 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from egolive.assistant.answers import Answer, Question
+from egolive.assistant.engine_lock import SharedEngine
 from egolive.demo.clip import find_when, find_where, length_of, watch_clip, write_evidence
 from egolive.demo.clip_tab import ClipPage
 from egolive.demo.clips import Clips, add_clip_routes
 from egolive.demo.timeline import rows_of, timeline
-from egolive.demo.turns import SharedEngine
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.frames import Box, Interval
 from egolive.streaming.writer import VideoWriter

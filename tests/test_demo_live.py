@@ -18,10 +18,10 @@ from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
 from egolive.assistant.engine import Delta, Prompt, Request
+from egolive.assistant.engine_lock import SharedEngine, Turns
 from egolive.demo.board import PageBoard
 from egolive.demo.posted import PostedPictures
 from egolive.demo.routes import add_live_routes
-from egolive.demo.turns import SharedEngine, Turns
 from egolive.demo.visits import Visits
 from egolive.streaming.errors import EngineError, SourceError
 from egolive.streaming.frames import Frame

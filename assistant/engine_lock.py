@@ -1,4 +1,4 @@
-"""One engine for several visitors: whoever asks first is answered first."""
+"""One engine for several sessions on different threads: whoever asks first is answered first."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from egolive.assistant.engine import Delta, Engine, EngineInfo, EngineSession, Request, Vision
 from egolive.assistant.profiles import Profile
 from egolive.assistant.reuse import FULL_REUSE, Reuse
-from egolive.assistant.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    # Who shares an engine behind an address does not wait for torch.
+    from egolive.assistant.tokenizer import Tokenizer
 
 __all__ = ["SharedEngine", "Turns"]
 
@@ -45,7 +49,7 @@ class Turns:
 
 
 class SharedEngine:
-    """Implements `Engine` on top of one that is shared: each visitor's session works in its turn."""
+    """Implements `Engine` on top of one that is shared: each session works in its turn."""
 
     def __init__(self, engine: Engine) -> None:
         """Share an engine, which stays the caller's to close."""
@@ -78,7 +82,7 @@ class SharedEngine:
 
 
 class _SharedSession:
-    """One visitor's stream state."""
+    """One session of a shared engine."""
 
     def __init__(self, session: EngineSession, turns: Turns) -> None:
         self._session = session

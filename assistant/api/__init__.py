@@ -1,0 +1,107 @@
+"""EgoThinker, live: intent, next step, and boxes round hands and what they hold, from a first-person camera.
+
+Example:
+    >>> import egolive
+    >>> with egolive.load_model("nano") as model:
+    ...     answer = model.ask(egolive.example_clip(), "left hand", task="ground")
+    ...     with egolive.open_source(egolive.example_clip()) as source:
+    ...         for result in model.stream(source, tasks=["hands"], seconds=0.5):
+    ...             picture = result.annotated()
+    >>> picture.shape
+    (252, 448, 3)
+
+Names are imported when they are first used: `import egolive` alone loads neither torch nor OpenCV.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from egolive.assistant.answers import Answer, Question
+    from egolive.frame_result import FrameResult, TrackedBox
+    from egolive.model import Model, example_clip, load_model
+    from egolive.stream import Stream
+    from egolive.streaming.errors import (
+        ConfigError,
+        DataError,
+        EgoliveError,
+        EngineError,
+        SinkError,
+        SourceError,
+        SourceLost,
+        UsageError,
+    )
+    from egolive.streaming.frames import Box, Frame, Interval
+    from egolive.streaming.opening import open_source
+    from egolive.streaming.source import Source
+
+    __version__: str
+
+__all__ = [
+    "Answer",
+    "Box",
+    "ConfigError",
+    "DataError",
+    "EgoliveError",
+    "EngineError",
+    "Frame",
+    "FrameResult",
+    "Interval",
+    "Model",
+    "Question",
+    "SinkError",
+    "Source",
+    "SourceError",
+    "SourceLost",
+    "Stream",
+    "TrackedBox",
+    "UsageError",
+    "__version__",
+    "example_clip",
+    "load_model",
+    "open_source",
+]
+
+_MODULES = {
+    "egolive.assistant.answers": ("Answer", "Question"),
+    "egolive.frame_result": ("FrameResult", "TrackedBox"),
+    "egolive.model": ("Model", "example_clip", "load_model"),
+    "egolive.stream": ("Stream",),
+    "egolive.streaming.errors": (
+        "ConfigError",
+        "DataError",
+        "EgoliveError",
+        "EngineError",
+        "SinkError",
+        "SourceError",
+        "SourceLost",
+        "UsageError",
+    ),
+    "egolive.streaming.frames": ("Box", "Frame", "Interval"),
+    "egolive.streaming.opening": ("open_source",),
+    "egolive.streaming.source": ("Source",),
+}
+"""Where each name comes from."""
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is used for the first time (PEP 562)."""
+    value: object
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("egolive")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, and what Python itself keeps in a module."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

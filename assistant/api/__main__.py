@@ -1,0 +1,6 @@
+"""`python -m egolive`: the command line."""
+
+from egolive.assistant.cli import main
+
+if __name__ == "__main__":
+    main()

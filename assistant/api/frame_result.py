@@ -1,0 +1,205 @@
+"""What a stream says with each frame: the picture, what is known about it, and how old that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from egolive.assistant.answers import Answer, Task
+from egolive.assistant.overlay import draw
+from egolive.streaming.errors import ConfigError
+from egolive.streaming.frames import Box, Frame, Image
+
+if TYPE_CHECKING:
+    import supervision
+
+__all__ = ["FrameResult", "TrackedBox"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedBox(Box):
+    """A box that was carried from the picture in which the model found it to the frame of the result.
+
+    Corners are pixels of the source frame, x to the right and y down.
+
+    Example:
+        >>> import egolive
+        >>> box = egolive.TrackedBox(10, 20, 50, 80, label="left hand", score=0.9, age=0.4)
+        >>> box.label, box.age, box.area
+        ('left hand', 0.4, 2400)
+    """
+
+    age: float = 0.0
+    """Seconds since the picture in which the model found it was taken."""
+
+
+class FrameResult:
+    """One frame of a stream with what is known at that moment.
+
+    What is not known is None or left out: not asked, not answered yet, answered in a way that cannot be read,
+    too old, or from before a gap. What was looked for and is not there stands in `absent`.
+
+    Example:
+        >>> import egolive
+        >>> with egolive.load_model("nano") as model:
+        ...     stream = model.stream(egolive.example_clip(), tasks=["intent", "hands"], seconds=1.6)
+        ...     first, *_, last = stream
+        >>> first.time, first.intent, first.frame.shape
+        (0.0, None, (252, 448, 3))
+        >>> isinstance(last.intent, str), round(last.age, 1)
+        (True, 0.1)
+    """
+
+    __slots__ = ("_answers", "_frame", "_new", "_now")
+
+    def __init__(
+        self, frame: Frame, answers: Sequence[Answer], *, new: Sequence[Answer] = (), now: float | None = None
+    ) -> None:
+        """Hold one frame and what is known about it.
+
+        Args:
+            frame: The picture.
+            answers: The newest answer to each question that is still current, boxes in pixels of this frame.
+            new: Answers that have come in since the result before.
+            now: Stream time in seconds from which ages are counted; the frame's own time without it.
+        """
+        self._frame = frame
+        self._answers = tuple(answers)
+        self._new = tuple(new)
+        self._now = frame.time if now is None else now
+
+    @property
+    def time(self) -> float:
+        """When the frame was taken, seconds from the start of the stream."""
+        return self._frame.time
+
+    @property
+    def index(self) -> int:
+        """Running number of the frame in the source; frames that were passed over are counted."""
+        return self._frame.index
+
+    @property
+    def frame(self) -> Image:
+        """The picture as it came, RGB, (height, width, 3) uint8; not to be drawn on."""
+        return self._frame.image
+
+    @property
+    def now(self) -> float:
+        """Stream time of this result in seconds: later than `time` for a live source."""
+        return self._now
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The newest answer to each question that is current; boxes are where they are in this frame."""
+        return self._answers
+
+    @property
+    def new(self) -> tuple[Answer, ...]:
+        """Answers that have come in since the result before, boxes as the model gave them."""
+        return self._new
+
+    @property
+    def intent(self) -> str | None:
+        """What the wearer is trying to do; None where it is not known."""
+        return self._words("intent")
+
+    @property
+    def next(self) -> str | None:
+        """What the wearer will do next; None where it is not known."""
+        return self._words("next")
+
+    @property
+    def boxes(self) -> tuple[TrackedBox, ...]:
+        """Everything that was found and is still in sight, each box with its age and score.
+
+        A score is between 0 and 1, and falls as the tracker becomes less sure; None where the model tells
+        none.
+        """
+        return tuple(
+            TrackedBox(*box, label=box.label, score=box.score, age=self._age_of(answer))
+            for answer in self._answers
+            if answer.question.task == "ground"
+            for box in answer.boxes
+        )
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """What the model was asked to find and said is not there."""
+        return tuple(answer.question.phrase for answer in self._answers if answer.absent)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the oldest of `answers` saw its newest picture; None where nothing is known yet."""
+        return max((self._age_of(answer) for answer in self._answers), default=None)
+
+    def annotated(self, order: Literal["bgr", "rgb"] = "bgr") -> Image:
+        """A copy of the frame with boxes, labels, words and ages drawn on it, (height, width, 3) uint8.
+
+        Args:
+            order: "bgr" for OpenCV (`cv2.imshow`, `cv2.imwrite`), "rgb" for Pillow, matplotlib and notebooks.
+
+        Raises:
+            ConfigError: Another order.
+
+        Example:
+            >>> import egolive, numpy as np
+            >>> frame = egolive.Frame(np.full((120, 160, 3), (200, 0, 0), np.uint8), time=0.0, index=0)
+            >>> result = egolive.FrameResult(frame, [])
+            >>> result.annotated()[-1, -1].tolist(), result.annotated("rgb")[-1, -1].tolist()
+            ([0, 0, 200], [200, 0, 0])
+        """
+        if order not in ("bgr", "rgb"):
+            raise ConfigError(f"order is 'bgr' or 'rgb', got {order!r}")
+        picture = draw(self._frame, self._answers, self._now)
+        return np.ascontiguousarray(picture[..., ::-1]) if order == "bgr" else picture
+
+    def detections(self) -> supervision.Detections:
+        """The boxes for the trackers and annotators of supervision, which is an extra of its own.
+
+        Returns:
+            `xyxy` in pixels of the frame, `confidence` (NaN where unknown), `data["class_name"]` and
+            `data["age"]` (seconds). `class_id` numbers the labels of this frame in alphabetical order.
+
+        Raises:
+            ConfigError: supervision is not installed.
+
+        Example:
+            >>> import egolive, numpy as np
+            >>> frame = egolive.Frame(np.zeros((120, 160, 3), np.uint8), time=2.5, index=5)
+            >>> hand = egolive.Box(20, 30, 60, 90, label="left hand", score=0.8)
+            >>> question = egolive.Question("ground", "left hand")
+            >>> found = egolive.Answer(question, "left hand", boxes=(hand,), time=2.0)
+            >>> detections = egolive.FrameResult(frame, [found]).detections()
+            >>> detections.xyxy.tolist(), detections.data["age"].tolist()
+            ([[20.0, 30.0, 60.0, 90.0]], [0.5])
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ConfigError(
+                "detections() needs the package supervision: pip install 'egolive[supervision]'"
+            ) from error
+        boxes = self.boxes
+        labels = sorted({box.label for box in boxes})
+        return supervision.Detections(
+            xyxy=np.array([[*box] for box in boxes], dtype=np.float32).reshape(-1, 4),
+            confidence=np.array([np.nan if box.score is None else box.score for box in boxes], np.float32),
+            class_id=np.array([labels.index(box.label) for box in boxes], dtype=int),
+            data={
+                "class_name": np.array([box.label for box in boxes], dtype=str),
+                "age": np.array([box.age for box in boxes], dtype=np.float64),
+            },
+        )
+
+    def __repr__(self) -> str:
+        return f"FrameResult(t={self.time:.3f} s, #{self.index}, {len(self._answers)} answers)"
+
+    def _words(self, task: Task) -> str | None:
+        said = (a.text for a in self._answers if a.question.task == task and a.status == "ok")
+        return next(said, None)
+
+    def _age_of(self, answer: Answer) -> float:
+        return max(0.0, self._now - answer.time)

@@ -1,0 +1,110 @@
+"""Messages: every form that Hugging Face and OpenAI write is read, and nothing in them is ignored."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeEngine
+
+from egolive.assistant.ask import ask
+from egolive.assistant.engine import Vision
+from egolive.assistant.profiles import EGOTHINKER_V1
+from egolive.streaming.errors import ConfigError
+from egolive.streaming.frames import Image
+
+TEXT = {"type": "text", "text": "What is it?"}
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(profile=EGOTHINKER_V1)
+
+
+def user(*items: object) -> Any:
+    return [{"role": "user", "content": list(items)}]
+
+
+@pytest.mark.parametrize("form", ["image", "no type", "url", "path", "base64", "image_url", "text url"])
+def test_every_form_of_a_picture_shows_the_same(
+    engine: FakeEngine, picture: Path, pixels: Image, form: str
+) -> None:
+    encoded = base64.b64encode(picture.read_bytes()).decode()
+    data = f"data:image/png;base64,{encoded}"
+    forms: dict[str, dict[str, object]] = {
+        "image": {"type": "image", "image": str(picture)},
+        "no type": {"image": str(picture)},
+        "url": {"type": "image", "url": picture.as_uri()},
+        "path": {"type": "image", "path": str(picture)},
+        "base64": {"type": "image", "base64": encoded},
+        "image_url": {"type": "image_url", "image_url": {"url": data}},
+        "text url": {"type": "image_url", "image_url": data},
+    }
+    ask([user(forms[form], TEXT)], engine)
+    (vision,) = (part for part in engine.asked[-1][0].prompt.parts if isinstance(part, Vision))
+    assert (vision.frames[0] == pixels).all()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "video", "path": "VIDEO", "nframes": 4},
+        {"type": "video_url", "video_url": {"url": "VIDEO"}, "nframes": 4},
+    ],
+)
+def test_other_forms_of_a_video_are_read(engine: FakeEngine, video: Path, item: dict[str, Any]) -> None:
+    named = {"VIDEO": str(video)}
+    shown = {
+        key: {"url": str(video)} if isinstance(value, dict) else named.get(str(value), value)
+        for key, value in item.items()
+    }
+    ask([user(shown, TEXT)], engine)
+    (vision,) = (part for part in engine.asked[-1][0].prompt.parts if isinstance(part, Vision))
+    assert (vision.kind, len(vision.frames)) == ("video", 4)
+
+
+@pytest.mark.parametrize(
+    ("conversation", "expected"),
+    [
+        ([{"role": "user", "content": "x", "name": "y"}], "^message 1: unknown key 'name'"),
+        (["x"], "^message 1: a message holds role and content, got str"),
+        (
+            user({"type": "text", "text": "x", "cache": 1}, TEXT),
+            "^message 1, item 1: unknown setting 'cache'",
+        ),
+        (user(TEXT, {"type": "text", "text": None}), "^message 1, item 2: a text is a string, got None"),
+        (user(TEXT, {"type": "text"}), "^message 1, item 2: a text is a string"),
+        (user(TEXT, {"type": "audio", "text": "x"}), "^message 1, item 2: .* got the type 'audio'"),
+        (user(TEXT, {"type": ["text"], "text": "x"}), r"got the type \['text'\]"),
+        (user({"type": "image", "video": "x.mp4"}, TEXT), "^message 1, item 1: unknown setting 'video'"),
+        (user({"type": "image", "text": "x"}, TEXT), "unknown setting 'text'"),
+        (user({"type": "image"}, TEXT), "^message 1, item 1: the type image needs one picture .* got none"),
+        (user({"type": "image", "image": "a", "url": "b"}, TEXT), "got image and url"),
+        (
+            user({"type": "image_url", "image_url": {"url": "a", "detail": "low"}}, TEXT),
+            "'detail' in image_url",
+        ),
+        (user({"image": "a", "min_pixels": 1, "resized_height": 28}, TEXT), "resized_height or min_pixels"),
+        (user({"video": "a", "fps": 1, "nframes": 2}, TEXT), "give fps or nframes, not both"),
+        (user({"video": "a", "nframes": 2, "max_frames": 2}, TEXT), "give nframes or max_frames"),
+        (user({"video": ["a", "b"], "nframes": 2}, TEXT), "so nframes has no effect"),
+        (user({"video": 3}, TEXT), "a video is a path, an address, or a list of pictures"),
+        (user({"video": ["a", 3]}, TEXT), "^message 1, item 1: an image is a path"),
+        ([{"role": "system", "content": "x"}, *user({"image": 3}, TEXT)], "^message 2, item 1: an image is"),
+    ],
+)
+def test_what_is_not_known_is_an_error_that_names_its_place(
+    engine: FakeEngine, conversation: Any, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        ask([conversation], engine)
+    assert engine.asked == []
+
+
+def test_an_error_in_a_batch_names_the_conversation(engine: FakeEngine) -> None:
+    with pytest.raises(ConfigError, match=r"^conversation 2, message 1, item 1: unknown setting 'size'"):
+        ask([user(TEXT), user({"image": "x", "size": 3}, TEXT)], engine)
+    with pytest.raises(ConfigError, match=r"^conversation 2, the last message has no text"):
+        ask([user(TEXT), user()], engine)
