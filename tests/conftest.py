@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import process_state
 import pytest
 import torch
 from checkpoints import TEXT, VISION, make_checkpoint
@@ -20,6 +21,22 @@ from egolive.streaming.writer import VideoWriter
 
 # Taken before any test loads a model and so puts our rule in its place.
 STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
+
+
+BEFORE = process_state.snapshot()
+
+
+@pytest.fixture(autouse=True)
+def process_state_stays() -> Iterator[None]:
+    """Fails a test that leaves behind what other tests would notice, and puts it back.
+
+    It is compared with what stood before the first test, so that fixtures of a module are found too.
+    """
+    yield
+    changes = process_state.changes(BEFORE, process_state.snapshot())
+    if changes:
+        process_state.restore(BEFORE)
+        pytest.fail("left changed: " + "; ".join(changes), pytrace=False)
 
 
 @pytest.fixture(scope="session")
