@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from inspect import GEN_RUNNING, getgeneratorstate
 from types import TracebackType
@@ -26,6 +27,7 @@ from egolive.assistant.reading import Reader
 from egolive.assistant.reuse import FULL_REUSE, Reuse
 from egolive.assistant.slice_cache import SliceCache
 from egolive.assistant.tokenizer import Tokenizer
+from egolive.assistant.torch_threads import torch_threads
 from egolive.streaming.errors import ConfigError, EngineError
 
 __all__ = ["ROW_BYTES", "SLICE_CACHE_BYTES", "Session"]
@@ -62,6 +64,7 @@ class Session:
         reuse: Reuse = FULL_REUSE,
         slice_cache_bytes: int = SLICE_CACHE_BYTES,
         row_bytes: int = ROW_BYTES,
+        threads: int | None = None,
     ) -> None:
         """Start with nothing seen.
 
@@ -75,6 +78,7 @@ class Session:
             reuse: Which work of earlier questions is used again.
             slice_cache_bytes: Limit of the encoded slices that are kept.
             row_bytes: Limit of the keys and values that are kept.
+            threads: CPU threads of torch while this session works; None leaves them as they are.
         """
         self.kept = KeptRows(row_bytes)
         """Rows kept from one question to the next, for those who watch memory."""
@@ -94,6 +98,7 @@ class Session:
         self._context = context
         self._banned = banned
         self._reuse = reuse
+        self._threads = threads
         self.drafts = Drafts()
         """The last answers, for those who bring an answer from elsewhere."""
         self._openings: dict[str, tuple[str, ...]] = {}
@@ -110,11 +115,12 @@ class Session:
         """
         self._check_open()
         self._stop()
-        self._reader.encode_ahead(vision, self._ahead)
-        if vision.keys and self._reuse.prefix and vision.kind in self._openings:
-            for seen in (vision, _successor(vision)):
-                if seen is not None:
-                    self._reader.read_ahead(Prompt((*self._openings[vision.kind], seen)), self._ahead)
+        with torch_threads(self._threads):
+            self._reader.encode_ahead(vision, self._ahead)
+            if vision.keys and self._reuse.prefix and vision.kind in self._openings:
+                for seen in (vision, _successor(vision)):
+                    if seen is not None:
+                        self._reader.read_ahead(Prompt((*self._openings[vision.kind], seen)), self._ahead)
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         """Answer all requests together; deltas come interleaved, closing the iterator stops the work.
@@ -133,7 +139,7 @@ class Session:
             for number, request in enumerate(requests)
         ]
         self._asked, self._ahead = asked, Counter()
-        self._running = self._answer_all(asked)
+        self._running = self._on_threads(self._answer_all(asked))
         return self._running
 
     def usage(self, request: int | None = None) -> dict[str, int]:
@@ -188,6 +194,16 @@ class Session:
                 f"holds {self._context}: use fewer or smaller pictures, or a shorter answer"
             )
         return layout
+
+    def _on_threads(self, work: Generator[Delta]) -> Generator[Delta]:
+        """Set the engine's threads for each step of the work; between the steps the caller has its own."""
+        with closing(work):
+            while True:
+                with torch_threads(self._threads):
+                    delta = next(work, None)
+                if delta is None:
+                    return
+                yield delta
 
     def _answer_all(self, asked: Sequence[Answering]) -> Generator[Delta]:
         if self._reuse.together:

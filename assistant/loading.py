@@ -24,6 +24,7 @@ from egolive.assistant.preprocess import Preprocessor
 from egolive.assistant.profiles import load_profile
 from egolive.assistant.tokenizer import load_tokenizer
 from egolive.assistant.torch_engine import TorchEngine
+from egolive.assistant.torch_threads import torch_threads
 from egolive.streaming.errors import ConfigError, EngineError
 
 __all__ = ["Provider", "compute_in", "load_engine", "load_model"]
@@ -60,7 +61,8 @@ def load_engine(
         device: "cpu", "cuda", "cuda:1"; "auto" takes a GPU where there is one.
         dtype: "fp32" or "bf16"; "auto" is bf16 on a GPU, and fp32 on the CPU unless only bf16 fits its
             memory. An engine folder has its own.
-        threads: CPU threads for torch and the backend in this process; None leaves them as they are.
+        threads: CPU threads of this engine, torch's and its backend's, while its sessions work; the rest of
+            the program keeps its own. None leaves both as they are.
         graphs: Let the torch and TensorRT engines decode by CUDA graphs where they run on CUDA.
         provider: What runs an engine folder of graphs: "onnx" is ONNX Runtime on `device`, "tensorrt" its
             TensorRT provider, "auto" what the folder was made for, which may be TensorRT itself.
@@ -70,10 +72,17 @@ def load_engine(
             for the device.
         ConfigError: A setting that cannot work, or a mistake in the checkpoint's profile.
     """
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads is at least 1, got {threads}")
-        torch.set_num_threads(threads)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is at least 1, got {threads}")
+    with torch_threads(threads):
+        engine = _load(model, device, dtype, threads, graphs=graphs, provider=provider)
+    engine.threads = threads
+    return engine
+
+
+def _load(
+    model: str, device: str, dtype: str, threads: int | None, *, graphs: bool, provider: Provider
+) -> LocalEngine[VisionTower, Decoder]:
     folder = resolve_model(model)
     if is_engine_folder(folder):
         if dtype != "auto":

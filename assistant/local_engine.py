@@ -60,12 +60,14 @@ class LocalEngine(Generic[TowerT, DecoderT]):
         self._halves: tuple[TowerT, DecoderT] | None = (tower, decoder)
         self.context = context
         """Tokens that the model can hold, prompt and answer together."""
+        self.threads: int | None = None
+        """CPU threads of torch while a session works; None leaves them as they are."""
         # Beyond the tokenizer's ids a model has unused outputs, up to a round number.
         banned = sorted(tokenizer.vision_tokens | set(range(len(tokenizer), vocabulary)))
         self._banned = torch.tensor(banned, device=device)
 
     def halves(self) -> tuple[TowerT, DecoderT]:
-        """The two halves, for measuring and for exporting.
+        """The two halves, for measuring and for exporting; called directly they use the caller's threads.
 
         Raises:
             ValueError: The engine is closed.
@@ -85,6 +87,7 @@ class LocalEngine(Generic[TowerT, DecoderT]):
             context=self.context,
             banned=self._banned,
             reuse=reuse,
+            threads=self.threads,
         )
 
     def close(self) -> None:

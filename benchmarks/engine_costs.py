@@ -31,6 +31,7 @@ from egolive.assistant.loading import load_engine
 from egolive.assistant.local_engine import LocalEngine
 from egolive.assistant.prompts import build_prompt, vision_of
 from egolive.assistant.torch_decoder import TorchDecoder
+from egolive.assistant.torch_threads import torch_threads
 from egolive.benchmarks.ceilings import copy_rate, matrix_rate, median_seconds
 from egolive.benchmarks.energy import Energy
 from egolive.quantize.folder import peak_memory
@@ -86,7 +87,7 @@ def cost_of(
     engine = load_engine(model, device=device, threads=threads)
     load_s = time.perf_counter() - begun
     loaded = (rss_bytes() or 0) - before
-    with closing(engine):
+    with torch_threads(threads), closing(engine):
         place = torch.device(engine.info.device)
         read, weights = _weights_read(engine, resolve_model(model))
         dtype = torch.bfloat16 if _computes_in_bf16(engine, resolve_model(model)) else torch.float32
@@ -106,12 +107,13 @@ def cost_of(
         found["peak_mb"] = round(peak_memory() / 1e6)
         if place.type == "cuda":
             found["device_mb"] = round(torch.cuda.max_memory_allocated(place) / 1e6)
-    ceilings = {
-        "copy_gb_s": copy_rate(_BLOCK, place) / 1e9,
-        "copy_weights_gb_s": copy_rate(read, place) / 1e9,
-        # On a GPU a small product is over before the next one is told to it.
-        "matrix_gflop_s": matrix_rate(place, dtype, 8192 if place.type == "cuda" else 1024) / 1e9,
-    }
+    with torch_threads(threads):
+        ceilings = {
+            "copy_gb_s": copy_rate(_BLOCK, place) / 1e9,
+            "copy_weights_gb_s": copy_rate(read, place) / 1e9,
+            # On a GPU a small product is over before the next one is told to it.
+            "matrix_gflop_s": matrix_rate(place, dtype, 8192 if place.type == "cuda" else 1024) / 1e9,
+        }
     found["ceilings"] = {name: round(value, 2) for name, value in ceilings.items()}
     found["floor_tok_s"] = round(ceilings["copy_weights_gb_s"] * 1e9 / read, 1)
     found["of_floor"] = float(f"{found['tok_s'] / found['floor_tok_s']:.3g}")

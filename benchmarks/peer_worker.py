@@ -23,6 +23,7 @@ from egolive.assistant.layout import lay_out
 from egolive.assistant.loading import load_engine
 from egolive.assistant.remote_engine import RemoteEngine
 from egolive.assistant.torch_engine import TorchEngine
+from egolive.assistant.torch_threads import torch_threads
 from egolive.benchmarks.peer_sides import EgoliveSide, ServerSide, Side, TransformersSide
 from egolive.benchmarks.stream import load_images
 from egolive.benchmarks.stream_run import Hop, hops_of
@@ -168,11 +169,12 @@ def _finish() -> None:
 
 
 def _serve(plan: Plan, tell: Any) -> None:
-    if plan.threads is not None:
-        torch.set_num_threads(plan.threads)
     begun = time.perf_counter()
     # The engine's own dtype where it has one; fp32 for checkpoints on a CPU, as `load_engine` chooses.
-    with closing(load_engine(plan.model, device=plan.device, threads=plan.threads)) as engine:
+    with (
+        torch_threads(plan.threads),  # of the sides that are not sessions of this engine, too
+        closing(load_engine(plan.model, device=plan.device, threads=plan.threads)) as engine,
+    ):
         images = load_images(Path(plan.source), 2 * (plan.slices - 1 + plan.hops))
         hops = list(hops_of(engine, images, slices=plan.slices, max_tokens=plan.max_tokens))
         side = make_side(plan, hops, engine)

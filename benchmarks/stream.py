@@ -28,6 +28,7 @@ from egolive.assistant import machine
 from egolive.assistant.loading import load_engine
 from egolive.assistant.media import bundled_clip, load_video
 from egolive.assistant.torch_engine import TorchEngine
+from egolive.assistant.torch_threads import torch_threads
 from egolive.benchmarks.stream_report import drafted, figures_of, plot, table_of
 from egolive.benchmarks.stream_run import FPS, QUESTIONS, Measured, fair_steps, hops_of, play, play_drafts
 from egolive.benchmarks.stream_weights import STRUCTURES, random_engine
@@ -94,11 +95,12 @@ def stream(
     for path in (json_file, plot_file):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
-    if threads is not None:
-        torch.set_num_threads(threads)
     seldom = 2 * slices if model in STRUCTURES else max(1, slices // 2)
     images = load_images(source or bundled_clip(), 2 * (slices - 1 + hops))
-    with closing(_engine(model, text_layers, vision_layers, device, graphs)) as engine:
+    with (
+        torch_threads(threads),
+        closing(_engine(model, text_layers, vision_layers, device, graphs)) as engine,
+    ):
         measured, figures = measure(
             engine,
             images,

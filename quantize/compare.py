@@ -22,6 +22,7 @@ from egolive.assistant.audit import tie_margin
 from egolive.assistant.engine import EngineInfo
 from egolive.assistant.engine_folder import EngineCard, hash_checkpoint, is_engine_folder, read_engine_card
 from egolive.assistant.loading import load_engine
+from egolive.assistant.torch_threads import torch_threads
 from egolive.quantize.card import record_loss
 from egolive.quantize.measure import folder_bytes, measure_apart
 from egolive.quantize.quality import Given, agreement, ask_episodes, loss, same_box, scores_of, windows_of
@@ -93,7 +94,10 @@ def compare(
             place = model if is_engine_folder(Path(model)) else str(stack.enter_context(checkpoint_of(model)))
             speed = measure_apart(place, device=device, threads=threads)
             progress.advance(task)
-            with closing(load_engine(place, device=device, threads=threads)) as engine:
+            with (
+                torch_threads(threads),
+                closing(load_engine(place, device=device, threads=threads)) as engine,
+            ):
                 if first and _kind(first[2].device) != _kind(engine.info.device):
                     raise ConfigError(
                         f"{model} runs on {engine.info.device} and {models[0]} on {first[2].device}: say "

@@ -23,6 +23,7 @@ from egolive.assistant.engine import Prompt, Vision
 from egolive.assistant.halves import Chunk
 from egolive.assistant.layout import lay_out
 from egolive.assistant.loading import load_engine
+from egolive.assistant.torch_threads import torch_threads
 from egolive.quantize.build import DEFAULT_SIZE
 from egolive.quantize.folder import peak_memory
 from egolive.quantize.reading import embeddings_of
@@ -58,25 +59,26 @@ def measure(
         EngineError: The engine cannot be loaded, or the device failed.
     """
     before, started = _resident(), time.perf_counter()
-    engine = load_engine(model, device=device, dtype=dtype, threads=threads)
-    load_s = time.perf_counter() - started
-    tower, decoder = engine.halves()
-    height, width = engine.profile.picture or DEFAULT_SIZE
-    rng = np.random.default_rng(0)
-    frames = tuple(rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2 * slices))
-    vision = Vision(frames, height, width, "video")
-    text = "<|vision_end|>What is the wearer doing?<|im_end|>\n<|im_start|>assistant\n"
-    prompt = Prompt(("<|im_start|>user\n<|vision_start|>", vision, text))
-    layout = lay_out(prompt, engine.tokenizer)
-    patches = engine.preprocessor.patches(frames[:2], height, width)
-    encode = _timed(lambda: tower.encode(*patches))
-    embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor)
-    prefill = _timed(lambda: decoder.read([Chunk(decoder.row(), embeddings, layout.positions, keep=1)]))
-    row = decoder.row()
-    decoder.read([Chunk(row, embeddings, layout.positions, keep=1)])
-    branch, token = row.branch(), decoder.embed([0])
-    places = (np.full((3, 1), layout.next_position + step) for step in range(_STEPS))
-    step = _timed(lambda: decoder.read([Chunk(branch, token, next(places))]), repeats=_STEPS - 1)
+    with torch_threads(threads):
+        engine = load_engine(model, device=device, dtype=dtype, threads=threads)
+        load_s = time.perf_counter() - started
+        tower, decoder = engine.halves()
+        height, width = engine.profile.picture or DEFAULT_SIZE
+        rng = np.random.default_rng(0)
+        frames = tuple(rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2 * slices))
+        vision = Vision(frames, height, width, "video")
+        text = "<|vision_end|>What is the wearer doing?<|im_end|>\n<|im_start|>assistant\n"
+        prompt = Prompt(("<|im_start|>user\n<|vision_start|>", vision, text))
+        layout = lay_out(prompt, engine.tokenizer)
+        patches = engine.preprocessor.patches(frames[:2], height, width)
+        encode = _timed(lambda: tower.encode(*patches))
+        embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor)
+        prefill = _timed(lambda: decoder.read([Chunk(decoder.row(), embeddings, layout.positions, keep=1)]))
+        row = decoder.row()
+        decoder.read([Chunk(row, embeddings, layout.positions, keep=1)])
+        branch, token = row.branch(), decoder.embed([0])
+        places = (np.full((3, 1), layout.next_position + step) for step in range(_STEPS))
+        step = _timed(lambda: decoder.read([Chunk(branch, token, next(places))]), repeats=_STEPS - 1)
     return {
         "backend": engine.info.backend,
         "precision": engine.info.precision,

@@ -24,8 +24,6 @@ from egolive.assistant.profiles import EGOTHINKER_V1
 from egolive.streaming.errors import ConfigError, UsageError
 from egolive.streaming.frames import Image
 
-REAL = Path(__file__).parents[2] / "shared" / "real"
-
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:

@@ -15,14 +15,14 @@ import av
 import numpy as np
 import pytest
 from fakes import FakeEngine
+from paths import SUPPORT, needs_real, real_files
 
 from egolive.assistant import cli
 from egolive.assistant.options import ModelOptions
 from egolive.streaming.errors import EngineError
 from egolive.streaming.writer import VideoWriter
 
-REAL = Path(__file__).parents[2] / "shared" / "real"
-CODECS = sorted((REAL / "video" / "codec").glob("*")) if REAL.exists() else []
+CODECS = real_files("video/codec")
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_version_and_help_are_told(capsys: pytest.CaptureFixture[str]) -> None:
         assert command in text
 
 
-@pytest.mark.skipif(not CODECS, reason="the real material is not here")
+@needs_real
 @pytest.mark.parametrize("path", CODECS, ids=lambda path: path.name)
 @pytest.mark.timeout(30)
 def test_every_real_file_plays_or_ends_with_one_line(
@@ -302,7 +302,7 @@ def live_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     )
     run = ["run", "test:160x90@30", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(Path(__file__).parent), *run],
+        [sys.executable, "-c", code, str(SUPPORT), *run],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

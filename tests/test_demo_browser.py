@@ -13,8 +13,8 @@ from typing import Any
 import browser as chromium
 import pytest
 from browser import Browser, Page, camera, read_code, served, write_coded_video
+from clips import write_clip
 from fakes import FakeEngine, FakeSession, nano_script
-from test_demo_clip import write_clip
 
 from egolive.assistant.engine import Delta, Request, Vision
 from egolive.assistant.loading import load_engine

@@ -16,8 +16,8 @@ from zipfile import ZipFile
 
 import av
 import gradio as gr
-import numpy as np
 import pytest
+from clips import write_clip
 from fakes import FakeEngine
 from fastapi import FastAPI
 from starlette.testclient import TestClient
@@ -30,14 +30,6 @@ from egolive.demo.clips import Clips, add_clip_routes
 from egolive.demo.timeline import rows_of, timeline
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.frames import Box, Interval
-from egolive.streaming.writer import VideoWriter
-
-
-def write_clip(path: Path, *, seconds: float = 3.0, fps: int = 10) -> Path:
-    with VideoWriter(path) as writer:
-        for number in range(round(seconds * fps)):
-            writer.write(np.full((96, 128, 3), 40 + number, np.uint8), number / fps)
-    return path
 
 
 @pytest.fixture

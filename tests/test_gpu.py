@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_reuse import STREAM, ask
-from test_torch_static import Said
+from streams import STREAM, Said, ask
 
 from egolive.assistant.engine import Prompt, Request, Vision
 from egolive.assistant.loading import load_engine

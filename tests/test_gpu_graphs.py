@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 import torch
-from test_reuse import STREAM, ask
+from streams import STREAM, ask
 
 from egolive.assistant.graph_halves import GraphDecoder
 from egolive.assistant.loading import Provider, load_engine

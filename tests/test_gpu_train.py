@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import SPECIAL_TOKENS, make_tokenizer
+from checkpoints import SPECIAL_TOKENS, make_tokenizer
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Trainer
 from transformers.initialization import no_init_weights
 from tuning import grpo_recipe, video

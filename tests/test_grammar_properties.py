@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from guided import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import REAL, needs_real
 
 from egolive.assistant.answers import Answer, Question
 from egolive.assistant.grammar import Guides
@@ -33,9 +33,6 @@ from egolive.assistant.profiles import EGOTHINKER_V1, NANO, Profile
 from egolive.assistant.prompts import render_answer
 from egolive.assistant.tokenizer import Tokenizer, load_tokenizer
 from egolive.streaming.frames import Box, Interval
-
-REAL = Path(__file__).parents[2] / "shared" / "real"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real material is not on this machine")
 
 COORDINATE = r"(?:0|1000|[1-9]\d{0,2})"
 SHARE = r"(?:[01]|0\.\d{1,6}|1\.0{1,6})"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 ROOMS = ("streaming", "assistant", "train", "quantize", "demo", "benchmarks")
 """Each may import itself and what stands before it."""
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

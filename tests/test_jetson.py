@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 
 import pytest
+from machines import facts
 from rich.console import Console
-from test_doctor import facts
 
 from egolive.assistant import jetson
 from egolive.assistant.doctor import _tables, diagnose, engine_needs

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import REAL, needs_real
 from PIL import Image as PillowImage
 
 from egolive.assistant import media
 from egolive.assistant.media import is_video, load_picture, load_video, window_of
 from egolive.streaming.errors import ConfigError, SourceError
-
-REAL = Path(__file__).parents[2] / "shared" / "real"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_times_of_a_stretch_count_from_the_start_of_the_video(video: Path) -> No
     assert window_of(frames).interval.start == pytest.approx(7.0)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real material is not here")
+@needs_real
 def test_real_pictures_and_animations_are_told_apart() -> None:
     assert is_video(REAL / "video" / "hands" / "mixkit_baker_kneading.gif")
     assert not is_video(REAL / "images" / "ego10k_r0c1.png")

@@ -306,7 +306,9 @@ def test_an_encoding_stands_in_for_its_picture() -> None:
     with engine.session() as session:
         assert not give_encoding(session, blank, encoding, "another", "cpu")
         assert give_encoding(session, blank, encoding, "nano", "cpu")
-        assert ask(session, blank) == truth
+        for (token, logprob), (wanted, expected) in zip(ask(session, blank), truth, strict=True):
+            assert token == wanted
+            assert logprob == pytest.approx(expected, abs=1e-5)
         assert session.usage()["slices_encoded"] == 0
 
 

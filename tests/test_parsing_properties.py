@@ -6,12 +6,12 @@ import json
 import time as clock
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import REAL, needs_real
 
 from egolive.assistant.answers import Answer, Question, Task
 from egolive.assistant.parsing import parse
@@ -19,7 +19,7 @@ from egolive.assistant.profiles import EGOTHINKER_V1, NANO, Profile
 from egolive.assistant.prompts import render_answer, uses_thinking
 from egolive.streaming.frames import Box, Interval
 
-RECORDED = Path(__file__).parents[2] / "shared" / "real" / "answers" / "real_answers.jsonl"
+RECORDED = REAL / "answers" / "real_answers.jsonl"
 SOURCE = (640, 480)
 SEEN = (224, 140)
 WINDOW = Interval(100.0, 108.0)
@@ -46,12 +46,12 @@ def when(text: str) -> list[tuple[float, float]]:
 
 @cache
 def recorded() -> list[dict[str, Any]]:
-    if not RECORDED.is_file():
+    if not REAL.is_dir():
         return []
     return [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.skipif(not RECORDED.is_file(), reason="the recorded answers are not on this machine")
+@needs_real
 def test_recorded_answers_give_the_boxes_and_times_that_were_judged() -> None:
     judged = [row for row in recorded() if row["expected"]]
     assert judged
@@ -83,7 +83,7 @@ UNJUDGED = {
 }
 
 
-@pytest.mark.skipif(not RECORDED.is_file(), reason="the recorded answers are not on this machine")
+@needs_real
 def test_recorded_answers_that_nobody_judged_are_read_sensibly() -> None:
     rows = {row["id"]: row for row in recorded()}
     for name, count in UNJUDGED.items():

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from paths import GOLDEN
 from transformers import Qwen2VLConfig
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 
 from egolive.assistant.positions import Part, install_rope_override, rope_positions
 
-TABLE = json.loads((Path(__file__).parent / "golden" / "rope_positions_4_57.json").read_text("utf-8"))
+TABLE = json.loads((GOLDEN / "rope_positions_4_57.json").read_text("utf-8"))
 CASES = {case["name"]: case for case in TABLE["cases"]}
 IMAGE, VIDEO, MERGE = 4, 5, 2
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from paths import REAL, needs_real
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
@@ -16,7 +17,6 @@ from egolive.assistant.prompts import fit_size
 from egolive.streaming.errors import EngineError
 from egolive.streaming.frames import Image
 
-REAL = Path(__file__).parents[2] / "shared" / "real"
 SIZES = [(252, 448), (140, 224), (720, 1280), (1080, 1920), (315, 177), (101, 333), (30, 40)]
 
 
@@ -74,7 +74,7 @@ def test_the_two_ways_of_resizing_differ_by_few_grey_levels() -> None:
     assert (difference > 1e-5).mean() < 0.01
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real material is not on this machine")
+@needs_real
 def test_a_real_picture_becomes_the_patches_of_the_image_processor() -> None:
     path = sorted((REAL / "images").glob("ego10k_r*.png"))[0]
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from paths import REAL, needs_real
 from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -30,7 +30,7 @@ from egolive.assistant.prompts import (
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
 
-PROCESSOR = Path(__file__).parents[2] / "shared" / "real" / "processor" / "qwen2_vl"
+PROCESSOR = REAL / "processor" / "qwen2_vl"
 SEEN = Interval(100.0, 107.5)
 
 
@@ -136,7 +136,7 @@ def test_the_words_of_a_user_cannot_end_their_turn_or_stand_for_a_picture() -> N
     assert "<|image_pad|>" not in text
 
 
-@pytest.mark.skipif(not PROCESSOR.is_dir(), reason="Qwen2-VL's processor files are not on this machine")
+@needs_real
 @pytest.mark.parametrize(
     "messages",
     [

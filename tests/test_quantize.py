@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import TEXT, VISION, make_checkpoint
+from checkpoints import TEXT, VISION, make_checkpoint
 from onnx import TensorProto, numpy_helper
 from quantizing import SIZE, answers
 from safetensors.torch import load_file

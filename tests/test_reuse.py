@@ -6,30 +6,29 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from streams import (
+    GAP,
+    LENGTH,
+    SLICE,
+    SLICES,
+    STREAM,
+    WINDOW_QUESTIONS,
+    Recorder,
+    answers,
+    ask,
+    requests_at,
+    stream,
+    tokens,
+)
 
-from egolive.assistant.engine import Delta, Prompt, Request, Vision
-from egolive.assistant.engine_session import Session
 from egolive.assistant.halves import Chunk
 from egolive.assistant.loading import load_engine
 from egolive.assistant.positions import rope_positions
-from egolive.assistant.profiles import NANO
-from egolive.assistant.prompts import vision_of
 from egolive.assistant.reuse import FULL_REUSE, NO_REUSE, Reuse
 from egolive.assistant.torch_engine import TorchEngine
-from egolive.streaming.frames import Frame, Slice
-from egolive.streaming.windows import Windows
 
-LENGTH = 3
-SLICE = 2 * 3
-"""Tokens of a slice of 56 x 84 pixels."""
-SLICES = 22
-GAP = 9
-"""The slice before which the stream breaks off: in the middle of a window with a successor."""
-WINDOW_QUESTIONS = ("What is the wearer trying to do?", "What comes next?")
-PICTURE_QUESTIONS = ("Find the left hand.",)
 SWITCHES = ("slices", "prefix", "together", "draft")
 
 
@@ -39,24 +38,6 @@ def engine(tiny_checkpoint: Path) -> Iterator[TorchEngine]:
     assert isinstance(engine, TorchEngine)
     yield engine
     engine.close()
-
-
-class Recorder:
-    """A guide that allows everything and remembers what it was shown."""
-
-    def __init__(self) -> None:
-        self.logits: list[torch.Tensor] = []
-        self.accepted: list[int] = []
-        self.finished = False
-
-    def mask(self, logits: torch.Tensor) -> None:
-        self.logits.append(logits.clone())
-
-    def accept(self, token: int) -> None:
-        self.accepted.append(token)
-
-    def rollback(self, n: int) -> None:
-        del self.accepted[len(self.accepted) - n :]
 
 
 class OnlyAfter(Recorder):
@@ -73,51 +54,6 @@ class OnlyAfter(Recorder):
 
     @finished.setter
     def finished(self, _: bool) -> None: ...
-
-
-def frame(index: int) -> Frame:
-    """Still for a while, then new with every frame."""
-    rng = np.random.default_rng(max(0, index - 14))
-    return Frame(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), index * 0.5, index)
-
-
-def stream(sliding: bool = False) -> list[tuple[Vision, Vision]]:
-    """The window and the newest picture after each slice."""
-    profile = replace(NANO, picture=(56, 84))
-    windows = Windows(LENGTH, sliding=sliding)
-    found = []
-    for number in range(SLICES):
-        newest = Slice(frame(2 * number), frame(2 * number + 1), number, segment=int(number >= GAP))
-        found.append((vision_of(windows.push(newest), profile), vision_of(newest.second, profile)))
-    return found
-
-
-STREAM = stream()
-
-
-def ask(vision: Vision | None, question: str, max_tokens: int = 6) -> Request:
-    seen = () if vision is None else ("<|vision_start|>", vision, "<|vision_end|>")
-    opening = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    prompt = Prompt((opening, *seen, question + "<|im_end|>\n<|im_start|>assistant\n"))
-    return Request(prompt, max_tokens, key=question)
-
-
-def requests_at(window: Vision, picture: Vision) -> list[Request]:
-    return [
-        *(ask(window, question) for question in WINDOW_QUESTIONS),
-        *(ask(picture, question) for question in PICTURE_QUESTIONS),
-    ]
-
-
-def answers(session: Session, requests: list[Request]) -> list[list[Delta]]:
-    found: list[list[Delta]] = [[] for _ in requests]
-    for delta in session.ask(requests):
-        found[delta.request].append(delta)
-    return found
-
-
-def tokens(found: list[list[Delta]]) -> list[list[int]]:
-    return [[delta.token for delta in answer] for answer in found]
 
 
 def play(engine: TorchEngine, reuse: Reuse) -> list[tuple[list[list[int]], list[torch.Tensor]]]:

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
+from paths import REAL, needs_real, real_files
 
 from egolive.streaming import Frame, VideoWriter, VirtualClock, open_source
 from egolive.streaming.errors import ConfigError, SourceError, SourceLost
@@ -18,10 +19,8 @@ from egolive.streaming.picture import RgbConverter, upright
 from egolive.streaming.playback import Looped, Paced
 from egolive.streaming.video import Video, without_password
 
-REAL = Path(__file__).parents[2] / "shared" / "real" / "video"
-CODEC = REAL / "codec"
-CLIPS = sorted(path for path in REAL.rglob("*") if path.is_file())
-needs_clips = pytest.mark.skipif(not CLIPS, reason="no real clips beside the project")
+CODEC = REAL / "video" / "codec"
+CLIPS = real_files("video")
 
 SIZES = {
     "decord_video_0.mov": (568, 320),
@@ -56,7 +55,7 @@ def write_clip(path: Path, times: list[float]) -> Path:
     return path
 
 
-@needs_clips
+@needs_real
 @pytest.mark.parametrize("path", CLIPS, ids=[path.name for path in CLIPS])
 def test_every_real_clip_plays(path: Path) -> None:
     began = time.monotonic()
@@ -76,7 +75,7 @@ def test_every_real_clip_plays(path: Path) -> None:
         assert len(frames) == COUNTS[path.name]
 
 
-@needs_clips
+@needs_real
 @pytest.mark.parametrize(
     "name",
     [
@@ -127,14 +126,14 @@ def test_colours_follow_the_matrix_and_the_range_that_the_stream_names(
     assert image.reshape(-1, 3).max(0).tolist() == pytest.approx(expected, abs=2)
 
 
-@needs_clips
+@needs_real
 def test_ten_bits_are_brought_to_eight() -> None:
     eight = read(CODEC / "tc_nasa_13013.mp4")[100].image.astype(int)
     ten = read(CODEC / "tc_nasa_13013_hdr.mp4")[100].image.astype(int)
     assert np.abs(eight - ten).mean() < 2
 
 
-@needs_clips
+@needs_real
 @pytest.mark.parametrize("name", ["decord_video_90.mov", "decord_video_180.mov", "decord_video_270.mov"])
 def test_rotation_is_the_one_that_the_decoder_tells(name: str) -> None:
     with av.open(str(CODEC / name)) as container:
@@ -168,7 +167,7 @@ def test_turning_and_mirroring_put_the_corners_where_they_belong(
     assert " ".join(bytes(row).decode() for row in turned) == expected
 
 
-@needs_clips
+@needs_real
 def test_broken_pieces_are_skipped_and_counted() -> None:
     with open_source(CODEC / "decord_corrupted.mp4") as source:
         assert len(list(source)) == 49

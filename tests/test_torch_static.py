@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_reuse import STREAM, Recorder, answers, requests_at
+from streams import STREAM, Said, assert_close, requests_at
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from egolive.assistant.engine_session import Session
 from egolive.assistant.halves import Branch, Chunk, Row
 from egolive.assistant.loading import load_engine
 from egolive.assistant.local_engine import LocalEngine
@@ -26,8 +25,6 @@ from egolive.assistant.torch_engine import TorchEngine, TorchTower
 from egolive.assistant.torch_static import COLUMNS, TOKENS, StaticSteps, uncaptured
 from egolive.streaming.errors import EngineError
 
-CLOSE = 1e-5
-"""Most that logits may differ, as a share of the largest."""
 HOST_ONLY = {"_local_scalar_dense", "item", "lift_fresh", "masked_select", "nonzero", "unique2"}
 """Operations that wait for the device or bring numbers from Python: a CUDA graph cannot hold them."""
 
@@ -112,37 +109,6 @@ def static(plain: TorchEngine, decoder: TorchDecoder) -> LocalEngine[TorchTower,
 def steps_of(decoder: TorchDecoder) -> StaticSteps:
     assert decoder.static is not None
     return decoder.static
-
-
-def assert_close(one: torch.Tensor, two: torch.Tensor, close: float = CLOSE) -> None:
-    assert (one - two).abs().max() <= close * two.abs().max()
-
-
-class Said:
-    """What a session says at some windows, and the logits that it was chosen from."""
-
-    def __init__(self) -> None:
-        self.tokens: list[list[list[int]]] = []
-        self.logits: list[torch.Tensor] = []
-
-    def at(self, session: Session, number: int) -> None:
-        requests = requests_at(*STREAM[number])
-        guides = [Recorder() for _ in requests]
-        asked = [
-            # Answers beyond the columns that are left free behind a row, at some windows.
-            type(request)(request.prompt, 60 if number % 5 == 4 else 6, key=request.key, guide=guide)
-            for request, guide in zip(requests, guides, strict=True)
-        ]
-        self.tokens.append([[delta.token for delta in answer] for answer in answers(session, asked)])
-        self.logits += [torch.stack(guide.logits) for guide in guides]
-
-    def assert_like(self, other: Said, close: float = CLOSE) -> None:
-        assert self.tokens == other.tokens
-        for one, two in zip(self.logits, other.logits, strict=True):
-            # Tokens that may not be said are at minus infinity in both.
-            allowed = one.isfinite()
-            assert torch.equal(allowed, two.isfinite())
-            assert_close(one[allowed], two[allowed], close)
 
 
 @pytest.mark.parametrize("reuse", [FULL_REUSE, Reuse(draft=False), NO_REUSE], ids=["all", "no draft", "none"])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import REAL, needs_real
 
 from egolive.assistant.answers import Question
 from egolive.assistant.parsing import parse
@@ -16,7 +16,7 @@ from egolive.train.choices import choice_from_dict, letter_of, options_in, said_
 from egolive.train.row_files import RowFile
 from egolive.train.rows import RowError
 
-REAL = Path(__file__).parents[2] / "shared" / "real" / "annotations"
+ANNOTATIONS = REAL / "annotations"
 OPTIONS = {"A": "put it on a plate", "B": "cut the onion", "C": "take vitamin C", "D": "wash a cup"}
 
 
@@ -218,9 +218,9 @@ def test_epic_counts_60_frames_a_second_or_50_in_its_extension_and_ego4d_30(vide
     assert choice(**{**BENCH2, "video_path": video}).row.stretch.end == end
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not beside this checkout")
+@needs_real
 def test_real_frame_numbers_of_epic_are_60_times_their_seconds() -> None:
-    with (REAL / "epic100" / "EPIC_100_validation.csv").open(newline="") as file:
+    with (ANNOTATIONS / "epic100" / "EPIC_100_validation.csv").open(newline="") as file:
         for segment in csv.DictReader(file):
             hours, minutes, seconds = map(float, segment["stop_timestamp"].split(":"))
             frame = {"task_start_frame": 0, "current_observation_frame": int(segment["stop_frame"])}
@@ -275,9 +275,9 @@ def test_pope_asks_for_yes_or_no() -> None:
         yes_or_no_from_dict({**values, "label": "maybe"}, where="q:1")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not beside this checkout")
+@needs_real
 def test_every_real_question_of_egoexolearn_has_its_options_and_its_letter() -> None:
-    file = RowFile(REAL / "egoexolearn" / "vid_vqa_video_tag_egoexolearn_video_mcq.jsonl")
+    file = RowFile(ANNOTATIONS / "egoexolearn" / "vid_vqa_video_tag_egoexolearn_video_mcq.jsonl")
     found = []
     for number in range(len(file)):
         values = file.raw(number)

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from fakes import FakeEngine, text_of
+from paths import REAL, needs_real
 
 from egolive.assistant.checkpoint import resolve_model
 from egolive.assistant.profiles import EGOTHINKER_V1, NANO
@@ -18,8 +19,6 @@ from egolive.streaming.errors import ConfigError, DataError
 from egolive.train import evaluate as evaluation
 from egolive.train.card import check_card
 from egolive.train.results import stamp_of
-
-REAL = Path(__file__).parents[2] / "shared" / "real"
 
 
 def rows(folder: Path) -> Path:
@@ -250,7 +249,7 @@ def test_two_files_of_results_are_compared_without_a_model(
         evaluation.evaluate(compare=(pair[0], tmp_path / "gone.jsonl"))
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real frames are not beside this checkout")
+@needs_real
 def test_the_labelled_real_frames_are_asked_about(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

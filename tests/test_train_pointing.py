@@ -73,7 +73,7 @@ def test_a_watched_model_says_the_same_and_teaches_its_layers_where_to_look(
     with watched(model):
         watching = language(**inputs).last_hidden_state
         pointing_loss(model, VISUAL, aim(2)).backward()  # type: ignore[no-untyped-call]
-    assert torch.equal(usual, watching)
+    assert (usual - watching).abs().max() <= 1e-5 * usual.abs().max()
     taught = [layer.self_attn.q_proj.weight.grad is not None for layer in language.layers]
     assert taught == [number <= max(POINTING) for number in range(len(taught))]
     model.zero_grad()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import REAL, needs_real
 
 from egolive.assistant import cli
 from egolive.assistant.profiles import NANO
@@ -26,8 +27,7 @@ from egolive.train.rows_visor import read_visor
 from egolive.train.simdata import load_simulated
 from egolive.train.simulator.write import simulate
 
-REAL = Path(__file__).parents[2] / "shared" / "real" / "annotations"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not beside this checkout")
+ANNOTATIONS = REAL / "annotations"
 
 
 def square(x: float, y: float, side: float = 100) -> list[list[list[float]]]:
@@ -218,9 +218,11 @@ def test_a_broken_frame_is_told_with_its_place_and_left_out(
     assert "x.json, frame 2: a frame without" in caplog.text
 
 
-@real
+@needs_real
 def test_the_real_multiple_choice_file_is_read_whole() -> None:
-    mix = mix_rows([REAL / "egoexolearn" / "vid_vqa_video_tag_egoexolearn_video_mcq.jsonl"], shuffle=False)
+    mix = mix_rows(
+        [ANNOTATIONS / "egoexolearn" / "vid_vqa_video_tag_egoexolearn_video_mcq.jsonl"], shuffle=False
+    )
     tally = Tally()
     assert len(mix.checked(tally)) == 6832
     assert not tally.broken

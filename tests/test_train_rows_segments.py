@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import REAL, needs_real
 
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Interval
@@ -22,8 +23,7 @@ from egolive.train.rows_segments import (
     video_lengths,
 )
 
-REAL = Path(__file__).parents[2] / "shared" / "real" / "annotations"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not beside this checkout")
+ANNOTATIONS = REAL / "annotations"
 OVERLAPS = "a segment that overlaps another of the same words"
 OUTSIDE = "a segment outside of its video"
 BACKWARDS = "a segment that does not end after it starts"
@@ -265,13 +265,13 @@ def test_a_file_of_egoexolearn_that_names_no_videos_is_refused(tmp_path: Path) -
         read_egoexolearn(tmp_path / "exo.csv", Tally())
 
 
-@real
+@needs_real
 def test_the_real_epic_file_converts_without_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tally = Tally()
-    segments = read_epic(REAL / "epic100" / "EPIC_100_validation.csv", tally)
+    segments = read_epic(ANNOTATIONS / "epic100" / "EPIC_100_validation.csv", tally)
     assert len(segments) == 9668
     assert segments[0] == Segment("P01_11_0", "P01_11", 0.0, 1.89, "take plate")
-    lengths_file = REAL / "epic100" / "EPIC_100_video_info.csv"
+    lengths_file = ANNOTATIONS / "epic100" / "EPIC_100_video_info.csv"
     lengths = video_lengths(lengths_file)
     rows = list(temporal_rows(segments, tally, lengths=lengths, suffix=".MP4"))
     assert tally.good == len(rows) == 9668
@@ -286,7 +286,7 @@ def test_the_real_epic_file_converts_without_loss(tmp_path: Path, capsys: pytest
         assert row.interval.start + row.stretch.start == pytest.approx(truth.start, abs=2e-3)
         assert row.interval.end + row.stretch.start == pytest.approx(end, abs=2e-3)
         assert row.stretch.end <= lengths[truth.video] + 1e-3
-    source = REAL / "epic100" / "EPIC_100_validation.csv"
+    source = ANNOTATIONS / "epic100" / "EPIC_100_validation.csv"
     write_rows("epic", source, tmp_path / "epic.jsonl", one_answer=True, lengths=lengths_file)
     told = capsys.readouterr().err
     assert f"9111 rows; 513 left out: {OVERLAPS}; 44 left out: {STOOD_FOR}" in told
@@ -297,10 +297,10 @@ def test_the_real_epic_file_converts_without_loss(tmp_path: Path, capsys: pytest
     assert sum(row["clip"][1] - row["end"] < 2e-3 for row in rows) == 5
 
 
-@real
+@needs_real
 @pytest.mark.parametrize("file", ["epic100/EPIC_100_validation.csv", "egoexolearn/ego_val_valid.csv"])
 def test_no_clip_of_a_real_file_shows_what_is_asked_for_at_another_time(file: str) -> None:
-    segments = (read_epic if "epic" in file else read_egoexolearn)(REAL / file, Tally())
+    segments = (read_epic if "epic" in file else read_egoexolearn)(ANNOTATIONS / file, Tally())
     same: dict[tuple[str, str], list[Segment]] = {}
     for segment in segments:
         same.setdefault((segment.video, segment.words.lower().strip(" .")), []).append(segment)
@@ -311,9 +311,9 @@ def test_no_clip_of_a_real_file_shows_what_is_asked_for_at_another_time(file: st
                 assert truth.iou(Interval(other.start, other.end)) > 0.699, row["id"]
 
 
-@real
+@needs_real
 def test_the_real_egoexolearn_files_convert_without_loss() -> None:
-    folder = REAL / "egoexolearn"
+    folder = ANNOTATIONS / "egoexolearn"
     tally = Tally()
     every = read_egoexolearn(folder / "fine_annotation_test.csv", tally)
     assert len(every) == 23174

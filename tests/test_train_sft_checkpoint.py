@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from paths import SUPPORT
 from transformers import TrainerCallback
 from tuning import PROFILE, video, vision, with_profile
 from two_processes import grpo_run, loop_run
@@ -279,7 +280,7 @@ def two_processes(checkpoint: Path, rows: Path, tmp_path_factory: pytest.TempPat
     # JSON is YAML.
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = Path(__file__).with_name("two_processes.py")
+    script = SUPPORT / "two_processes.py"
     command = [str(script), str(folder / "recipe.yaml"), str(checkpoint), str(folder / "grpo")]
     done = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-6000:]

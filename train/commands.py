@@ -112,12 +112,12 @@ def _checked_kind(recipe: str, wanted: str) -> dict[str, object]:
 
 @contextmanager
 def _told(threads: int) -> Iterator[None]:
-    """Set torch's threads; say that an interrupted run is not lost."""
-    import torch
+    """Set torch's threads meanwhile; say that an interrupted run is not lost."""
+    from egolive.assistant.torch_threads import torch_threads
 
-    torch.set_num_threads(threads)
     try:
-        yield
+        with torch_threads(threads):
+            yield
     except KeyboardInterrupt:
         _say("what the last checkpoint holds is kept: the same command goes on from there")
         raise

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import torch
+from paths import ROOT
 
 from egolive.assistant.answers import Question
 from egolive.assistant.grammar import GrammarGuide, Guides
 from egolive.assistant.profiles import EGOTHINKER_V1, NANO, Profile
 from egolive.assistant.tokenizer import Tokenizer, load_tokenizer
 
-NANO_FOLDER = Path(__file__).parents[1] / "assistant" / "nano"
+NANO_FOLDER = ROOT / "assistant" / "nano"
 GROUND = Question("ground", "cup")
 WHEN = Question("when", "pour the water")
 INTENT = Question("intent")
