@@ -6,7 +6,7 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: setup run test check format gpu lock nano compare clean
+.PHONY: setup run test check docs format gpu lock nano compare clean
 
 setup: .venv/.ready
 
@@ -31,6 +31,15 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation, into build/docs. Its packages have an environment and a lock of their own, so that `make run`
+# does not install them; broken references are errors.
+docs: $(UV)
+	test -d .venv-docs || $(UV) venv --quiet --python $(PYTHON) .venv-docs
+	$(UV) pip sync --quiet --python .venv-docs requirements.lock docs/requirements.lock
+	$(UV) pip install --quiet --python .venv-docs --no-deps --reinstall-package egolive -e .
+	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --nitpicky -q docs build/docs
+	@echo "wrote build/docs/index.html"
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -62,6 +71,8 @@ compare: setup
 lock: $(UV)
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
 	  --python-version 3.11 --extra train --extra quantize --extra demo --group dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --group docs --constraint requirements.lock -o docs/requirements.lock
 
 clean:
-	rm -rf .venv .uv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs .uv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

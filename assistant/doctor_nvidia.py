@@ -68,7 +68,7 @@ def _runs_on(gpu: Facts) -> bool:
 
 
 def _not_built_for(gpu: Facts) -> tuple[str, str]:
-    mend = "take a wheel that was built for it, see quantize/README.md, Jetson"
+    mend = "take a wheel that was built for it, see docs/guides/jetson.md"
     return f"torch was not built for this GPU ({_own(gpu)})", mend
 
 

@@ -1,6 +1,6 @@
 """From graphs to TensorRT engines, on the GPU that will run them.
 
-Written for TensorRT 10 and 11 by their documentation; see README.md for what has been run.
+Written for TensorRT 10 and 11 by their documentation; see docs/guides/tensorrt.md for what has been run.
 """
 
 from __future__ import annotations
