@@ -6,7 +6,7 @@ Any number of conversations is answered together:
     content = [{"type": "image", "image": "kitchen.jpg"}, {"type": "text", "text": "What is on the table?"}]
     answers = ask([[{"role": "user", "content": content}]], engine)
 
-The command is in `egolive.assistant.ask_command`.
+The command is in `egolive.assistant.cli.ask_command`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from egolive.assistant.answers import Answer, Question
-from egolive.assistant.conversations import Conversation, read_conversation
-from egolive.assistant.engine import Engine
-from egolive.assistant.grammar import guides_of
-from egolive.assistant.jobs import Sampling, answer_jobs
-from egolive.assistant.media import Picture, Video, is_video, load_picture, load_video, window_of
-from egolive.assistant.profiles import Profile
-from egolive.assistant.session import Assistant
+from egolive.assistant.generation.conversations import Conversation, read_conversation
+from egolive.assistant.generation.generate import Sampling, answer_jobs
+from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.model.media import Picture, Video, is_video, load_picture, load_video, window_of
+from egolive.assistant.prompts.grammar import guides_of
+from egolive.assistant.schema.answers import Answer, Question
+from egolive.assistant.schema.engine import Engine
+from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import UsageError
 from egolive.streaming.frames import Frame
@@ -58,7 +58,8 @@ def ask(
     """Answer conversations, all together; they may mix text, pictures and videos in any way.
 
     Args:
-        conversations: Lists of messages as Qwen's tools take them, see `egolive.assistant.conversations`.
+        conversations: Lists of messages as Qwen's tools take them, see
+            `egolive.assistant.generation.conversations`.
         engine: What answers.
         sampling: How tokens are chosen; greedy without it.
         profile: In place of the engine's own, for example with other picture sizes.

@@ -28,18 +28,18 @@ from cyclopts import Parameter
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from egolive.assistant.engine import Engine
-from egolive.assistant.engine_lock import SharedEngine
-from egolive.assistant.options import ModelOptions
+from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.runtime.engine_lock import SharedEngine
+from egolive.assistant.schema.engine import Engine
 from egolive.demo.clip_tab import ClipPage, clip_tab
-from egolive.demo.clips import Clips, add_clip_routes
-from egolive.demo.guard import Guard, self_signed, user_and_password
 from egolive.demo.live_tab import live_tab, static_text
 from egolive.demo.routes import add_live_routes
-from egolive.demo.visits import Visits
+from egolive.demo.security import Guard, self_signed, user_and_password
+from egolive.demo.sessions import Visits
+from egolive.demo.visitor_clips import Clips, add_clip_routes
 from egolive.streaming.errors import ConfigError, UsageError
-from egolive.streaming.opening import open_source
-from egolive.streaming.source import Source
+from egolive.streaming.sources.opening import open_source
+from egolive.streaming.sources.source import Source
 
 __all__ = ["build_page", "demo"]
 

@@ -12,10 +12,10 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from egolive.assistant.answers import Question, Task
-from egolive.demo.board import State
-from egolive.demo.posted import MOST_BYTES, PostedPictures, StreamEndedError
-from egolive.demo.visits import Settings, Visit, Visits
+from egolive.assistant.schema.answers import Question, Task
+from egolive.demo.browser_source import MOST_BYTES, PostedPictures, StreamEndedError
+from egolive.demo.sessions import Settings, Visit, Visits
+from egolive.demo.state_sink import State
 from egolive.streaming.errors import EgoliveError, SourceError, UsageError
 
 __all__ = ["add_live_routes", "settings_of"]

@@ -1,7 +1,7 @@
 """Turn a part of an overlay video into the animated picture of the README.
 
-    make run
-    .venv/bin/python docs/animate.py out/overlay.mp4 docs/images/overlay.webp
+make run
+.venv/bin/python docs/animate.py out/overlay.mp4 docs/images/overlay.webp
 """
 
 import argparse
@@ -31,12 +31,16 @@ def animate(video: Path, out: Path, *, start: float, seconds: float, fps: float)
             if frame.time is not None and frame.time >= start + len(frames) / fps:
                 frames.append(frame.to_image())
     out.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(out, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, quality=70, method=6)
+    frames[0].save(
+        out, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, quality=70, method=6
+    )
     return out.stat().st_size
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("video", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", type=float, default=1.0)

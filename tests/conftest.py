@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
 from egolive.streaming.frames import Image
-from egolive.streaming.writer import VideoWriter
+from egolive.streaming.video_writer import VideoWriter
 
 # Taken before any test loads a model and so puts our rule in its place.
 STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index

@@ -43,7 +43,13 @@ def _default(parameter: inspect.Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return "must be given"
     # A factory's product is not in the signature: it is an empty list, or told in the meaning.
-    return "" if "factory" in str(parameter.default) else f"``{parameter.default}``" if parameter.default != "" else '``""``'
+    return (
+        ""
+        if "factory" in str(parameter.default)
+        else f"``{parameter.default}``"
+        if parameter.default != ""
+        else '``""``'
+    )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -23,10 +23,10 @@ import numpy as np
 import uvicorn
 from starlette.types import ASGIApp
 
-from egolive.assistant.engine import Engine
+from egolive.assistant.schema.engine import Engine
 from egolive.demo.app import build_page
-from egolive.demo.guard import Guard
-from egolive.demo.visits import Visits
+from egolive.demo.security import Guard
+from egolive.demo.sessions import Visits
 
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))), None

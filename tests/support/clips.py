@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from egolive.streaming.writer import VideoWriter
+from egolive.streaming.video_writer import VideoWriter
 
 
 def write_clip(path: Path, *, seconds: float = 3.0, fps: int = 10) -> Path:

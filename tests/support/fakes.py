@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
-from egolive.assistant.engine import Delta, EngineInfo, Prompt, Request, Vision
-from egolive.assistant.profiles import NANO, Profile
-from egolive.assistant.reuse import FULL_REUSE, Reuse
+from egolive.assistant.schema.engine import Delta, EngineInfo, Prompt, Request, Vision
+from egolive.assistant.schema.profiles import NANO, Profile
+from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.streaming.clock import VirtualClock
 
 Script = Callable[[str], str]

@@ -9,10 +9,10 @@ from functools import cache
 import torch
 from paths import ROOT
 
-from egolive.assistant.answers import Question
-from egolive.assistant.grammar import GrammarGuide, Guides
-from egolive.assistant.profiles import EGOTHINKER_V1, NANO, Profile
-from egolive.assistant.tokenizer import Tokenizer, load_tokenizer
+from egolive.assistant.prompts.grammar import GrammarGuide, Guides
+from egolive.assistant.schema.answers import Question
+from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, Profile
+from egolive.assistant.schema.tokenizer import Tokenizer, load_tokenizer
 
 NANO_FOLDER = ROOT / "assistant" / "nano"
 GROUND = Question("ground", "cup")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egolive.assistant import machine
+from egolive.assistant.system import machine
 
 
 def facts(**changes: object) -> machine.Facts:

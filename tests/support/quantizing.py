@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from egolive.assistant.engine import Prompt, Request, Vision
-from egolive.assistant.halves import Chunk
-from egolive.assistant.loading import load_engine
+from egolive.assistant.load_local import load_engine
+from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.schema.engine import Prompt, Request, Vision
 
 SIZE = (56, 84)
 """Height and width of the pictures that tiny engines take."""

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from egolive.assistant.engine import Delta, Prompt, Request, Vision
-from egolive.assistant.engine_session import Session
-from egolive.assistant.profiles import NANO
-from egolive.assistant.prompts import vision_of
+from egolive.assistant.prompts.prompts import vision_of
+from egolive.assistant.runtime.engine_session import Session
+from egolive.assistant.schema.engine import Delta, Prompt, Request, Vision
+from egolive.assistant.schema.profiles import NANO
 from egolive.streaming.frames import Frame, Slice
-from egolive.streaming.windows import Windows
+from egolive.streaming.pipeline.windowing import Windows
 
 CLOSE = 1e-5
 """Most that logits may differ, as a share of the largest."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from egolive.assistant.engine_folder import DECODE_FILE, DECODER_FILE, EMBEDDINGS_FILE, read_engine_card
-from egolive.assistant.graph_halves import GraphDecoder, embedding_table
-from egolive.assistant.graph_sizes import Sizes
-from egolive.assistant.graph_steps import GraphSteps
-from egolive.assistant.onnx_runtime import OnnxGraph
+from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, embedding_table
+from egolive.assistant.backends.onnx.graph_limits import Sizes
+from egolive.assistant.backends.onnx.graph_steps import GraphSteps
+from egolive.assistant.backends.onnx.onnx_runtime import OnnxGraph
+from egolive.assistant.model.engine_folder import DECODE_FILE, DECODER_FILE, EMBEDDINGS_FILE, read_engine_card
 
 CPU = torch.device("cpu")
 CLOSE = 1e-4

@@ -12,13 +12,13 @@ from typing import Any
 import av
 import numpy as np
 
-from egolive.assistant.answers import Question
-from egolive.assistant.engine import Vision
-from egolive.assistant.profiles import NANO, save_profile
+from egolive.assistant.schema.answers import Question
+from egolive.assistant.schema.engine import Vision
+from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.streaming.frames import Box, Interval
-from egolive.train.processor import Seen
-from egolive.train.samples import Sample
-from egolive.train.trainer_recipe import GrpoRecipe, Rates, SimulatorShares
+from egolive.train.common.trainer_recipe import GrpoRecipe, Rates, SimulatorShares
+from egolive.train.finetune.samples import Sample
+from egolive.train.finetune.window_processor import Seen
 
 FPS = 4
 HEIGHT, WIDTH = 56, 84

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from tuning import Mixed, grpo_recipe
 
-from egolive.assistant.cli import call
-from egolive.train import grpo, sft
-from egolive.train.loop import Tensors, fit
-from egolive.train.recipe import AnswerPhase, Phase, Recipe
-from egolive.train.trainers import load_for_training
+from egolive.assistant.cli.main import call
+from egolive.train.common.loop import Tensors, fit
+from egolive.train.common.recipe import AnswerPhase, Phase, Recipe
+from egolive.train.finetune import grpo
+from egolive.train.finetune.trainers import load_for_training
+from egolive.train.nano import nano_sft as sft
 
 STEPS = 3
 
