@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egolive.assistant.generation.conversations import Conversation, read_conversation
-from egolive.assistant.generation.generate import Sampling, answer_jobs
+from egolive.assistant.generation.generate import Sampling, generate_answers
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.model.media import Picture, Video, is_video, load_picture, load_video, window_of
-from egolive.assistant.prompts.grammar import guides_of
+from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
 from egolive.assistant.schema.profiles import Profile
@@ -80,9 +80,11 @@ def ask(
         read_conversation(turns, profile, think=think, place=f"conversation {number}, " if several else "")
         for number, turns in enumerate(conversations, start=1)
     ]
-    guides = guides_of(engine, profile) if grammar else None
+    matchers = matchers_of(engine, profile) if grammar else None
     with engine.session() as session:
-        answers = answer_jobs(session, jobs, profile, sampling or Sampling(), MonotonicClock(), guides=guides)
+        answers = generate_answers(
+            session, jobs, profile, sampling or Sampling(), MonotonicClock(), matchers=matchers
+        )
         found = dict(answers)
     return [found[number] for number in range(len(jobs))]
 

@@ -27,7 +27,7 @@ from egolive.assistant.schema.tokenizer import load_tokenizer
 from egolive.assistant.system import machine
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["Provider", "compute_in", "load_engine", "load_model"]
+__all__ = ["Provider", "compute_in", "load_engine", "load_transformers_model"]
 
 Provider = Literal["auto", "onnx", "tensorrt"]
 
@@ -141,7 +141,7 @@ def _torch_engine(
     # What is read at once comes first: a mistake in it is told before the weights are loaded.
     profile = load_profile(folder)
     preprocessor = Preprocessor.from_folder(folder)
-    model = load_model(folder, device, dtype)
+    model = load_transformers_model(folder, device, dtype)
     compute_in(model, dtype)
     tokenizer = load_tokenizer(
         folder, image_token=model.config.image_token_id, video_token=model.config.video_token_id
@@ -220,7 +220,7 @@ def _free_bytes(device: torch.device) -> int:
     return machine.memory()["available"]
 
 
-def load_model(
+def load_transformers_model(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype | None,

@@ -16,7 +16,7 @@ from egolive.streaming.frames import Frame
 from egolive.streaming.pipeline.mailbox import Mailbox
 from egolive.streaming.sources.source import Source
 
-__all__ = ["MOST_BYTES", "PostedPictures", "StreamEndedError"]
+__all__ = ["MOST_BYTES", "BrowserSource", "StreamEndedError"]
 
 MOST_BYTES = 4_000_000
 """Of one picture."""
@@ -38,15 +38,15 @@ class StreamEndedError(SourceError):
     """Nothing more is taken."""
 
 
-class PostedPictures(Source):
+class BrowserSource(Source):
     """A live source that others put JPEG pictures into.
 
     Args:
         name: What people call it.
-        patience: Seconds without a picture after which it ends.
+        timeout: Seconds without a picture after which it ends.
     """
 
-    def __init__(self, name: str = "browser camera", *, patience: float = 60.0) -> None:
+    def __init__(self, name: str = "browser camera", *, timeout: float = 60.0) -> None:
         self.live = True
         self.name = name
         self.fps = None
@@ -54,7 +54,7 @@ class PostedPictures(Source):
         self.broken = 0
         self.origin: float | None = None
         """Capture time of the first picture by the page's clock, seconds: the stream's zero."""
-        self._patience = patience
+        self._timeout = timeout
         self._box: Mailbox[_Posted] = Mailbox(live=True)
         # Requests may come in on several threads.
         self._posting = threading.Lock()
@@ -99,7 +99,7 @@ class PostedPictures(Source):
         """Frames until nothing has been posted for a while."""
         while True:
             try:
-                posted = self._box.get(self._patience)
+                posted = self._box.get(self._timeout)
             except TimeoutError:
                 return
             if posted is None:

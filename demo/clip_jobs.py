@@ -15,7 +15,7 @@ import cv2
 from egolive.assistant.ask import ClipOptions, ask_task
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.overlay import draw
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, VideoSink, answer_event
 from egolive.assistant.model.media import load_video
 from egolive.assistant.schema.answers import Answer, Question
@@ -107,7 +107,7 @@ def watch_clip(
     raw = folder / "overlay.part.mp4"
     questions = live_questions(("intent", "next", "ground"), think=profile.think)
     with Assistant(engine, questions=questions, metrics=metrics) as assistant:
-        report = play(
+        report = run_stream(
             open_source(clip),
             assistant,
             [

@@ -11,16 +11,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from egolive.assistant.live.assistant import Assistant, live_questions
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Question, Task
-from egolive.demo.browser_source import PostedPictures
-from egolive.demo.state_sink import PageBoard, State
+from egolive.demo.browser_source import BrowserSource
+from egolive.demo.state_sink import State, StateSink
 from egolive.streaming.errors import EgoliveError, SourceError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.sources.source import Source
 
-__all__ = ["Settings", "Visit", "Visits"]
+__all__ = ["Settings", "VisitorSession", "VisitorSessions"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Settings:
     """Reason before the answer, or not; the model's own habit where None."""
 
 
-class Visit:
+class VisitorSession:
     """One stream with its assistant. A run begins with each change of what is asked; `post` feeds it."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Visit:
         self._run.start()
 
     @property
-    def board(self) -> PageBoard:
+    def board(self) -> StateSink:
         """What a page is told."""
         return self._run.board
 
@@ -104,7 +104,7 @@ class Visit:
             SourceError: It cannot be taken.
         """
         run = self._run
-        if not isinstance(run.source, PostedPictures):
+        if not isinstance(run.source, BrowserSource):
             raise SourceError("this page watches a camera of the server; it takes no pictures")
         return run.board.wait_for(run.source.put(jpeg, time))
 
@@ -152,7 +152,7 @@ class _Run:
         except BaseException:
             source.close()
             raise
-        self.board = PageBoard(
+        self.board = StateSink(
             self._metrics, waiting=lambda: self.assistant.scheduler.waiting, pictures=pictures
         )
         self._fps, self._slices = profile.fps, profile.window_slices
@@ -173,7 +173,7 @@ class _Run:
         error = ""
         try:
             with self.assistant:
-                play(
+                run_stream(
                     self.source,
                     self.assistant,
                     [self.board],
@@ -192,7 +192,7 @@ class _Run:
             self.board.end(error)
 
 
-class Visits:
+class VisitorSessions:
     """All visits of a server, at most so many at once; each is known by a word that cannot be guessed."""
 
     def __init__(
@@ -209,10 +209,10 @@ class Visits:
         self.engine = engine
         self.watched = open_source is not None
         """Whether pages watch a source of the server."""
-        self._open = open_source or PostedPictures
+        self._open = open_source or BrowserSource
         self._most = most
         self._changing = threading.Lock()
-        self._visits: dict[str, Visit] = {}
+        self._visits: dict[str, VisitorSession] = {}
 
     def open(self, settings: Settings) -> str | None:
         """Begin a visit; returns its word, or None where the server is full.
@@ -228,10 +228,10 @@ class Visits:
             if len(self._visits) >= self._most:
                 return None
             word = secrets.token_urlsafe(16)
-            self._visits[word] = Visit(self.engine, self._open, settings, pictures=self.watched)
+            self._visits[word] = VisitorSession(self.engine, self._open, settings, pictures=self.watched)
             return word
 
-    def get(self, word: str) -> Visit | None:
+    def get(self, word: str) -> VisitorSession | None:
         """The visit of this word; None where it is over. Never waits: the page's event loop asks."""
         return self._visits.get(word)
 

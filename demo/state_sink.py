@@ -23,7 +23,7 @@ from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
 
-__all__ = ["PageBoard", "State", "told"]
+__all__ = ["State", "StateSink", "told"]
 
 _REMEMBERED = 60
 """Entries of the history that a page is shown."""
@@ -54,7 +54,7 @@ class State(TypedDict):
     """Whether the run has ended."""
 
 
-class PageBoard:
+class StateSink:
     """Implements `Sink`: keeps the newest moment and hands it to whoever waits for one."""
 
     def __init__(

@@ -16,7 +16,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from egolive.assistant.backends.onnx.graph_limits import Sizes
 from egolive.assistant.backends.torch.torch_decoder import TorchDecoder
 from egolive.assistant.backends.torch.torch_engine import TorchTower
-from egolive.assistant.load_local import load_model
+from egolive.assistant.load_local import load_transformers_model
 from egolive.assistant.model.engine_folder import (
     CACHE_FILE,
     DECODE_FILE,
@@ -120,7 +120,7 @@ def build_onnx(
         raise ValueError("AWQ needs windows to be shown")
     with checkpoint_of(model) as source, new_folder(out) as folder:
         profile = _fixed(load_profile(source), size)
-        loaded = load_model(source, _CPU, torch.float32)
+        loaded = load_transformers_model(source, _CPU, torch.float32)
         assert profile.picture is not None
         shapes, tokenizer = model_shapes(loaded.config, profile.picture), _tokenizer(source, loaded)
         preprocessor = Preprocessor.from_folder(source)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from egolive.assistant.load_local import load_model
+from egolive.assistant.load_local import load_transformers_model
 from egolive.assistant.model.checkpoint import inspect_checkpoint, resolve_model
 from egolive.assistant.schema.profiles import load_profile, save_profile
 from egolive.quantize.new_folder import copy_small_files
@@ -57,7 +57,7 @@ def _merge(adapter: Path, out: Path) -> None:
     if not isinstance(name, str) or not name:
         raise EngineError(f"{adapter / _ADAPTER} does not name the model that it was trained on")
     base = resolve_model(name)
-    model = load_model(base, torch.device("cpu"), None)
+    model = load_transformers_model(base, torch.device("cpu"), None)
     try:
         whole = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
     except Exception as error:  # peft and safetensors raise many kinds for a broken adapter

@@ -98,7 +98,7 @@ def example_clip() -> Path:
         >>> egolive.example_clip().name
         'make_coffee.mp4'
     """
-    from egolive.assistant.cli.run_command import bundled_clip
+    from egolive.assistant.model.media import bundled_clip
 
     return bundled_clip()
 

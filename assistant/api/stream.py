@@ -12,7 +12,7 @@ from typing import Self
 
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
@@ -289,7 +289,7 @@ def _run(source: Source, assistant: Assistant, handover: _Handover, settings: St
     """Play the source to its end; what ends it otherwise is the caller's to see."""
     try:
         with assistant:
-            play(
+            run_stream(
                 source,
                 assistant,
                 [handover],

@@ -20,7 +20,7 @@ from cyclopts import Parameter
 from egolive.assistant.cli.options import ModelOptions
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.recording.evidence import (
-    EvidenceKeeper,
+    EvidenceWriter,
     is_bundle,
     read_bundle,
     reproduce,
@@ -79,7 +79,7 @@ def replay_command(
                 sinks.append(VideoSink(VideoWriter(out / "overlay.mp4")))
         keeper = None
         if evidence is not None:
-            keeper = EvidenceKeeper(
+            keeper = EvidenceWriter(
                 evidence,
                 model=named,
                 info=engine.info,

@@ -27,9 +27,9 @@ from egolive.assistant.cli.summary import tell
 from egolive.assistant.cli.terminal_view import LineView, TerminalView
 from egolive.assistant.cli.typed_questions import lines_to
 from egolive.assistant.generation.audit import Audit
-from egolive.assistant.generation.generate import Keeper, Sampling
+from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant, live_questions
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.recording.run_replay import RunSettings, record_into
@@ -67,8 +67,8 @@ def run(
     max_tokens: int | None = None,
     every: int | None = None,
     deadline: float | None = None,
-    give_up: float | None = None,
-    patience: float | None = None,
+    reconnect_timeout: Annotated[float | None, Parameter(alias="--give-up")] = None,
+    engine_timeout: Annotated[float | None, Parameter(alias="--patience")] = None,
     audit: float = 0.0,
     record: Path | None = None,
     evidence: Path | None = None,
@@ -99,9 +99,9 @@ def run(
             a recording 1.
         deadline: Seconds after which an answer about a live source is not shown as current any more; without
             it 5 for boxes and 15 for words.
-        give_up: Seconds for which a camera or address that was lost is tried again; for ever without it.
-        patience: Seconds without a token after which the engine counts as hung and the run ends, its files
-            finished; 300 without it.
+        reconnect_timeout: Seconds for which a lost camera or address is tried again; for ever without it.
+        engine_timeout: Seconds without a token after which the engine counts as hung: the run ends and its
+            files are finished; 300 without it.
         audit: Percentage of the answers that are given once more without any reuse, and compared token by
             token; costs time.
         record: Folder that keeps the run, pictures included, for `egolive replay`.
@@ -122,8 +122,8 @@ def run(
             "seconds": seconds,
             "fps": fps,
             "deadline": deadline,
-            "give-up": give_up,
-            "patience": patience,
+            "reconnect-timeout": reconnect_timeout,
+            "engine-timeout": engine_timeout,
         },
         audit=audit,
     )
@@ -141,7 +141,11 @@ def run(
         raise
     if opened.live:
         # Its time runs from when it is opened.
-        opened = open_source(spec, realtime=realtime, give_up=math.inf if give_up is None else give_up)
+        opened = open_source(
+            spec,
+            realtime=realtime,
+            reconnect_timeout=math.inf if reconnect_timeout is None else reconnect_timeout,
+        )
     questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
     metrics = Metrics()
     checked = Audit(engine, audit / 100) if audit else None
@@ -161,7 +165,7 @@ def run(
         stack.callback(engine.close)
         stack.callback(opened.close)
         recorder = record_into(record, settings, engine) if record else None
-        keeper: Keeper | None = _keeper(evidence, model.model, engine) if evidence else None
+        keeper: AnswerObserver | None = _keeper(evidence, model.model, engine) if evidence else None
         remembered = None
         played = opened
         if memory is not None:
@@ -199,7 +203,7 @@ def run(
         # A terminal cannot be waited for like this on Windows.
         if ask and opened.live and sys.stdin.isatty() and os.name == "posix":
             stack.enter_context(lines_to(take, sys.stdin))
-        report = play(
+        report = run_stream(
             played,
             assistant,
             sinks,
@@ -210,7 +214,7 @@ def run(
             metrics=metrics,
             audit=checked.counts if checked else None,
             recorder=recorder,
-            patience=patience,
+            timeout=engine_timeout,
         )
     tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
     return stop.exit_code
@@ -239,10 +243,10 @@ def _check(
         raise UsageError("nothing is asked: give --tasks or --phrase")
 
 
-def _keeper(folder: Path, model: str, engine: Engine) -> Keeper:
-    from egolive.assistant.recording.evidence import EvidenceKeeper, weights_hash
+def _keeper(folder: Path, model: str, engine: Engine) -> AnswerObserver:
+    from egolive.assistant.recording.evidence import EvidenceWriter, weights_hash
 
-    return EvidenceKeeper(
+    return EvidenceWriter(
         folder, model=model, info=engine.info, sha256=weights_hash(model), profile=engine.profile
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from egolive.assistant.live.assistant import Assistant, live_questions
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.schema.engine import Engine
 from egolive.streaming.clock import Clock, MonotonicClock
@@ -188,7 +188,7 @@ def measure_latency(
     questions = live_questions(("intent", "next", "ground"))
     assistant = Assistant(engine, questions=questions, every=2, metrics=metrics, clock=clock)
     with closing(assistant):
-        report = play(
+        report = run_stream(
             camera,
             assistant,
             [reader],

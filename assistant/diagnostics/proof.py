@@ -23,12 +23,12 @@ from egolive.assistant.diagnostics.coordinate_probe import probe_coords
 from egolive.assistant.diagnostics.glass_to_overlay import measure_latency
 from egolive.assistant.generation.audit import Audit
 from egolive.assistant.live.assistant import Assistant, live_questions
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.recording.evidence import (
-    EvidenceKeeper,
+    EvidenceWriter,
     is_bundle,
     read_bundle,
     reproduce,
@@ -132,13 +132,13 @@ def _clip(engine: Engine, model: str, clip: str, seconds: float, out: Path) -> d
     """Answer a clip, some answers twice, some kept as evidence."""
     metrics, clock = Metrics(), MonotonicClock()
     audit = Audit(engine, _AUDIT_SHARE)
-    keeper = EvidenceKeeper(
+    keeper = EvidenceWriter(
         out / "evidence", model=model, info=engine.info, sha256=weights_hash(model), profile=engine.profile
     )
     questions = live_questions(("intent", "next", "ground"))
     source = open_source(clip)
     with Assistant(engine, questions=questions, metrics=metrics, audit=audit, keeper=keeper) as assistant:
-        report = play(
+        report = run_stream(
             source,
             assistant,
             [EventSink(out / "events.jsonl")],

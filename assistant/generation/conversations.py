@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 from PIL import Image as PillowImage
 
-from egolive.assistant.generation.generate import Job
+from egolive.assistant.generation.generate import GenerationRequest
 from egolive.assistant.model.media import Picture, Video, load_picture, load_video
 from egolive.assistant.prompts.prompts import Message, chat_prompt, make_vision
 from egolive.assistant.schema.answers import Question
@@ -114,7 +114,7 @@ def read_conversation(
     *,
     think: bool = False,
     place: str = "",
-) -> Job:
+) -> GenerationRequest:
     """Load what a conversation shows and put its prompt together.
 
     Args:
@@ -159,7 +159,7 @@ def read_conversation(
     if not question:
         raise ConfigError(f"{place}the last message has no text; add the question")
     prompt = chat_prompt(profile, messages)
-    return Job(question=Question("ask", question, think), prompt=prompt, source_size=size)
+    return GenerationRequest(question=Question("ask", question, think), prompt=prompt, source_size=size)
 
 
 def _items(content: object, where: str) -> list[Content]:

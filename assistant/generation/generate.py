@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from egolive.assistant.generation.audit import Audit
-from egolive.assistant.prompts.grammar import Guides
+from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.prompts.parsing import parse
 from egolive.assistant.prompts.prompts import uses_thinking
 from egolive.assistant.schema.answers import Answer, Question, Task, Timing, Usage
@@ -22,7 +22,7 @@ from egolive.streaming.clock import Clock
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics
 
-__all__ = ["Job", "Keeper", "Sampling", "answer_jobs"]
+__all__ = ["AnswerObserver", "GenerationRequest", "Sampling", "generate_answers"]
 
 _MAX_TOKENS: dict[Task, int] = {"intent": 48, "next": 48, "ground": 96, "when": 48, "ask": 256}
 _THINK_TOKENS = 1024
@@ -48,7 +48,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class GenerationRequest:
     """One prompt, and what it takes to read its answer."""
 
     question: Question
@@ -60,10 +60,10 @@ class Job:
     """Capture time of the newest frame that is seen, seconds."""
 
 
-class Keeper(Protocol):
+class AnswerObserver(Protocol):
     """Somebody who keeps what answers were made of."""
 
-    def keep(self, job: Job, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
         """Take a complete answer.
 
         Args:
@@ -84,16 +84,16 @@ class _Draft:
     first_token: float = 0.0
 
 
-def answer_jobs(
+def generate_answers(
     session: EngineSession,
-    jobs: Sequence[Job],
+    jobs: Sequence[GenerationRequest],
     profile: Profile,
     sampling: Sampling,
     clock: Clock,
     *,
-    guides: Guides | None = None,
+    matchers: GrammarMatchers | None = None,
     audit: Audit | None = None,
-    keeper: Keeper | None = None,
+    keeper: AnswerObserver | None = None,
     metrics: Metrics | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> Generator[tuple[int, Answer]]:
@@ -105,7 +105,7 @@ def answer_jobs(
         profile: The checkpoint's.
         sampling: How tokens are chosen.
         clock: What work is timed with.
-        guides: Hold boxes, intervals and reasoning to their form; answers are free without them.
+        matchers: Hold boxes, intervals and reasoning to their form; answers are free without them.
         audit: Told of each answer that is complete; its own work is not in the answer's time.
         keeper: Told of each answer that is complete, as the audit is.
         metrics: Takes stages and the engine's counts.
@@ -122,7 +122,7 @@ def answer_jobs(
     metrics = metrics or Metrics(clock)
     start = clock.now()
     drafts = [_Draft() for _ in jobs]
-    requests = [_request(job, profile, sampling, guides) for job in jobs]
+    requests = [_request(job, profile, sampling, matchers) for job in jobs]
     under_way = set(range(len(jobs)))
     deltas = session.ask(requests)
     try:
@@ -161,7 +161,9 @@ def answer_jobs(
         )
 
 
-def _request(job: Job, profile: Profile, sampling: Sampling, guides: Guides | None) -> Request:
+def _request(
+    job: GenerationRequest, profile: Profile, sampling: Sampling, matchers: GrammarMatchers | None
+) -> Request:
     think = uses_thinking(profile, job.question)
     most = sampling.max_tokens
     if most is None:
@@ -174,11 +176,13 @@ def _request(job: Job, profile: Profile, sampling: Sampling, guides: Guides | No
         top_k=sampling.top_k,
         seed=sampling.seed,
         key=job.question,
-        guide=guides.guide(job.question, think) if guides else None,
+        matcher=matchers.matcher(job.question, think) if matchers else None,
     )
 
 
-def _read(job: Job, draft: _Draft, profile: Profile, timing: Timing, counts: Mapping[str, int]) -> Answer:
+def _read(
+    job: GenerationRequest, draft: _Draft, profile: Profile, timing: Timing, counts: Mapping[str, int]
+) -> Answer:
     visions = [part for part in job.prompt.parts if isinstance(part, Vision)]
     answer = parse(
         "".join(text for text, _ in draft.tokens),

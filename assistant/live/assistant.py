@@ -13,9 +13,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from egolive.assistant.generation.audit import Audit
-from egolive.assistant.generation.generate import Job, Keeper, Sampling, answer_jobs
-from egolive.assistant.live.schedule import rules_for, wearer_rule
-from egolive.assistant.prompts.grammar import guides_of
+from egolive.assistant.generation.generate import (
+    AnswerObserver,
+    GenerationRequest,
+    Sampling,
+    generate_answers,
+)
+from egolive.assistant.live.schedule import recurring_rules, wearer_rule
+from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.prompts.prompts import build_prompt, vision_of
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine, EngineSession
@@ -53,7 +58,7 @@ class Assistant:
         clock: Clock | None = None,
         grammar: bool = True,
         audit: Audit | None = None,
-        keeper: Keeper | None = None,
+        keeper: AnswerObserver | None = None,
     ) -> None:
         """Open a session of the engine.
 
@@ -72,14 +77,14 @@ class Assistant:
             audit: Checks the answers, on the same engine.
             keeper: Keeps what they were made of.
         """
-        self.scheduler = Scheduler(rules_for(questions, every=every, deadline=deadline))
+        self.scheduler = Scheduler(recurring_rules(questions, every=every, deadline=deadline))
         """Says which questions are due."""
         self._profile = profile or engine.profile
         self._sampling = sampling or Sampling()
         self._paper_prompt = paper_prompt
         self._clock = clock or MonotonicClock()
         self._metrics = metrics or Metrics(self._clock)
-        self._guides = guides_of(engine, self._profile) if grammar else None
+        self._guides = matchers_of(engine, self._profile) if grammar else None
         self._audit = audit
         self._keeper = keeper
         self._session = engine.session()
@@ -189,22 +194,22 @@ class Assistant:
                 yield Result(work.tasks[number], answer, answer.time, status)
 
     def _answer(
-        self, jobs: Sequence[Job], stopped: Callable[[], bool] | None = None
+        self, jobs: Sequence[GenerationRequest], stopped: Callable[[], bool] | None = None
     ) -> Generator[tuple[int, Answer]]:
-        return answer_jobs(
+        return generate_answers(
             self._session,
             jobs,
             self._profile,
             self._sampling,
             self._clock,
-            guides=self._guides,
+            matchers=self._guides,
             audit=self._audit,
             keeper=self._keeper,
             metrics=self._metrics,
             stopped=stopped,
         )
 
-    def _job(self, question: Question, window: Window | None, picture: Frame | None) -> Job:
+    def _job(self, question: Question, window: Window | None, picture: Frame | None) -> GenerationRequest:
         seen = picture if question.task == "ground" else window
         if seen is None:
             what = "a picture" if question.task == "ground" else "a window"
@@ -221,7 +226,9 @@ class Assistant:
             paper_prompt=self._paper_prompt,
         )
         size = (newest.width, newest.height)
-        return Job(question=question, prompt=prompt, source_size=size, window=stretch, time=newest.time)
+        return GenerationRequest(
+            question=question, prompt=prompt, source_size=size, window=stretch, time=newest.time
+        )
 
 
 def live_questions(

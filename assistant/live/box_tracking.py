@@ -14,7 +14,7 @@ from egolive.assistant.schema.answers import Answer, Question
 from egolive.streaming.frames import Box, Frame
 from egolive.streaming.tracking import Track, Tracker
 
-__all__ = ["Carrier", "is_lost"]
+__all__ = ["BoxTracker", "is_lost"]
 
 _APART = 0.3
 """Share of a hand's size by which it may move against what it holds. Stirring and sawing stay below it."""
@@ -28,7 +28,7 @@ class _Carried:
     tracks: Sequence[Track]
 
 
-class Carrier:
+class BoxTracker:
     """Carries the boxes of current answers to the newest frame. Not thread-safe."""
 
     def __init__(self, *, seconds: float = 8.0) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 from egolive.assistant.generation.audit import AuditCounts
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.box_tracking import Carrier
+from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.assistant.live.sinks import Shown, Sink
 from egolive.assistant.schema.answers import Answer, Question, Status
 from egolive.streaming.clock import Clock, MonotonicClock
@@ -21,7 +21,7 @@ from egolive.streaming.pipeline.results import Result
 from egolive.streaming.recording.recording import Recorder
 from egolive.streaming.sources.source import Source
 
-__all__ = ["Player", "metrics_event", "play", "say_the_same", "totals"]
+__all__ = ["Runner", "metrics_event", "run_stream", "say_the_same", "totals"]
 
 _METRICS_PERIOD = 10.0
 """Seconds of stream between two `metrics` events."""
@@ -29,7 +29,7 @@ _FIGURES_PERIOD = 1.0
 """Seconds of stream for which the line of figures stays."""
 
 
-def play(
+def run_stream(
     source: Source,
     assistant: Assistant,
     sinks: Sequence[Sink],
@@ -42,7 +42,7 @@ def play(
     clock: Clock | None = None,
     audit: AuditCounts | None = None,
     recorder: Recorder[Question, Answer] | None = None,
-    patience: float | None = None,
+    timeout: float | None = None,
 ) -> pipeline.Report:
     """Play a source through the assistant into sinks; closes the sinks, whatever happens.
 
@@ -58,7 +58,7 @@ def play(
         clock: What rates and live time are measured with.
         audit: What the assistant's audit finds, to be told with the figures.
         recorder: Keeps the run, so that it can be run again; closed at the end.
-        patience: Seconds without a token after which the engine counts as hung; 300 without it.
+        timeout: Seconds without a token after which the engine counts as hung; 300 without it.
 
     Returns:
         Counts and rates of the run.
@@ -68,7 +68,7 @@ def play(
     """
     clock = clock or MonotonicClock()
     metrics = metrics or Metrics(clock)
-    player = Player(sinks, metrics, audit)
+    player = Runner(sinks, metrics, audit)
     with ExitStack() as stack:
         if recorder is not None:
             stack.callback(recorder.close)
@@ -87,7 +87,7 @@ def play(
             same=say_the_same,
             metrics=metrics,
             clock=clock,
-            patience=patience,
+            timeout=timeout,
         )
         player.note(metrics_event(metrics, report.stream_seconds, audit) | totals(report))
         if recorder is not None:
@@ -95,7 +95,7 @@ def play(
     return report
 
 
-class Player:
+class Runner:
     """Takes what is shown to the sinks, boxes carried to now, and the figures every few seconds."""
 
     def __init__(
@@ -119,7 +119,7 @@ class Player:
         self._audit = audit
         self._steady = steady
         # Following boxes costs more than all else that is done with a frame that nobody draws on.
-        self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else Carrier()
+        self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else BoxTracker()
         self._cut = False
         self._figures = ""
         self._figures_at = _FIGURES_PERIOD

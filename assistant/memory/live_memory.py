@@ -10,10 +10,10 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from egolive.assistant.generation.generate import Job, Keeper
+from egolive.assistant.generation.generate import AnswerObserver, GenerationRequest
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.memory.encodings import encoding_of, maker_of
-from egolive.assistant.memory.memory_writer import Rememberer
+from egolive.assistant.memory.memory_writer import MemoryWriter
 from egolive.assistant.memory.moment_store import Memory, Moment
 from egolive.assistant.memory.recall import Recalled, recall, thing_asked_for
 from egolive.assistant.schema.answers import Answer
@@ -41,7 +41,7 @@ class LiveMemory:
         *,
         encodings: bool = False,
         started: float | None = None,
-        also: Sequence[Keeper] = (),
+        also: Sequence[AnswerObserver] = (),
     ) -> None:
         """Remember nothing yet.
 
@@ -57,14 +57,14 @@ class LiveMemory:
         self._assistant: Assistant | None = None
         self._source: Interruptible | None = None
         self._also = also
-        self._rememberer = Rememberer(
+        self._rememberer = MemoryWriter(
             memory,
             started=time.time() if started is None else started,
             encoded=self._encoding if encodings else None,
         )
 
-    def keep(self, job: Job, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
-        """Take an answer, as a `Keeper` does."""
+    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+        """Take an answer, as a `AnswerObserver` does."""
         for keeper in (self._rememberer, *self._also):
             keeper.keep(job, request, answer, tokens)
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import cv2
 
-from egolive.assistant.generation.generate import Job
+from egolive.assistant.generation.generate import GenerationRequest
 from egolive.assistant.memory.moment_store import Kind, Memory, Moment
 from egolive.assistant.schema.answers import Answer
 from egolive.assistant.schema.engine import Request, Vision
 from egolive.streaming.frames import Box, Image
 
-__all__ = ["Rememberer", "to_jpeg"]
+__all__ = ["MemoryWriter", "to_jpeg"]
 
 _SURE = 2
 """Answers in a row that make a change."""
@@ -53,7 +53,7 @@ class _Hand:
     """Answers that say otherwise, since the last that did not."""
 
 
-class Rememberer:
+class MemoryWriter:
     """A `Keeper` that keeps moments."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Rememberer:
         self._seen: dict[str, float] = {}
         self._forgotten_until = float("-inf")
 
-    def keep(self, job: Job, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
         """Take an answer, and remember what is new in it."""
         if answer.status != "ok":
             return
@@ -109,7 +109,7 @@ class Rememberer:
             at = self._started + answer.time
             self._memory.add(Moment(at=at, time=answer.time, kind=kind, text=answer.text))
 
-    def _look(self, job: Job, answer: Answer) -> None:
+    def _look(self, job: GenerationRequest, answer: Answer) -> None:
         vision = next(part for part in job.prompt.parts if isinstance(part, Vision))
         box = answer.boxes[0] if answer.boxes else None
         view = _View(answer.time, job.source_size, vision, box)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from egolive.assistant.generation.generate import Job, Sampling, answer_jobs
+from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.memory.encodings import give_encoding, maker_of
 from egolive.assistant.memory.moment_store import Memory, Moment
-from egolive.assistant.prompts.grammar import guides_of
+from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.prompts.prompts import build_prompt, make_vision
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Engine, EngineSession
@@ -126,7 +126,7 @@ class _Looker:
         self._engine = engine
         self._session = session
         self._question = Question("ground", phrase)
-        self._guides = guides_of(engine, engine.profile)
+        self._guides = matchers_of(engine, engine.profile)
         self._boxes: dict[int, Box | None] = {}
 
     def look(self, moment: Moment) -> Box | None:
@@ -158,9 +158,9 @@ class _Looker:
             give_encoding(self._session, vision, moment.encoding, maker_of(engine), engine.info.device)
         prompt = build_prompt(profile, self._question, [vision])
         size = moment.size or (image.shape[1], image.shape[0])
-        job = Job(question=self._question, prompt=prompt, source_size=size, time=moment.time)
-        answers = answer_jobs(
-            self._session, [job], profile, Sampling(), MonotonicClock(), guides=self._guides
+        job = GenerationRequest(question=self._question, prompt=prompt, source_size=size, time=moment.time)
+        answers = generate_answers(
+            self._session, [job], profile, Sampling(), MonotonicClock(), matchers=self._guides
         )
         boxes = [box for _, answer in answers for box in answer.boxes]
         return boxes[0] if boxes else None

@@ -26,7 +26,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Image, Slice, Window
-from egolive.streaming.pipeline.frame_sampling import Sampler
+from egolive.streaming.pipeline.frame_sampling import FrameSampler
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.rgb import RgbConverter
 from egolive.streaming.sources.source import Source
@@ -183,7 +183,7 @@ def _thinned(
     Returns:
         The frames, and the time of the last one that was read.
     """
-    sampler = Sampler(fps, opened.fps)
+    sampler = FrameSampler(fps, opened.fps)
     kept: list[Frame] = []
     every, count, last = 1, 0, 0.0
     for frame in opened:

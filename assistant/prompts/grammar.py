@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from egolive.assistant.schema.tokenizer import Tokenizer
 
-__all__ = ["THINK_TOKENS", "GrammarGuide", "Guides", "guides_of"]
+__all__ = ["THINK_TOKENS", "GrammarMatchers", "XGrammarMatcher", "matchers_of"]
 
 THINK_TOKENS = 960
 """Tokens after which reasoning is closed. With the tags and the longest box, an answer to a question of place
@@ -46,7 +46,7 @@ _NUMBERS = {
 """Coordinates of each unit, in xgrammar's EBNF like all grammars here."""
 
 
-class Guides:
+class GrammarMatchers:
     """The grammars of one checkpoint, each compiled once; any number of answers follow them at once."""
 
     def __init__(self, tokenizer: Tokenizer, profile: Profile) -> None:
@@ -61,9 +61,9 @@ class Guides:
         self._compiled: dict[tuple[Task, str], xgrammar.CompiledGrammar] = {}
         self._compiler = _compiler(tokenizer)
 
-    def guide(
+    def matcher(
         self, question: Question, think: bool, *, think_tokens: int = THINK_TOKENS
-    ) -> GrammarGuide | None:
+    ) -> XGrammarMatcher | None:
         """A guide for one answer.
 
         Args:
@@ -79,7 +79,7 @@ class Guides:
         if self._compiler is None or not (form or think):
             return None
         if not think:
-            return GrammarGuide(self._grammar(question.task, "answer", _answer(form)))
+            return XGrammarMatcher(self._grammar(question.task, "answer", _answer(form)))
         tagged = _tagged_answer(form)
         reasoning = {
             "type": "tag",
@@ -87,7 +87,7 @@ class Guides:
             "content": {"type": "any_text"},
             "end": _CLOSE.decode(),
         }
-        return GrammarGuide(
+        return XGrammarMatcher(
             self._grammar(question.task, "reasoning", [reasoning, *tagged]),
             closing=self._grammar(question.task, "closing", [_rule(json.dumps(_CLOSE.decode())), *tagged]),
             think_tokens=think_tokens,
@@ -102,7 +102,7 @@ class Guides:
         return self._compiled[task, part]
 
 
-class GrammarGuide:
+class XGrammarMatcher:
     """Holds one answer to its grammar; a `Guide`."""
 
     def __init__(
@@ -212,7 +212,7 @@ class GrammarGuide:
             self._forced.accept_string(_CLOSE[:begun])
 
 
-def guides_of(engine: Engine, profile: Profile) -> Guides | None:
+def matchers_of(engine: Engine, profile: Profile) -> GrammarMatchers | None:
     """The grammars of an engine's answers; None where it keeps its tokens to itself.
 
     Args:
@@ -223,8 +223,8 @@ def guides_of(engine: Engine, profile: Profile) -> Guides | None:
 
 
 @lru_cache(maxsize=4)
-def _guides(tokenizer: Tokenizer, profile: Profile) -> Guides:
-    return Guides(tokenizer, profile)
+def _guides(tokenizer: Tokenizer, profile: Profile) -> GrammarMatchers:
+    return GrammarMatchers(tokenizer, profile)
 
 
 def _compiler(tokenizer: Tokenizer) -> xgrammar.GrammarCompiler | None:

@@ -19,10 +19,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from egolive.assistant.generation.generate import Job, Sampling, answer_jobs
+from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.model.engine_folder import ENGINE_FILE, hash_checkpoint, is_engine_folder
-from egolive.assistant.prompts.grammar import guides_of
+from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine, EngineInfo, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import Profile, profile_from_dict, profile_to_dict
@@ -31,13 +31,13 @@ from egolive.streaming.errors import ConfigError, DataError, SinkError
 from egolive.streaming.frames import Image, Interval
 from egolive.streaming.plain_values import of_kind
 
-__all__ = ["Bundle", "EvidenceKeeper", "is_bundle", "read_bundle", "reproduce", "weights_hash"]
+__all__ = ["Bundle", "EvidenceWriter", "is_bundle", "read_bundle", "reproduce", "weights_hash"]
 
 _BUNDLE, _ANSWER = "bundle.json", "answer.json"
 _FORMAT = 2
 
 
-class EvidenceKeeper:
+class EvidenceWriter:
     """Writes a bundle for every answer into a folder of its own."""
 
     def __init__(self, folder: Path, *, model: str, info: EngineInfo, sha256: str, profile: Profile) -> None:
@@ -57,7 +57,7 @@ class EvidenceKeeper:
         self._engine = {"model": model, **about, "sha256": sha256}
         self._profile = profile
 
-    def keep(self, job: Job, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
         """Write one bundle.
 
         Raises:
@@ -92,7 +92,7 @@ class Bundle:
     folder: Path
     engine: dict[str, str]
     """model, name, backend, precision, sha256."""
-    job: Job
+    job: GenerationRequest
     sampling: Sampling
     grammar: bool
     profile: Profile
@@ -119,7 +119,7 @@ def read_bundle(folder: Path) -> Bundle:
         settings = dict(values["settings"])
         grammar = settings.pop("grammar")
         window, size = settings.pop("window"), settings.pop("source_size")
-        job = Job(
+        job = GenerationRequest(
             question=Question(**values["question"]),
             prompt=_read_prompt(values["prompt"], folder),
             source_size=(size[0], size[1]),
@@ -164,18 +164,20 @@ def reproduce(bundle: Bundle, engine: Engine, folder: Path | None = None) -> byt
     said: list[bytes] = []
 
     class _Catch:
-        def keep(self, job: Job, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+        def keep(
+            self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
+        ) -> None:
             said.append(_answer_bytes(answer, tokens))
 
-    guides = guides_of(engine, bundle.profile) if bundle.grammar else None
+    matchers = matchers_of(engine, bundle.profile) if bundle.grammar else None
     with engine.session() as session:
-        answers = answer_jobs(
+        answers = generate_answers(
             session,
             [bundle.job],
             bundle.profile,
             bundle.sampling,
             VirtualClock(),
-            guides=guides,
+            matchers=matchers,
             keeper=_Catch(),
         )
         list(answers)
@@ -205,14 +207,14 @@ def weights_hash(model: str) -> str:
     return hash_checkpoint(folder)
 
 
-def _settings(job: Job, request: Request) -> dict[str, Any]:
+def _settings(job: GenerationRequest, request: Request) -> dict[str, Any]:
     return {
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_k": request.top_k,
         "seed": request.seed,
-        "grammar": request.guide is not None,
+        "grammar": request.matcher is not None,
         "source_size": list(job.source_size),
         "window": [job.window.start, job.window.end] if job.window else None,
         "time": job.time,

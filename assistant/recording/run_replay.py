@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from egolive.assistant.generation.generate import Keeper, Sampling
+from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import Player, metrics_event, say_the_same, totals
-from egolive.assistant.live.schedule import rules_for
+from egolive.assistant.live.runner import Runner, metrics_event, say_the_same, totals
+from egolive.assistant.live.schedule import recurring_rules
 from egolive.assistant.live.sinks import Sink
 from egolive.assistant.schema.answers import Answer, Question, Task, Timing
 from egolive.assistant.schema.engine import Engine
@@ -100,7 +100,7 @@ def settings_of(recording: Recording) -> RunSettings:
 
 
 def replay_run(
-    recording: Recording, engine: Engine, sinks: Sequence[Sink], *, keeper: Keeper | None = None
+    recording: Recording, engine: Engine, sinks: Sequence[Sink], *, keeper: AnswerObserver | None = None
 ) -> Replayed:
     """Run a recording again into sinks, and close them.
 
@@ -120,14 +120,14 @@ def replay_run(
     settings = settings_of(recording)
     clock = VirtualClock()
     metrics = Metrics(clock)
-    player = Player(sinks, metrics, steady=True)
+    player = Runner(sinks, metrics, steady=True)
     with ExitStack() as stack:
         for sink in reversed(sinks):
             stack.callback(sink.close)
         again = stack.enter_context(_Again(engine, settings, clock, metrics, keeper))
         report = replay(
             recording,
-            rules_for(settings.questions, every=settings.every, deadline=settings.deadline),
+            recurring_rules(settings.questions, every=settings.every, deadline=settings.deadline),
             _question,
             again,
             player.show,
@@ -166,7 +166,7 @@ class _Again:
         settings: RunSettings,
         clock: VirtualClock,
         metrics: Metrics,
-        keeper: Keeper | None,
+        keeper: AnswerObserver | None,
     ) -> None:
         self.answers = 0
         self.differing: list[Answer] = []

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Branch", "Chunk", "Decoder", "Row", "VisionTower"]
+__all__ = ["CacheFork", "Decoder", "ForwardInput", "KVCache", "VisionTower"]
 
 
 class VisionTower(Protocol):
@@ -37,7 +37,7 @@ class VisionTower(Protocol):
         ...
 
 
-class Row(Protocol):
+class KVCache(Protocol):
     """One sequence that a decoder has read: its keys and values.
 
     Several branches may go on from its end side by side, as the questions about one window do. It is read
@@ -54,20 +54,20 @@ class Row(Protocol):
         """Memory that it holds."""
         ...
 
-    def fork(self, length: int) -> Row:
+    def copy(self, length: int) -> KVCache:
         """A row of its own that has read the first `length` tokens of this one, which stays as it is."""
         ...
 
-    def branch(self) -> Branch:
+    def fork(self) -> CacheFork:
         """A way to go on from its end that leaves the row as it is; no other branch sees it."""
         ...
 
-    def prune(self) -> None:
+    def drop_forks(self) -> None:
         """Throw all branches away; they cannot be used afterwards."""
         ...
 
 
-class Branch(Protocol):
+class CacheFork(Protocol):
     """What follows the end of a row for one question."""
 
     @property
@@ -81,10 +81,10 @@ class Branch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class ForwardInput:
     """What one row or branch reads in one pass."""
 
-    onto: Row | Branch
+    onto: KVCache | CacheFork
     embeddings: torch.Tensor
     """(n, width) of the tokens that follow."""
     positions: NDArray[np.int64]
@@ -100,15 +100,15 @@ class Decoder(Protocol):
         """(n, width) embeddings of token ids."""
         ...
 
-    def row(self) -> Row:
+    def new_cache(self) -> KVCache:
         """A row that has read nothing."""
         ...
 
-    def read(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
         """Let several rows and branches read on in one pass over the weights.
 
         Args:
-            chunks: At most one for each row or branch; a row's own stands before those of its branches,
+            inputs: At most one for each row or branch; a row's own stands before those of its branches,
                 which see it.
 
         Returns:

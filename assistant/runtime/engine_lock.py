@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     # Who shares an engine behind an address does not wait for torch.
     from egolive.assistant.schema.tokenizer import Tokenizer
 
-__all__ = ["SharedEngine", "Turns"]
+__all__ = ["EngineLock", "SharedEngine"]
 
 
-class Turns:
+class EngineLock:
     """A lock that is handed on in the order in which it was asked for; Python's own may starve a thread."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class SharedEngine:
 
     def __init__(self, engine: Engine) -> None:
         """Share an engine, which stays the caller's to close."""
-        self.turns = Turns()
+        self.turns = EngineLock()
         """Whose turn it is."""
         self._engine = engine
 
@@ -84,7 +84,7 @@ class SharedEngine:
 class _SharedSession:
     """One session of a shared engine."""
 
-    def __init__(self, session: EngineSession, turns: Turns) -> None:
+    def __init__(self, session: EngineSession, turns: EngineLock) -> None:
         self._session = session
         self._turns = turns
 

@@ -19,12 +19,12 @@ import torch
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.model.prompt_tokens import Layout, lay_out
 from egolive.assistant.runtime.backend import Decoder, VisionTower
-from egolive.assistant.runtime.prefill import Reader
-from egolive.assistant.runtime.prefix_cache import KeptRows
-from egolive.assistant.runtime.sequence import Answering
-from egolive.assistant.runtime.speculative import Drafts
+from egolive.assistant.runtime.prefill import Prefill
+from egolive.assistant.runtime.prefix_cache import PrefixCache
+from egolive.assistant.runtime.sequence import SequenceState
+from egolive.assistant.runtime.speculative import DraftStore
 from egolive.assistant.runtime.torch_threads import torch_threads
-from egolive.assistant.runtime.vision_cache import SliceCache
+from egolive.assistant.runtime.vision_cache import VisionCache
 from egolive.assistant.schema.engine import Delta, Prompt, Request, Vision
 from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.assistant.schema.tokenizer import Tokenizer
@@ -80,11 +80,11 @@ class Session:
             row_bytes: Limit of the keys and values that are kept.
             threads: CPU threads of torch while this session works; None leaves them as they are.
         """
-        self.kept = KeptRows(row_bytes)
+        self.kept = PrefixCache(row_bytes)
         """Rows kept from one question to the next, for those who watch memory."""
-        self.slices = SliceCache(slice_cache_bytes)
+        self.slices = VisionCache(slice_cache_bytes)
         """Encoded slices by name, for those who keep them elsewhere."""
-        self._reader = Reader(
+        self._reader = Prefill(
             tower,
             decoder,
             tokenizer=tokenizer,
@@ -99,11 +99,11 @@ class Session:
         self._banned = banned
         self._reuse = reuse
         self._threads = threads
-        self.drafts = Drafts()
+        self.drafts = DraftStore()
         """The last answers, for those who bring an answer from elsewhere."""
         self._openings: dict[str, tuple[str, ...]] = {}
         """By kind of vision, the text that stood before it in the prompt asked last."""
-        self._asked: list[Answering] = []
+        self._asked: list[SequenceState] = []
         self._ahead: Counter[str] = Counter()
         self._running: Generator[Delta] | None = None
         self._closed = False
@@ -135,7 +135,7 @@ class Session:
         self._check_open()
         self._stop()
         asked = [
-            Answering(number, request, self._laid_out(request), self._banned, self._tokenizer)
+            SequenceState(number, request, self._laid_out(request), self._banned, self._tokenizer)
             for number, request in enumerate(requests)
         ]
         self._asked, self._ahead = asked, Counter()
@@ -146,7 +146,7 @@ class Session:
         """Counts of one request of the last `ask` so far, or of all of them; see `EngineSession`."""
         if request is not None:
             return {key: self._asked[request].usage[key] for key in _COUNTS}
-        total = {key: sum(answering.usage[key] for answering in self._asked) for key in _COUNTS}
+        total = {key: sum(sequence.usage[key] for sequence in self._asked) for key in _COUNTS}
         return total | {key: self._ahead[key] for key in _AHEAD}
 
     def forget(self) -> None:
@@ -205,45 +205,45 @@ class Session:
                     return
                 yield delta
 
-    def _answer_all(self, asked: Sequence[Answering]) -> Generator[Delta]:
+    def _answer_all(self, asked: Sequence[SequenceState]) -> Generator[Delta]:
         if self._reuse.together:
             yield from self._answer(asked)
         else:
-            for answering in asked:
-                yield from self._answer([answering])
+            for sequence in asked:
+                yield from self._answer([sequence])
         if self._reuse.prefix:
             self._follow_up(asked)
 
-    def _answer(self, asked: Sequence[Answering]) -> Generator[Delta]:
+    def _answer(self, asked: Sequence[SequenceState]) -> Generator[Delta]:
         """Answer requests side by side: one pass over the weights reads what is next for all of them."""
         if self._reuse.draft:
-            for answering in asked:
-                if answering.request.key is not None and answering.request.temperature == 0:
-                    answering.draft = self.drafts.of(answering.request.key)
-        trunks = self._reader.trunks(asked)
+            for sequence in asked:
+                if sequence.request.key is not None and sequence.request.temperature == 0:
+                    sequence.draft = self.drafts.of(sequence.request.key)
+        shared_prefixes = self._reader.shared_prefixes(asked)
         try:
-            logits = self._reader.read(trunks)
-            live = [answering for trunk in trunks for answering in trunk.members]
+            logits = self._reader.read(shared_prefixes)
+            live = [sequence for prefix in shared_prefixes for sequence in prefix.members]
             while True:
-                for answering, found in zip(live, logits, strict=True):
-                    yield from answering.take(found)
-                    if answering.finished and answering.request.key is not None:
-                        self.drafts.keep(answering.request.key, answering.tokens)
-                live = [answering for answering in live if not answering.finished]
+                for sequence, found in zip(live, logits, strict=True):
+                    yield from sequence.take(found)
+                    if sequence.finished and sequence.request.key is not None:
+                        self.drafts.keep(sequence.request.key, sequence.tokens)
+                live = [sequence for sequence in live if not sequence.finished]
                 if not live:
                     return
-                logits = self._decoder.read([answering.go_on(self._decoder) for answering in live])
+                logits = self._decoder.forward([sequence.go_on(self._decoder) for sequence in live])
         finally:
-            for answering in asked:
-                answering.end()
-            for trunk in trunks:
-                trunk.row.prune()
+            for sequence in asked:
+                sequence.end()
+            for prefix in shared_prefixes:
+                prefix.row.drop_forks()
 
-    def _follow_up(self, asked: Sequence[Answering]) -> None:
+    def _follow_up(self, asked: Sequence[SequenceState]) -> None:
         """Remember how prompts open, and read what the windows that were asked about will be followed by."""
         prompts = {}
-        for answering in asked:
-            parts = answering.request.prompt.parts
+        for sequence in asked:
+            parts = sequence.request.prompt.parts
             places = [place for place, part in enumerate(parts) if isinstance(part, Vision)]
             if len(places) != 1:
                 continue

@@ -14,29 +14,29 @@ import torch
 
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.model.prompt_tokens import Layout, SlicePiece, lay_out, slices_of
-from egolive.assistant.runtime.backend import Chunk, Decoder, Row, VisionTower
-from egolive.assistant.runtime.prefix_cache import KeptRows
-from egolive.assistant.runtime.sequence import Answering
-from egolive.assistant.runtime.vision_cache import SliceCache
+from egolive.assistant.runtime.backend import Decoder, ForwardInput, KVCache, VisionTower
+from egolive.assistant.runtime.prefix_cache import PrefixCache
+from egolive.assistant.runtime.sequence import SequenceState
+from egolive.assistant.runtime.vision_cache import VisionCache
 from egolive.assistant.schema.engine import Prompt, Vision
 from egolive.assistant.schema.reuse import Reuse
 from egolive.assistant.schema.tokenizer import Tokenizer
 
-__all__ = ["Reader", "Trunk"]
+__all__ = ["Prefill", "SharedPrefix"]
 
 
 @dataclass(slots=True)
-class Trunk:
+class SharedPrefix:
     """What some requests share: the beginning of their prompts, and the row that reads it."""
 
     layout: Layout
     length: int
     """Tokens that are shared."""
-    row: Row
-    members: list[Answering] = field(default_factory=list)
+    row: KVCache
+    members: list[SequenceState] = field(default_factory=list)
 
 
-class Reader:
+class Prefill:
     """Reads prompts for one session, and keeps what later ones will share with them."""
 
     def __init__(
@@ -47,8 +47,8 @@ class Reader:
         tokenizer: Tokenizer,
         preprocessor: Preprocessor,
         reuse: Reuse,
-        slices: SliceCache,
-        rows: KeptRows,
+        slices: VisionCache,
+        rows: PrefixCache,
     ) -> None:
         """Take over the halves and what is kept."""
         self._tower = tower
@@ -59,46 +59,46 @@ class Reader:
         self._slices = slices
         self._rows = rows
 
-    def trunks(self, asked: Sequence[Answering]) -> list[Trunk]:
+    def shared_prefixes(self, asked: Sequence[SequenceState]) -> list[SharedPrefix]:
         """Bring together the requests that see the same, and find a row to go on from for each."""
-        trunks: list[Trunk] = []
-        for answering in asked:
-            layout = answering.layout
+        shared_prefixes: list[SharedPrefix] = []
+        for sequence in asked:
+            layout = sequence.layout
             # The last token is always read on a branch: its logits are what the answer starts from.
             length = min(layout.head, len(layout) - 1)
             if length == 0 and self._reuse.prefix:
                 length = self._rows.best(layout, len(layout) - 1)[1]
-            for trunk in trunks:
-                if trunk.length == length and layout.shared_with(trunk.layout) >= length:
-                    trunk.members.append(answering)
+            for prefix in shared_prefixes:
+                if prefix.length == length and layout.shared_with(prefix.layout) >= length:
+                    prefix.members.append(sequence)
                     break
             else:
-                row = self._row_for(layout, length, taken=[trunk.row for trunk in trunks])
-                trunks.append(Trunk(layout, length, row, [answering]))
-        return trunks
+                row = self._row_for(layout, length, taken=[prefix.row for prefix in shared_prefixes])
+                shared_prefixes.append(SharedPrefix(layout, length, row, [sequence]))
+        return shared_prefixes
 
-    def _row_for(self, layout: Layout, length: int, taken: Sequence[Row] = ()) -> Row:
+    def _row_for(self, layout: Layout, length: int, taken: Sequence[KVCache] = ()) -> KVCache:
         """A row that has read as much as possible of the first `length` tokens, and nothing else."""
         kept, shared = self._rows.best(layout, length) if self._reuse.prefix else (None, 0)
         if kept is None:
-            return self._decoder.row()
+            return self._decoder.new_cache()
         # Text stays as it is for the next picture; a window that will be kept goes on in its own row.
         goes_on = kept.kind != "text" and layout.kept and length == layout.head
         whole = shared == kept.row.length and not any(kept.row is row for row in taken)
         if whole and (goes_on or shared == length):
             return kept.row
-        return kept.row.fork(shared)
+        return kept.row.copy(shared)
 
-    def read(self, trunks: Sequence[Trunk]) -> list[torch.Tensor]:
+    def read(self, shared_prefixes: Sequence[SharedPrefix]) -> list[torch.Tensor]:
         """Read the prompts of all requests in one pass, each to its end and a draft of its answer behind it.
 
         Returns:
             The logits of each request's chunk, in the order of the trunks' members.
         """
         # Trunks have no logits of their own.
-        logits = [found for found in self._decoder.read(self._first_chunks(trunks)) if len(found)]
+        logits = [found for found in self._decoder.forward(self._first_chunks(shared_prefixes)) if len(found)]
         if self._reuse.prefix:
-            self._keep(trunks)
+            self._keep(shared_prefixes)
         return logits
 
     def encode_ahead(self, vision: Vision, usage: Counter[str]) -> None:
@@ -115,7 +115,7 @@ class Reader:
         start = row.length
         if start < len(layout):
             embeddings = self._embed(layout, start, len(layout), usage, "slices_ahead")
-            self._decoder.read([Chunk(row, embeddings, layout.positions[:, start:], keep=0)])
+            self._decoder.forward([ForwardInput(row, embeddings, layout.positions[:, start:], keep=0)])
             usage["prompt_tokens_ahead"] += len(layout) - start
         self._rows.put(layout, row)
 
@@ -124,29 +124,29 @@ class Reader:
         self._slices.clear()
         self._rows.clear()
 
-    def _first_chunks(self, trunks: Sequence[Trunk]) -> list[Chunk]:
+    def _first_chunks(self, shared_prefixes: Sequence[SharedPrefix]) -> list[ForwardInput]:
         chunks = []
-        for trunk in trunks:
-            layout, start, stop = trunk.layout, trunk.row.length, trunk.length
+        for prefix in shared_prefixes:
+            layout, start, stop = prefix.layout, prefix.row.length, prefix.length
             if stop > start:
-                embeddings = self._embed(layout, start, stop, trunk.members[0].usage)
-                chunks.append(Chunk(trunk.row, embeddings, layout.positions[:, start:stop], keep=0))
-            for answering in trunk.members:
-                embeddings = self._embed(answering.layout, stop, len(answering.layout), answering.usage)
-                answering.usage["prompt_tokens_reused"] = stop
-                chunks.append(answering.begin(trunk.row.branch(), embeddings, self._decoder))
-            trunk.members[0].usage["prompt_tokens_reused"] = start
+                embeddings = self._embed(layout, start, stop, prefix.members[0].usage)
+                chunks.append(ForwardInput(prefix.row, embeddings, layout.positions[:, start:stop], keep=0))
+            for sequence in prefix.members:
+                embeddings = self._embed(sequence.layout, stop, len(sequence.layout), sequence.usage)
+                sequence.usage["prompt_tokens_reused"] = stop
+                chunks.append(sequence.begin(prefix.row.fork(), embeddings, self._decoder))
+            prefix.members[0].usage["prompt_tokens_reused"] = start
         return chunks
 
-    def _keep(self, trunks: Sequence[Trunk]) -> None:
-        for trunk in trunks:
-            layout = trunk.layout
-            if not layout.slices or not layout.kept or trunk.length < layout.head:
+    def _keep(self, shared_prefixes: Sequence[SharedPrefix]) -> None:
+        for prefix in shared_prefixes:
+            layout = prefix.layout
+            if not layout.slices or not layout.kept or prefix.length < layout.head:
                 continue
             before = [part for part in layout.pieces[:1] if not isinstance(part, SlicePiece)]
             if before and self._rows.best(layout, len(before[0]))[1] < len(before[0]):
-                self._rows.put(layout, trunk.row.fork(len(before[0])))
-            self._rows.put(layout, trunk.row)
+                self._rows.put(layout, prefix.row.copy(len(before[0])))
+            self._rows.put(layout, prefix.row)
 
     def _embed(
         self, layout: Layout, start: int, stop: int, usage: Counter[str], name: str = "slices_encoded"

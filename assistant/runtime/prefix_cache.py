@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from egolive.assistant.model.prompt_tokens import Layout
-from egolive.assistant.runtime.backend import Row
+from egolive.assistant.runtime.backend import KVCache
 
-__all__ = ["KeptRow", "KeptRows"]
+__all__ = ["PrefixCache", "PrefixEntry"]
 
 Kind = Literal["text", "image", "video"]
 
@@ -22,11 +22,11 @@ _MOST: dict[Kind, int] = {"text": 2, "image": 1, "video": 2}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptRow:
+class PrefixEntry:
     """A row and what it has read."""
 
     layout: Layout
-    row: Row
+    row: KVCache
 
     @property
     def kind(self) -> Kind:
@@ -37,15 +37,15 @@ class KeptRow:
         return "image" if slices[-1].kind == "image" else "video"
 
 
-class KeptRows:
+class PrefixCache:
     """A few rows, within a limit of memory; of each kind those used longest ago leave first."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit = limit_bytes
-        self._kept: list[KeptRow] = []
+        self._kept: list[PrefixEntry] = []
         """The one used last stands last."""
 
-    def best(self, layout: Layout, most: int) -> tuple[KeptRow | None, int]:
+    def best(self, layout: Layout, most: int) -> tuple[PrefixEntry | None, int]:
         """The row that shares the longest beginning with a prompt, and how long that is.
 
         Args:
@@ -59,9 +59,9 @@ class KeptRows:
                 found, length = kept, shared
         return found, length
 
-    def put(self, layout: Layout, row: Row) -> None:
+    def put(self, layout: Layout, row: KVCache) -> None:
         """Keep a row that has read a prompt up to its length, in place of what was known of it."""
-        kept = KeptRow(layout.cut(row.length), row)
+        kept = PrefixEntry(layout.cut(row.length), row)
         self._kept = [other for other in self._kept if other.row is not row]
         self._kept.append(kept)
         same = [other for other in self._kept if other.kind == kept.kind]
@@ -77,7 +77,7 @@ class KeptRows:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __iter__(self) -> Iterator[KeptRow]:
+    def __iter__(self) -> Iterator[PrefixEntry]:
         return iter(self._kept)
 
     @property

@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from egolive.assistant.model.prompt_tokens import Layout
-from egolive.assistant.runtime.backend import Branch, Chunk, Decoder
+from egolive.assistant.runtime.backend import CacheFork, Decoder, ForwardInput
 from egolive.assistant.runtime.speculative import Draft
-from egolive.assistant.runtime.token_sampling import Sampler
+from egolive.assistant.runtime.token_sampling import TokenSampler
 from egolive.assistant.schema.engine import Delta, Request
 from egolive.assistant.schema.tokenizer import Tokenizer
 
-__all__ = ["Answering"]
+__all__ = ["SequenceState"]
 
 
-class Answering:
+class SequenceState:
     """The answer to one request, from its first token to its last."""
 
     def __init__(
@@ -53,14 +53,14 @@ class Answering:
         """What it has said so far, the token that ends it included."""
         self.finished = False
         self._number = number
-        self._sampler = Sampler(request, banned)
+        self._sampler = TokenSampler(request, banned)
         self._eos = tokenizer.eos
         self._text = tokenizer.decoder()
-        self._branch: Branch | None = None
+        self._branch: CacheFork | None = None
         self._proposed: tuple[int, ...] = ()
         self._accepted = 0
 
-    def begin(self, branch: Branch, embeddings: torch.Tensor, decoder: Decoder) -> Chunk:
+    def begin(self, branch: CacheFork, embeddings: torch.Tensor, decoder: Decoder) -> ForwardInput:
         """What to read first: the end of the prompt, on a branch of its own, and a draft behind it.
 
         Args:
@@ -72,7 +72,7 @@ class Answering:
         positions = self.layout.positions[:, len(self.layout) - len(embeddings) :]
         return self._chunk(embeddings, positions, decoder)
 
-    def go_on(self, decoder: Decoder) -> Chunk:
+    def go_on(self, decoder: Decoder) -> ForwardInput:
         """What to read next: the token that was said last, and a draft behind it."""
         position = self.layout.next_position + len(self.tokens) - 1
         return self._chunk(decoder.embed(self.tokens[-1:]), np.full((3, 1), position), decoder)
@@ -102,11 +102,13 @@ class Answering:
 
     def end(self) -> None:
         """Bring the grammar back to its beginning, for the next answer that it serves."""
-        if self.request.guide is not None and self._accepted:
-            self.request.guide.rollback(self._accepted)
+        if self.request.matcher is not None and self._accepted:
+            self.request.matcher.rollback(self._accepted)
         self._accepted = 0
 
-    def _chunk(self, embeddings: torch.Tensor, positions: NDArray[np.int64], decoder: Decoder) -> Chunk:
+    def _chunk(
+        self, embeddings: torch.Tensor, positions: NDArray[np.int64], decoder: Decoder
+    ) -> ForwardInput:
         assert self._branch is not None
         # The token after a draft is said as well, so one less is worth checking.
         self._proposed = self.draft.propose(self.request.max_tokens - len(self.tokens) - 1)
@@ -117,19 +119,19 @@ class Answering:
             positions = np.concatenate([positions, drafted], axis=1)
             embeddings = torch.cat([embeddings, decoder.embed(self._proposed)])
         self.usage["draft_proposed"] += count
-        return Chunk(self._branch, embeddings, positions, keep=1 + count)
+        return ForwardInput(self._branch, embeddings, positions, keep=1 + count)
 
     def _choose(self, logits: torch.Tensor) -> Delta:
         token, logprob, margin = self._sampler.choose(logits)
         ended: Literal["", "stop", "length"] = ""
         self.tokens.append(token)
         self.usage["completion_tokens"] += 1
-        guide = self.request.guide
+        matcher = self.request.matcher
         complete = False
-        if guide is not None:
-            guide.accept(token)
+        if matcher is not None:
+            matcher.accept(token)
             self._accepted += 1
-            complete = guide.finished
+            complete = matcher.finished
         if token in self._eos:
             text, ended = self._text.finish(), "stop"
         else:

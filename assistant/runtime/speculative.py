@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
-__all__ = ["Draft", "Drafts"]
+__all__ = ["Draft", "DraftStore"]
 
 _REMEMBERED = 64
 """Questions whose last answer is kept."""
@@ -19,7 +19,7 @@ _LOOK_AHEAD = 3
 """Tokens of a draft that the new answer may leave out where the two part."""
 
 
-class Drafts:
+class DraftStore:
     """The last answers by their keys; those not asked for longest leave first."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from egolive.assistant.schema.engine import Request
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["Choice", "Sampler"]
+__all__ = ["Choice", "TokenSampler"]
 
 
 class Choice(NamedTuple):
@@ -23,7 +23,7 @@ class Choice(NamedTuple):
     """By how much the likeliest token's logarithm lies above that of the second."""
 
 
-class Sampler:
+class TokenSampler:
     """Chooses the tokens of one answer; the same seed and logits give the same tokens on every device."""
 
     def __init__(self, request: Request, banned: torch.Tensor) -> None:
@@ -59,8 +59,8 @@ class Sampler:
             EngineError: the logits hold something that is not a number.
         """
         allowed = logits.index_fill(0, self._banned, -torch.inf)
-        if self._request.guide is not None:
-            self._request.guide.mask(allowed)
+        if self._request.matcher is not None:
+            self._request.matcher.mask(allowed)
         logprobs = torch.log_softmax(allowed, dim=0)
         best = int(logprobs.argmax())
         first, second = logprobs.topk(2).values.tolist()

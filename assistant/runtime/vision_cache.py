@@ -7,14 +7,14 @@ from collections.abc import Hashable
 
 import torch
 
-__all__ = ["SliceCache"]
+__all__ = ["VisionCache"]
 
 _MOST = 512
 """Slices and pictures that are kept at most: windows of 200 slices, with the pictures asked about between
 them. A small model's would fill any limit of bytes with what no window will hold again."""
 
 
-class SliceCache:
+class VisionCache:
     """Visual tokens by slice name; the least recently used leave first."""
 
     def __init__(self, limit_bytes: int) -> None:

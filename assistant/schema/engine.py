@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from egolive.assistant.schema.tokenizer import Tokenizer
 
-__all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "Guide", "Prompt", "Request", "Vision"]
+__all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "GrammarMatcher", "Prompt", "Request", "Vision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Prompt:
     parts: tuple[str | Vision, ...]
 
 
-class Guide(Protocol):
+class GrammarMatcher(Protocol):
     """A grammar that an answer has to follow. It stands where the answer stands, and serves one at a time.
 
     Who asks gives it at its beginning; when the answer ends or is cut off, the session rolls it back there.
@@ -94,7 +94,7 @@ class Request:
     key: Hashable = None
     """Requests with the same key are the same question asked again: the last answer is likely to be this one
     too. None: nothing is known."""
-    guide: Guide | None = None
+    matcher: GrammarMatcher | None = None
     """What the answer has to look like."""
 
 

@@ -27,7 +27,7 @@ from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.prompts.prompts import build_prompt, vision_of
-from egolive.assistant.runtime.backend import Chunk, Decoder, VisionTower
+from egolive.assistant.runtime.backend import Decoder, ForwardInput, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.answers import Question
@@ -184,21 +184,26 @@ def _times(engine: Halves, place: torch.device, slices: Sequence[int]) -> dict[s
         layout = lay_out(prompt, engine.tokenizer)
         embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor)
         chunk = (embeddings, layout.positions)
-        spent = median_seconds(lambda chunk=chunk: decoder.read([Chunk(decoder.row(), *chunk)]), place)  # type: ignore[misc]
+        spent = median_seconds(
+            lambda chunk=chunk: decoder.forward([ForwardInput(decoder.new_cache(), *chunk)]),  # type: ignore[misc]
+            place,
+        )
         prefill.append({"slices": count, "tokens": len(layout), "ms": round(spent * 1e3, 2)})
     found["prefill"] = prefill
-    row = decoder.row()
-    decoder.read([Chunk(row, embeddings, layout.positions)])
-    branch, token = row.branch(), decoder.embed([0])
+    row = decoder.new_cache()
+    decoder.forward([ForwardInput(row, embeddings, layout.positions)])
+    branch, token = row.fork(), decoder.embed([0])
     # The first steps of an engine make what later ones use; and what was started is not theirs.
     for step in range(_WARM):
-        decoder.read([Chunk(branch, token, np.full((3, 1), layout.next_position + step))])
+        decoder.forward([ForwardInput(branch, token, np.full((3, 1), layout.next_position + step))])
     if place.type == "cuda":
         torch.cuda.synchronize(place)
     with Energy() as energy:
         begun = time.perf_counter()
         for step in range(_STEPS):
-            decoder.read([Chunk(branch, token, np.full((3, 1), layout.next_position + _WARM + step))])
+            decoder.forward(
+                [ForwardInput(branch, token, np.full((3, 1), layout.next_position + _WARM + step))]
+            )
         if place.type == "cuda":
             torch.cuda.synchronize(place)
         spent = time.perf_counter() - begun

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
 from egolive.assistant.live.overlay import prepare_drawing
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
 from egolive.benchmarks.output import check_places, tell
@@ -105,7 +105,7 @@ def _play(path: Path, folder: Path, overlay: bool, realtime: bool) -> dict[str, 
             sinks.append(VideoSink(VideoWriter(folder / "overlay.mp4")))
         source = open_source(path, realtime=realtime)
         started, before = time.perf_counter(), time.process_time()
-        report = play(
+        report = run_stream(
             source,
             assistant,
             sinks,

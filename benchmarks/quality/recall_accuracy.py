@@ -21,7 +21,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.memory.live_memory import LiveMemory
 from egolive.assistant.memory.moment_store import Memory
@@ -248,4 +248,4 @@ def _live(source: Session, engine: Engine, memory: Memory) -> None:
         live.attend(assistant)
         profile = engine.profile
         watched = live.watch(source)
-        play(watched, assistant, [], fps=_FPS, slices=profile.window_slices, clock=clock)
+        run_stream(watched, assistant, [], fps=_FPS, slices=profile.window_slices, clock=clock)

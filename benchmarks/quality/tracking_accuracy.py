@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from egolive.assistant.live.box_tracking import Carrier
+from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.system import machine
 from egolive.streaming.errors import ConfigError
@@ -200,7 +200,11 @@ def _episode(index: int, split: Split, seed: int, fps: float, delay: float) -> d
     plan = plan_episode(index, seed=seed, split=split)
     pairs = [render_frame(plan, number / fps) for number in range(int(plan.duration * fps))]
     frames = [Frame(image, number / fps, number) for number, (image, _) in enumerate(pairs)]
-    sides: dict[str, Side] = {"carried": Carrier(), "hold": Hold(), "constant_velocity": ConstantVelocity()}
+    sides: dict[str, Side] = {
+        "carried": BoxTracker(),
+        "hold": Hold(),
+        "constant_velocity": ConstantVelocity(),
+    }
     return compare(frames, [truth for _, truth in pairs], sides, delay=delay)
 
 
@@ -267,7 +271,7 @@ def _vanishing(sights: Sequence[Sight]) -> Iterator[float]:
 def _cost(size: tuple[int, int], split: Split, seed: int) -> dict[str, float | None]:
     """Processor milliseconds to carry boxes to a frame: most frames, and those with answers a second late."""
     plan = plan_episode(0, seed=seed, split=split)
-    carrier = Carrier()
+    carrier = BoxTracker()
     times: dict[bool, list[float]] = {True: [], False: []}
     seen: list[list[Answer]] = []
     for number in range(5 * _COST_FPS):

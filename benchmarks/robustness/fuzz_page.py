@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.benchmarks.robustness.fuzz_mutate import mutate_bytes, mutate_json, mutate_text
 from egolive.benchmarks.robustness.scripted_engine import ScriptedEngine, scene
-from egolive.demo.browser_source import PostedPictures
+from egolive.demo.browser_source import BrowserSource
 from egolive.demo.routes import add_live_routes, settings_of
-from egolive.demo.sessions import Visits
+from egolive.demo.sessions import VisitorSessions
 
 __all__ = ["arrange_page"]
 
@@ -41,7 +41,7 @@ def arrange_page() -> Iterator[dict[str, Callable[[Random], object]]]:
     with ExitStack() as stack:
         # A picture that cannot be decoded is never shown; nobody waits for it here.
         stack.enter_context(patch("egolive.demo.routes._PATIENCE", 0.01))
-        visits = Visits(SharedEngine(ScriptedEngine(None)), most=2)
+        visits = VisitorSessions(SharedEngine(ScriptedEngine(None)), most=2)
         stack.callback(visits.close)
         app = FastAPI()
         add_live_routes(app, visits)
@@ -55,7 +55,7 @@ def arrange_page() -> Iterator[dict[str, Callable[[Random], object]]]:
 
 def _picture(jpeg: bytes, random: Random) -> None:
     """A picture by itself, up to its pixels."""
-    source = PostedPictures(patience=0.001)
+    source = BrowserSource(timeout=0.001)
     source.put(mutate_bytes(jpeg, random), random.choice([1.0, -5.0, 1e300, float("inf"), float("nan")]))
     for _ in source:
         source.close()

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.model.engine_folder import (
     EngineCard,
     Shapes,
@@ -32,7 +32,7 @@ from egolive.assistant.model.engine_folder import (
     verify_files,
     write_engine_card,
 )
-from egolive.assistant.recording.evidence import EvidenceKeeper, read_bundle
+from egolive.assistant.recording.evidence import EvidenceWriter, read_bundle
 from egolive.assistant.recording.run_replay import RunSettings, record_into, replay_run
 from egolive.assistant.schema.answers import Question
 from egolive.benchmarks.robustness.fuzz_mutate import mutate_bytes, mutate_json, mutate_text
@@ -218,13 +218,13 @@ def _write_run(folder: Path) -> None:
     engine = ScriptedEngine(None)
     questions = (Question("intent"), Question("ground", "right hand"))
     settings = RunSettings(model="nano", questions=questions, fps=2.0, slices=2)
-    keeper = EvidenceKeeper(
+    keeper = EvidenceWriter(
         folder / "bundle", model="nano", info=engine.info, sha256="x", profile=engine.profile
     )
     with Assistant(engine, questions=questions, keeper=keeper) as assistant:
         source = Folder(folder / "pictures")
         recorder = record_into(folder / "recording", settings, engine)
-        play(source, assistant, [], fps=2.0, slices=2, recorder=recorder)
+        run_stream(source, assistant, [], fps=2.0, slices=2, recorder=recorder)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Shown, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.answers import Question
@@ -119,7 +119,7 @@ def measure_real(*, minutes: float, model: str = "nano") -> tuple[dict[str, Any]
             VideoSink(VideoWriter(folder / "overlay.mp4")),
             *(judge, probe, bar),
         ]
-        report = play(
+        report = run_stream(
             open_source(bundled_clip(), realtime=True, loop=True),
             assistant,
             sinks,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Shown, Sink, VideoSink
 from egolive.assistant.schema.answers import Question
 from egolive.benchmarks.robustness.scripted_engine import SIZE, ScriptedEngine, scene
@@ -236,7 +236,7 @@ class Stream:
         """Play so many seconds of stream."""
         source = Reconnecting(self.camera, self.camera.reopen, clock=self.clock)
         with self.assistant:
-            return play(
+            return run_stream(
                 source,
                 self.assistant,
                 self._sinks,

@@ -15,7 +15,7 @@ import numpy as np
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.schema.answers import Question
 from egolive.streaming.metrics import rss_bytes, slope_per_hour
-from egolive.streaming.pipeline.scheduler import Rule
+from egolive.streaming.pipeline.scheduler import TaskRule
 
 __all__ = ["Judge", "Probe", "Sample", "trends"]
 
@@ -32,7 +32,7 @@ class Judge:
         rules: Of the recurring questions.
     """
 
-    def __init__(self, rules: Mapping[Question, Rule]) -> None:
+    def __init__(self, rules: Mapping[Question, TaskRule]) -> None:
         self.pictures = 0
         self.answers = 0
         self.late = 0

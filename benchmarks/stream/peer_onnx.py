@@ -91,24 +91,24 @@ class OnnxSide:
         """Token by token, greedily."""
         tokens: list[int] = []
         margins: list[float] = []
-        used, guide = len(layout), request.guide
+        used, matcher = len(layout), request.matcher
         while True:
             row = torch.from_numpy(logits[-1]).index_fill(0, self._banned, -torch.inf)
-            if guide is not None:
-                guide.mask(row)
+            if matcher is not None:
+                matcher.mask(row)
             best = row.topk(2)
             tokens.append(int(best.indices[0]))
             margins.append(float(best.values[0] - best.values[1]))
-            if guide is not None:
-                guide.accept(tokens[-1])
+            if matcher is not None:
+                matcher.accept(tokens[-1])
             ended = tokens[-1] in self._engine.tokenizer.eos or len(tokens) == request.max_tokens
-            if ended or (guide is not None and guide.finished):
+            if ended or (matcher is not None and matcher.finished):
                 break
             position = np.full((3, 1), layout.next_position + len(tokens) - 1)
             logits = self._run(self._table((tokens[-1],)), position, used)
             used += 1
-        if guide is not None:
-            guide.rollback(len(tokens))
+        if matcher is not None:
+            matcher.rollback(len(tokens))
         return Said(tuple(tokens), tuple(margins))
 
     def _run(

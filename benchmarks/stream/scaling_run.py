@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from egolive.assistant.live.assistant import LIVE_QUESTIONS
-from egolive.assistant.prompts.grammar import Guides
+from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.prompts.prompts import build_prompt, vision_for, vision_of
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
@@ -103,7 +103,7 @@ class Scales:
         self._slices = slices
         self._hops = hops
         self._progress = progress
-        self._guides = Guides(engine.tokenizer, engine.profile)
+        self._guides = GrammarMatchers(engine.tokenizer, engine.profile)
 
     def windows(self, lengths: Sequence[int], reuse: Reuse) -> list[Point]:
         """By slices of a window, the mean of those that it has while it grows from N to 2N - 1."""
@@ -198,8 +198,8 @@ class Scales:
         for question in questions:
             vision = vision_for(question, window, profile) if picture else vision_of(window, profile)
             prompt = build_prompt(profile, question, [vision], window=window)
-            guide = self._guides.guide(question, think=False)
-            requests.append(Request(prompt, _MAX_TOKENS, key=question, guide=guide))
+            matcher = self._guides.matcher(question, think=False)
+            requests.append(Request(prompt, _MAX_TOKENS, key=question, matcher=matcher))
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in session.ask(requests):
             pass

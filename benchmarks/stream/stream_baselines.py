@@ -228,7 +228,7 @@ class _Guided(LogitsProcessor):  # type: ignore[misc]
     """Lets `generate` say what our engine may say; each row follows the guide of its request."""
 
     def __init__(self, requests: Sequence[Request], banned: torch.Tensor, length: int) -> None:
-        self._guides = [request.guide for request in requests]
+        self._guides = [request.matcher for request in requests]
         self._banned = banned
         self._length = length
         self._accepted = [0] * len(requests)
@@ -237,21 +237,21 @@ class _Guided(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.first_token = self.first_token or time.perf_counter()
         allowed = scores.float().index_fill(1, self._banned, -torch.inf)
-        for row, guide in enumerate(self._guides):
+        for row, matcher in enumerate(self._guides):
             # A row that has ended is filled up while others go on.
-            if guide is None or guide.finished:
+            if matcher is None or matcher.finished:
                 continue
             if input_ids.shape[1] > self._length:
-                guide.accept(int(input_ids[row, -1]))
+                matcher.accept(int(input_ids[row, -1]))
                 self._accepted[row] += 1
-            guide.mask(allowed[row])
+            matcher.mask(allowed[row])
         return allowed
 
     def end(self) -> None:
         """Bring the guides back to their beginning."""
-        for guide, accepted in zip(self._guides, self._accepted, strict=True):
-            if guide is not None:
-                guide.rollback(accepted)
+        for matcher, accepted in zip(self._guides, self._accepted, strict=True):
+            if matcher is not None:
+                matcher.rollback(accepted)
 
 
 class _Stopwatch:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.generation.audit import tie_margin
-from egolive.assistant.prompts.grammar import Guides
+from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.prompts.prompts import build_prompt, vision_of
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
@@ -98,8 +98,8 @@ def hops_of(
     engine: LocalEngine[VisionTower, Decoder], images: Sequence[Image], *, slices: int, max_tokens: int
 ) -> Iterator[Hop]:
     """The stream, one hop for each two pictures; at first its windows are shorter than `slices`."""
-    guides = Guides(engine.tokenizer, engine.profile)
-    held = {question: guides.guide(question, think=False) for question in QUESTIONS}
+    matchers = GrammarMatchers(engine.tokenizer, engine.profile)
+    held = {question: matchers.matcher(question, think=False) for question in QUESTIONS}
     windows = Windows(slices)
     frames = [Frame(image, place / FPS, place) for place, image in enumerate(images)]
     for number, (first, second) in enumerate(zip(frames[::2], frames[1::2], strict=True)):
@@ -108,7 +108,7 @@ def hops_of(
 
         def request(question: Question, vision: Vision, window: object = window) -> Request:
             prompt = build_prompt(engine.profile, question, [vision], window=window)  # type: ignore[arg-type]
-            return Request(prompt, max_tokens, key=question, guide=held[question])
+            return Request(prompt, max_tokens, key=question, matcher=held[question])
 
         yield Hop(
             seen,

@@ -21,7 +21,7 @@ import torch
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.prompt_tokens import lay_out
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.engine import Prompt, Vision
 from egolive.quantize.build import DEFAULT_SIZE
@@ -73,12 +73,16 @@ def measure(
         patches = engine.preprocessor.patches(frames[:2], height, width)
         encode = _timed(lambda: tower.encode(*patches))
         embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor)
-        prefill = _timed(lambda: decoder.read([Chunk(decoder.row(), embeddings, layout.positions, keep=1)]))
-        row = decoder.row()
-        decoder.read([Chunk(row, embeddings, layout.positions, keep=1)])
-        branch, token = row.branch(), decoder.embed([0])
+        prefill = _timed(
+            lambda: decoder.forward([ForwardInput(decoder.new_cache(), embeddings, layout.positions, keep=1)])
+        )
+        row = decoder.new_cache()
+        decoder.forward([ForwardInput(row, embeddings, layout.positions, keep=1)])
+        branch, token = row.fork(), decoder.embed([0])
         places = (np.full((3, 1), layout.next_position + step) for step in range(_STEPS))
-        step = _timed(lambda: decoder.read([Chunk(branch, token, next(places))]), repeats=_STEPS - 1)
+        step = _timed(
+            lambda: decoder.forward([ForwardInput(branch, token, next(places))]), repeats=_STEPS - 1
+        )
     return {
         "backend": engine.info.backend,
         "precision": engine.info.precision,

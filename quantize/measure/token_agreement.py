@@ -14,7 +14,7 @@ import torch
 
 from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.prompts.prompts import build_prompt, vision_for
-from egolive.assistant.runtime.backend import Chunk, Decoder, VisionTower
+from egolive.assistant.runtime.backend import Decoder, ForwardInput, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Prompt, Request
@@ -117,13 +117,13 @@ def _logprobs(
     said = tokens[:-1]
     start = layout.next_position
     places = np.tile(np.arange(start, start + len(said)), (3, 1))
-    chunk = Chunk(
-        decoder.row(),
+    chunk = ForwardInput(
+        decoder.new_cache(),
         torch.cat([embeddings, decoder.embed(said)]) if said else embeddings,
         np.concatenate([layout.positions, places], axis=1),
         keep=len(tokens),
     )
-    (logits,) = decoder.read([chunk])
+    (logits,) = decoder.forward([chunk])
     # Engines may be on several devices, and their memory is for their own use.
     return torch.log_softmax(logits, dim=-1).half().cpu()
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, Qwen2VLForConditionalGeneration
 
-from egolive.assistant.load_local import load_model
+from egolive.assistant.load_local import load_transformers_model
 from egolive.assistant.model.engine_folder import (
     EngineCard,
     describe_files,
@@ -79,7 +79,7 @@ def build_torch(model: str, out: Path, precision: BnbPrecision) -> EngineCard:
             },
         )
         write_card(folder, card)
-        load_model(folder, torch.device("cpu"), None)
+        load_transformers_model(folder, torch.device("cpu"), None)
     return card
 
 
@@ -97,7 +97,7 @@ def _load(source: Path, precision: BnbPrecision) -> Qwen2VLForConditionalGenerat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # What is not quantised is kept as it is stored: in fp32 a 7B's would need twice the room.
-        return load_model(source, torch.device("cpu"), None, quantization=settings)
+        return load_transformers_model(source, torch.device("cpu"), None, quantization=settings)
 
 
 def _check(model: Qwen2VLForConditionalGeneration) -> None:

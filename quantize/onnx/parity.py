@@ -28,7 +28,7 @@ from egolive.assistant.model.engine_folder import (
 )
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.model.prompt_tokens import Layout, SlicePiece, lay_out
-from egolive.assistant.runtime.backend import Chunk, Decoder, VisionTower
+from egolive.assistant.runtime.backend import Decoder, ForwardInput, VisionTower
 from egolive.assistant.schema.engine import Prompt, Vision
 from egolive.assistant.schema.tokenizer import Tokenizer
 from egolive.streaming.errors import EngineError
@@ -73,19 +73,19 @@ class Probe:
             slices: Visual tokens; the same for both sides, so that the decoder alone is compared.
         """
         embeddings, places = self._embeddings(decoder, slices), self.layout.positions
-        whole, chunked = decoder.row(), decoder.row()
-        found = decoder.read([Chunk(whole, embeddings, places, keep=_LAST)])
+        whole, chunked = decoder.new_cache(), decoder.new_cache()
+        found = decoder.forward([ForwardInput(whole, embeddings, places, keep=_LAST)])
         middle = len(self.layout) // 3
-        decoder.read([Chunk(chunked, embeddings[:middle], places[:, :middle], keep=0)])
-        found += decoder.read([Chunk(chunked, embeddings[middle:], places[:, middle:], keep=_LAST)])
-        first, second, other = whole.branch(), whole.branch(), chunked.branch()
+        decoder.forward([ForwardInput(chunked, embeddings[:middle], places[:, :middle], keep=0)])
+        found += decoder.forward([ForwardInput(chunked, embeddings[middle:], places[:, middle:], keep=_LAST)])
+        first, second, other = whole.fork(), whole.fork(), chunked.fork()
         words = self._tokenizer.encode("left hand")
         start = self.layout.next_position
         for step in range(2):
             place = np.full((3, 1), start + step)
-            found += decoder.read(
+            found += decoder.forward(
                 [
-                    Chunk(branch, decoder.embed([words[(step + number) % len(words)]]), place)
+                    ForwardInput(branch, decoder.embed([words[(step + number) % len(words)]]), place)
                     for number, branch in enumerate((first, other, second))
                 ]
             )
@@ -94,12 +94,12 @@ class Probe:
     def stepped(self, decoder: Decoder, slices: Sequence[torch.Tensor], tokens: int) -> torch.Tensor:
         """Logits of the prompt's end, all of it read on a branch, so many tokens in a step."""
         embeddings, places = self._embeddings(decoder, slices), self.layout.positions
-        branch = decoder.row().branch()
+        branch = decoder.new_cache().fork()
         found = []
         for start in range(0, len(embeddings), tokens):
             part = slice(start, start + tokens)
-            found += decoder.read(
-                [Chunk(branch, embeddings[part], places[:, part], keep=len(embeddings[part]))]
+            found += decoder.forward(
+                [ForwardInput(branch, embeddings[part], places[:, part], keep=len(embeddings[part]))]
             )
         return torch.cat(found)[-_LAST:]
 

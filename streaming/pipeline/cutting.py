@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egolive.streaming.frames import Frame, Interval, Window
-from egolive.streaming.pipeline.frame_sampling import Sampler
+from egolive.streaming.pipeline.frame_sampling import FrameSampler
 from egolive.streaming.pipeline.windowing import Slicer, Windows
 
-__all__ = ["Cut", "Cutter"]
+__all__ = ["Sampled", "Windower"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Sampled:
     """One frame in its place in the stream."""
 
     frame: Frame
@@ -28,7 +28,7 @@ class Cut:
     """The gap that ends with this frame."""
 
 
-class Cutter:
+class Windower:
     """Takes every frame of a stream, in order.
 
     Args:
@@ -38,7 +38,7 @@ class Cutter:
     """
 
     def __init__(self, fps: float, slices: int, source_fps: float | None = None) -> None:
-        self._sampler = Sampler(fps, source_fps)
+        self._sampler = FrameSampler(fps, source_fps)
         self._slicer = Slicer()
         self._windows = Windows(slices)
         self._window: Window | None = None
@@ -48,7 +48,7 @@ class Cutter:
         """Gaps so far."""
         return self._sampler.gaps
 
-    def push(self, frame: Frame) -> Cut:
+    def push(self, frame: Frame) -> Sampled:
         """Take the next frame of the source."""
         sampled, gap = self._sampler.push(frame)
         if gap is not None:
@@ -58,4 +58,4 @@ class Cutter:
             made = self._slicer.push(sampled)
             if made is not None:
                 self._window = self._windows.push(made)
-        return Cut(frame, sampled is not None, self._window, gap)
+        return Sampled(frame, sampled is not None, self._window, gap)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from egolive.streaming.frames import Frame, Interval
 
-__all__ = ["Sampler"]
+__all__ = ["FrameSampler"]
 
 
-class Sampler:
+class FrameSampler:
     """Picks the frames nearest to the ticks of a grid that begins anew after each gap.
 
     At most one frame is picked for a tick and none twice, so a source slower than `fps` passes whole. The

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 from egolive.streaming.frames import Frame
 from egolive.streaming.pipeline.results import Result
-from egolive.streaming.pipeline.scheduler import Rule
+from egolive.streaming.pipeline.scheduler import TaskRule
 
-__all__ = ["Board", "Showing"]
+__all__ = ["LatestResults", "Showing"]
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Showing(Generic[K, T]):
     """What may be shown as true by now: at most one result for each recurring task, the wearer's last."""
 
 
-class Board(Generic[K, T]):
+class LatestResults(Generic[K, T]):
     """The newest result of each recurring task, and of what the wearer asked last. One thread owns it.
 
     `counts` tells what became of the results: ok, expired, preempted. Two counts go into more detail:
@@ -46,7 +46,7 @@ class Board(Generic[K, T]):
 
     def __init__(
         self,
-        rules: Mapping[K, Rule],
+        rules: Mapping[K, TaskRule],
         *,
         timely: bool = True,
         same: Callable[[T, T], bool] = operator.eq,

@@ -18,8 +18,8 @@ from typing import Generic, TypeVar
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame, Interval, Window
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.pipeline.cutting import Cutter
-from egolive.streaming.pipeline.latest_results import Board, Showing
+from egolive.streaming.pipeline.cutting import Windower
+from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.mailbox import Mailbox
 from egolive.streaming.pipeline.results import Result, Results
 from egolive.streaming.pipeline.run_report import Report
@@ -38,7 +38,7 @@ _AHEAD = 16
 """Frames that a recording is read ahead of the show: at 30 frames a second, until the next sampled one."""
 _POLL = 0.1
 """Seconds in which the calling thread notices a stop."""
-_PATIENCE = 300.0
+_TIMEOUT = 300.0
 """Seconds: a large model reads its first window on a slow processor for minutes."""
 
 
@@ -72,7 +72,7 @@ def run(
     same: Callable[[T, T], bool] = operator.eq,
     metrics: Metrics | None = None,
     clock: Clock | None = None,
-    patience: float | None = None,
+    timeout: float | None = None,
 ) -> Report:
     """Play a source to its end, thinking beside it; closes the source and the scheduler.
 
@@ -96,7 +96,7 @@ def run(
             the capture of the newest frame to the start of the work), "glass_to_overlay" (from the capture of
             a frame to its having been shown) and "answer_age" (of a new result, when it is shown as current).
         clock: what rates and live time are measured with; the machine's own without it.
-        patience: seconds of the machine after which thinking that neither yields nor looks at `work.stopped`
+        timeout: seconds of the machine after which thinking that neither yields nor looks at `work.stopped`
             counts as hung; 300 without it.
 
     Returns:
@@ -108,10 +108,10 @@ def run(
         BaseException: whatever the source, `think` or `show` raised; the threads have ended by then.
     """
     clock = clock or MonotonicClock()
-    watchdog = Watchdog(patience or _PATIENCE)
+    watchdog = Watchdog(timeout or _TIMEOUT)
     metrics = metrics or Metrics(clock)
     playing = _Run(source, scheduler, think, fps_sampled, slices, seconds, metrics, clock, watchdog)
-    board: Board[K, T] = Board(scheduler.rules, timely=source.live, same=same)
+    board: LatestResults[K, T] = LatestResults(scheduler.rules, timely=source.live, same=same)
     return playing.play(board, show, stop or threading.Event(), on_gap)
 
 
@@ -137,7 +137,7 @@ class _Run(Generic[K, T]):
         self._seconds = seconds
         self._metrics = metrics
         self._clock = clock
-        self._cutter = Cutter(fps_sampled, slices, source.fps)
+        self._cutter = Windower(fps_sampled, slices, source.fps)
         self._window_asked: Window | None = None
         self._steps_made = 0
         self._captured = (0.0, 0.0)
@@ -152,7 +152,7 @@ class _Run(Generic[K, T]):
 
     def play(
         self,
-        board: Board[K, T],
+        board: LatestResults[K, T],
         show: Callable[[Showing[K, T]], None],
         stop: threading.Event,
         on_gap: Callable[[Interval], None] | None,
@@ -273,7 +273,7 @@ class _Run(Generic[K, T]):
 
     def _show_loop(
         self,
-        board: Board[K, T],
+        board: LatestResults[K, T],
         show: Callable[[Showing[K, T]], None],
         stop: threading.Event,
         on_gap: Callable[[Interval], None] | None,
@@ -322,7 +322,7 @@ class _Run(Generic[K, T]):
         self._scheduler.close()
         self._results.close()
 
-    def _count(self, board: Board[K, T]) -> None:
+    def _count(self, board: LatestResults[K, T]) -> None:
         report = self._report
         report.gaps = self._cutter.gaps
         report.requests = self._scheduler.counts | board.counts

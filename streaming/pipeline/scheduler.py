@@ -15,7 +15,7 @@ from typing import Generic, Literal, TypeVar
 
 from egolive.streaming.frames import Frame, Window
 
-__all__ = ["Rule", "Scheduler", "Work"]
+__all__ = ["Scheduler", "TaskRule", "Work"]
 
 K = TypeVar("K", bound=Hashable)
 
@@ -24,18 +24,18 @@ _MOST_ASKED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class TaskRule:
     """How one task is treated."""
 
     sees: Literal["picture", "window"] = "picture"
     """What it is asked of: the newest picture, or the newest window."""
-    rank: int = 1
+    priority: int = 1
     """Lower goes first and makes running work of a higher rank stop; equal ranks are worked on together."""
     every: int = 1
     """New pictures, or new slices for a window, from one request to the next."""
     deadline: float = float("inf")
     """Seconds after the capture of what was seen until which an answer counts as current."""
-    patience: float = float("inf")
+    max_wait: float = float("inf")
     """Seconds of waiting after which it goes along with the foremost of the recurring tasks, so that quick
     pictures cannot keep it waiting for ever."""
 
@@ -71,7 +71,7 @@ class Scheduler(Generic[K]):
         rules: The recurring tasks, in the order in which they are asked.
     """
 
-    def __init__(self, rules: Mapping[K, Rule]) -> None:
+    def __init__(self, rules: Mapping[K, TaskRule]) -> None:
         self.rules = dict(rules)
         self._changed = threading.Condition()
         self._picture: Frame | None = None
@@ -80,11 +80,11 @@ class Scheduler(Generic[K]):
         self._gaps = 0
         self._forgotten = 0
         self._inputs: dict[K, int] = {}
-        self._asked: dict[K, Rule] = {}
+        self._asked: dict[K, TaskRule] = {}
         self._waiting: dict[K, float] = {}
         self._running: dict[K, float] = {}
         self._gaps_at_start = 0
-        self._foremost = min((rule.rank for rule in rules.values()), default=0)
+        self._foremost = min((rule.priority for rule in rules.values()), default=0)
         self._closed = False
         self._counts: Counter[str] = Counter()
         self._superseded: Counter[K] = Counter()
@@ -136,7 +136,7 @@ class Scheduler(Generic[K]):
             self._picture = None
             self._forgotten += 1
 
-    def ask(self, task: K, rule: Rule) -> None:
+    def ask(self, task: K, rule: TaskRule) -> None:
         """Ask for something once, as the wearer does; it waits until there is what it is asked of.
 
         A task that recurs anyway keeps its own rule.
@@ -165,11 +165,11 @@ class Scheduler(Generic[K]):
             everything: Take all requests, whatever their rank.
         """
         with self._changed:
-            ranks = {task: self._urgency(task, now) for task in self._ready()}
-            if not ranks or self._picture is None:
+            priorities = {task: self._urgency(task, now) for task in self._ready()}
+            if not priorities or self._picture is None:
                 return None
-            first = min(ranks.values())
-            tasks = tuple(task for task, rank in ranks.items() if everything or rank == first)
+            first = min(priorities.values())
+            tasks = tuple(task for task, priority in priorities.items() if everything or priority == first)
             self._running = {task: self._waiting.pop(task) for task in tasks}
             self._gaps_at_start = self._gaps
             self._counts["taken"] += len(tasks)
@@ -222,7 +222,7 @@ class Scheduler(Generic[K]):
     def _still_due(self, task: K) -> bool:
         return self._rule(task).sees == "picture" or self._gaps == self._gaps_at_start
 
-    def _rule(self, task: K) -> Rule:
+    def _rule(self, task: K) -> TaskRule:
         return self.rules[task] if task in self.rules else self._asked[task]
 
     def _ready(self) -> Iterable[K]:
@@ -235,13 +235,13 @@ class Scheduler(Generic[K]):
 
     def _urgency(self, task: K, now: float) -> int:
         rule = self._rule(task)
-        if now - self._waiting[task] >= rule.patience:
-            return min(rule.rank, self._foremost)
-        return rule.rank
+        if now - self._waiting[task] >= rule.max_wait:
+            return min(rule.priority, self._foremost)
+        return rule.priority
 
-    def _overruled(self, rank: int, forgotten: int) -> bool:
+    def _overruled(self, priority: int, forgotten: int) -> bool:
         """Whether work has to stop: for a lower rank, since what it saw was forgotten, or at the end."""
         with self._changed:
             if self._closed or forgotten != self._forgotten:
                 return True
-            return any(self._rule(task).rank < rank for task in self._ready())
+            return any(self._rule(task).priority < priority for task in self._ready())

@@ -19,13 +19,13 @@ class Watchdog:
     One thread works and gives signs of life; another looks, several times a second.
 
     Args:
-        patience: Seconds of silence after which the work counts as hung.
+        timeout: Seconds of silence after which the work counts as hung.
     """
 
-    def __init__(self, patience: float) -> None:
-        if not patience > 0:
-            raise ValueError(f"patience is above 0 s, got {patience}")
-        self.patience = patience
+    def __init__(self, timeout: float) -> None:
+        if not timeout > 0:
+            raise ValueError(f"patience is above 0 s, got {timeout}")
+        self.timeout = timeout
         self._working = False
         self._signs = 0
         self._signs_seen = 0
@@ -53,7 +53,7 @@ class Watchdog:
             self._signs_seen, self._silence = self._signs, 0.0
         else:
             self._silence += step
-        return self._silence > self.patience
+        return self._silence > self.timeout
 
     def check(self) -> None:
         """Look.
@@ -63,8 +63,8 @@ class Watchdog:
         """
         if self.hangs():
             raise EngineError(
-                f"the engine gave no sign of life for {self.patience:g} s and counts as hung; see "
-                "`egolive doctor`, and --patience if it is only slow"
+                f"the engine gave no sign of life for {self.timeout:g} s and counts as hung; see "
+                "`egolive doctor`, and --engine-timeout if it is only slow"
             )
 
     def watched(self, stopped: Callable[[], bool]) -> Callable[[], bool]:

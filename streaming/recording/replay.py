@@ -15,11 +15,11 @@ from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.pipeline.cutting import Cut, Cutter
-from egolive.streaming.pipeline.latest_results import Board, Showing
+from egolive.streaming.pipeline.cutting import Sampled, Windower
+from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
-from egolive.streaming.pipeline.scheduler import Rule, Work
+from egolive.streaming.pipeline.scheduler import TaskRule, Work
 from egolive.streaming.recording.recording import RecordedWork, Recording
 
 __all__ = ["replay"]
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 def replay(
     recording: Recording,
-    rules: Mapping[K, Rule],
+    rules: Mapping[K, TaskRule],
     task: Callable[[object], K],
     think: Callable[[Work[K], RecordedWork], Sequence[Result[K, T]]],
     show: Callable[[Showing[K, T]], None],
@@ -64,8 +64,8 @@ def replay(
     """
     told = recording.report or Report(ended="interrupt")
     report = Report(seconds=told.seconds, drops=dict(told.drops), ended=told.ended)
-    board: Board[K, T] = Board(rules, timely=recording.live, same=same)
-    cutter = Cutter(recording.fps, recording.slices, recording.source_fps)
+    board: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
+    cutter = Windower(recording.fps, recording.slices, recording.source_fps)
     works, shows = deque(recording.works), deque(recording.shows)
     results: deque[Result[K, T]] = deque()
     gaps: deque[Interval] = deque()
@@ -112,7 +112,7 @@ def replay(
     return report
 
 
-def _work(then: RecordedWork, cut: Cut, tasks: Sequence[K], recording: Recording) -> Work[K]:
+def _work(then: RecordedWork, cut: Sampled, tasks: Sequence[K], recording: Recording) -> Work[K]:
     """The work as it was, from the frames as they are cut now."""
     window = cut.window if then.slices else None
     if (len(window) if window else 0) != then.slices:

@@ -34,7 +34,7 @@ def open_source(
     loop: bool = False,
     size: tuple[int, int] | None = None,
     timeout: float = 5.0,
-    give_up: float = 0.0,
+    reconnect_timeout: float = 0.0,
     clock: Clock | None = None,
 ) -> Source:
     """Open a camera, an address, a file, a folder of pictures or the test picture.
@@ -48,7 +48,7 @@ def open_source(
         loop: start a recording again when it is over.
         size: width and height, of a camera, a pipeline or the test picture.
         timeout: seconds to wait for an answer before a source counts as unreachable or lost.
-        give_up: seconds for which a camera, pipeline or live address that was lost is opened again; the first
+        reconnect_timeout: seconds for which a live source that was lost is opened again; the first
             time it must open at once.
         clock: what live time is read from; the machine's own without it.
 
@@ -78,7 +78,11 @@ def open_source(
     reopen = connect or _recording(text, fps=fps, size=size, timeout=timeout)
     source = Looped(reopen) if loop and connect is None else reopen()
     if source.live:
-        return Reconnecting(source, reopen, clock=clock, give_up=give_up) if give_up > 0 else source
+        return (
+            Reconnecting(source, reopen, clock=clock, reconnect_timeout=reconnect_timeout)
+            if reconnect_timeout > 0
+            else source
+        )
     return Paced(source, clock) if realtime else source
 
 

@@ -35,16 +35,21 @@ class Reconnecting(Source):
         source: The first connection.
         reopen: Opens the next one.
         clock: What time is read from.
-        give_up: Seconds without it after which it is lost for good; never without it.
+        reconnect_timeout: Seconds without it after which it is lost for good; never without it.
     """
 
     def __init__(
-        self, source: Source, reopen: Callable[[], Source], *, clock: Clock, give_up: float = math.inf
+        self,
+        source: Source,
+        reopen: Callable[[], Source],
+        *,
+        clock: Clock,
+        reconnect_timeout: float = math.inf,
     ) -> None:
         self._source = source
         self._reopen = reopen
         self._clock = clock
-        self._give_up = give_up
+        self._reconnect_timeout = reconnect_timeout
         self._stop = threading.Event()
         # `close` may come while the reading thread exchanges one connection for the next.
         self._exchange = threading.Lock()
@@ -125,7 +130,7 @@ class Reconnecting(Source):
             try:
                 source = self._reopen()
             except SourceError:
-                if self._clock.now() - since >= self._give_up:
+                if self._clock.now() - since >= self._reconnect_timeout:
                     raise lost from None
                 continue
             with self._exchange:

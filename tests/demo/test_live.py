@@ -17,12 +17,12 @@ from fastapi import FastAPI
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
-from egolive.assistant.runtime.engine_lock import SharedEngine, Turns
+from egolive.assistant.runtime.engine_lock import EngineLock, SharedEngine
 from egolive.assistant.schema.engine import Delta, Prompt, Request
-from egolive.demo.browser_source import PostedPictures
+from egolive.demo.browser_source import BrowserSource
 from egolive.demo.routes import add_live_routes
-from egolive.demo.sessions import Visits
-from egolive.demo.state_sink import PageBoard
+from egolive.demo.sessions import VisitorSessions
+from egolive.demo.state_sink import StateSink
 from egolive.streaming.errors import EngineError, SourceError
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
@@ -65,7 +65,7 @@ def page() -> Iterator[Opener]:
             source: Callable[[], Source] | None = None,
             visitors: int = 4,
         ) -> TestClient:
-            visits = Visits(SharedEngine(engine or FakeEngine()), source, most=visitors)
+            visits = VisitorSessions(SharedEngine(engine or FakeEngine()), source, most=visitors)
             stack.callback(visits.close)
             app = FastAPI()
             add_live_routes(app, visits)
@@ -216,7 +216,7 @@ def test_requests_that_make_no_sense_are_told_so(page: Opener, path: str, fields
 
 
 def test_the_newest_posted_picture_wins_and_late_ones_are_refused() -> None:
-    source = PostedPictures()
+    source = BrowserSource()
     for time in (10.0, 10.1, 10.2):
         source.put(jpeg(), time)
     with pytest.raises(SourceError, match="older"):
@@ -229,14 +229,14 @@ def test_the_newest_posted_picture_wins_and_late_ones_are_refused() -> None:
 
 
 def test_a_broken_picture_is_counted_and_the_stream_ends_when_none_comes() -> None:
-    source = PostedPictures(patience=0.05)
+    source = BrowserSource(timeout=0.05)
     source.put(jpeg(320, 240)[:-400], 1.0)
     assert list(source) == []
     assert source.broken == 1
 
 
 def test_turns_are_taken_in_the_order_in_which_they_were_asked_for() -> None:
-    turns, order = Turns(), list[int]()
+    turns, order = EngineLock(), list[int]()
     threads = []
     with turns.turn():
         for number in range(4):
@@ -303,7 +303,7 @@ def test_a_camera_of_the_server_is_watched_by_all_together(page: Opener) -> None
 
 
 def test_the_board_hands_everybody_the_end() -> None:
-    board = PageBoard(Metrics())
+    board = StateSink(Metrics())
     waiting, gone = board.wait_for(3), board.wait_for(3)
     gone.cancel()
     board.end("the camera burnt")

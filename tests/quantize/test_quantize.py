@@ -19,7 +19,7 @@ from quantizing import SIZE, answers
 from safetensors.torch import load_file
 
 from egolive.assistant.cli.main import call
-from egolive.assistant.load_local import compute_in, load_engine, load_model
+from egolive.assistant.load_local import compute_in, load_engine, load_transformers_model
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.methods.awq import rounded
 from egolive.quantize.methods.calibration import simulated_windows
@@ -53,7 +53,7 @@ def assert_tower_is_kept(folder: Path, checkpoint: Path) -> None:
     tower = graph(folder, "tower.onnx")
     assert not kinds(tower) & Counter({"MatMulNBits": 1, "DequantizeLinear": 1})
     held = {numpy_helper.to_array(weight).tobytes() for weight in tower.initializer}
-    visual = load_model(checkpoint, torch.device("cpu"), torch.float32).model.visual
+    visual = load_transformers_model(checkpoint, torch.device("cpu"), torch.float32).model.visual
     for weight in visual.parameters():
         flat = weight.detach().flatten(1) if weight.ndim > 1 else weight.detach()
         assert np.ascontiguousarray(flat.numpy().T).tobytes() in held
@@ -93,7 +93,7 @@ def test_embeddings_that_share_their_weights_with_the_last_layer_stay(
 ) -> None:
     build_onnx(str(wide_checkpoint), tmp_path / "int4", Recipe(precision="int4"), size=SIZE)
     stored = load_file(tmp_path / "int4" / "embeddings.safetensors")["embeddings"]
-    model = load_model(wide_checkpoint, torch.device("cpu"), torch.float32)
+    model = load_transformers_model(wide_checkpoint, torch.device("cpu"), torch.float32)
     assert torch.equal(stored, model.model.language_model.embed_tokens.weight)
 
 
@@ -170,11 +170,13 @@ def test_nf4_takes_the_text_layers_alone_and_loads_again(tiny_checkpoint: Path, 
     out = tmp_path / "nf4"
     card = build_torch(str(tiny_checkpoint), out, "nf4")
     assert (card.backend, card.precision["decoder"], card.precision["tower"]) == ("torch", "nf4", "fp32")
-    model = load_model(out, torch.device("cpu"), None)
+    model = load_transformers_model(out, torch.device("cpu"), None)
     quantised = [name for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     assert len(quantised) == 7 * LAYERS
     assert all(".language_model." in name for name in quantised)
-    before = load_model(tiny_checkpoint, torch.device("cpu"), torch.float32).model.visual.state_dict()
+    before = load_transformers_model(
+        tiny_checkpoint, torch.device("cpu"), torch.float32
+    ).model.visual.state_dict()
     assert all(torch.equal(before[name], weight) for name, weight in model.model.visual.state_dict().items())
     assert load_engine(str(out), device="cpu").info.precision == "nf4"
     assert answers(str(out)) == answers(str(out))
@@ -189,7 +191,7 @@ def test_what_bitsandbytes_leaves_alone_is_stored_as_it_was_and_gives_the_same_a
     from egolive.quantize.methods.bnb import build_torch
 
     short = make_checkpoint(tmp_path / "bf16", text=TEXT, vision=VISION, dtype=torch.bfloat16)
-    load_model(short, torch.device("cpu"), torch.float32).save_pretrained(tmp_path / "fp32")
+    load_transformers_model(short, torch.device("cpu"), torch.float32).save_pretrained(tmp_path / "fp32")
     for path in short.glob("*token*"):
         shutil.copy(path, tmp_path / "fp32")
     found = []
@@ -227,7 +229,7 @@ def test_nf4_computes_in_the_type_that_it_is_told_to(
     monkeypatch.setattr(bitsandbytes, "matmul_4bit", spied)
     logits = []
     for dtype in (torch.float32, torch.bfloat16):
-        model = load_model(tmp_path / "nf4", torch.device("cpu"), dtype)
+        model = load_transformers_model(tmp_path / "nf4", torch.device("cpu"), dtype)
         compute_in(model, dtype)
         assert {weights.dtype for weights in model.parameters()} == {dtype, torch.uint8}
         with torch.inference_mode():
@@ -252,7 +254,7 @@ def test_a_training_folder_becomes_an_engine(tiny_checkpoint: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_lora_weights_are_merged_into_their_base(tiny_checkpoint: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    model = load_model(tiny_checkpoint, torch.device("cpu"), torch.float32)
+    model = load_transformers_model(tiny_checkpoint, torch.device("cpu"), torch.float32)
     settings = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     torch.manual_seed(0)
     adapted = peft.get_peft_model(model, settings)

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.app import build_page
 from egolive.demo.security import Guard
-from egolive.demo.sessions import Visits
+from egolive.demo.sessions import VisitorSessions
 
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))), None
@@ -36,10 +36,10 @@ BLOCKS = 16
 """Bits of the frame number that is written into a fake camera's pictures."""
 
 
-def built(engine: Engine, folder: Path, **options: Any) -> tuple[ASGIApp, Visits]:
+def built(engine: Engine, folder: Path, **options: Any) -> tuple[ASGIApp, VisitorSessions]:
     """The demo's page; built inside an event loop, without which Gradio opens some that it never closes."""
 
-    async def build() -> tuple[ASGIApp, Visits]:
+    async def build() -> tuple[ASGIApp, VisitorSessions]:
         return build_page(engine, folder, **options)
 
     return asyncio.run(build())

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from paths import ROOT
 
-from egolive.assistant.prompts.grammar import GrammarGuide, Guides
+from egolive.assistant.prompts.grammar import GrammarMatchers, XGrammarMatcher
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, Profile
 from egolive.assistant.schema.tokenizer import Tokenizer, load_tokenizer
@@ -36,32 +36,32 @@ def nano_tokenizer() -> Tokenizer:
 
 
 @cache
-def guides(profile: Profile) -> Guides:
-    return Guides(nano_tokenizer(), profile)
+def matchers(profile: Profile) -> GrammarMatchers:
+    return GrammarMatchers(nano_tokenizer(), profile)
 
 
-def guide(profile: Profile, question: Question, think: bool = False, **bound: int) -> GrammarGuide:
-    found = guides(profile).guide(question, think, **bound)
+def matcher(profile: Profile, question: Question, think: bool = False, **bound: int) -> XGrammarMatcher:
+    found = matchers(profile).matcher(question, think, **bound)
     assert found is not None
     return found
 
 
-def masked(of: GrammarGuide, tokenizer: Tokenizer) -> torch.Tensor:
+def masked(of: XGrammarMatcher, tokenizer: Tokenizer) -> torch.Tensor:
     logits = torch.zeros(len(tokenizer) + PADDING)
     of.mask(logits)
     return logits
 
 
-def allowed(of: GrammarGuide, tokenizer: Tokenizer) -> set[int]:
+def allowed(of: XGrammarMatcher, tokenizer: Tokenizer) -> set[int]:
     return set(torch.isfinite(masked(of, tokenizer)).nonzero().flatten().tolist())
 
 
-def next_texts(of: GrammarGuide) -> set[bytes]:
+def next_texts(of: XGrammarMatcher) -> set[bytes]:
     tokenizer = nano_tokenizer()
     return {tokenizer.token_bytes(token) for token in allowed(of, tokenizer)}
 
 
-def follow(of: GrammarGuide, text: str, tokenizer: Tokenizer) -> str:
+def follow(of: XGrammarMatcher, text: str, tokenizer: Tokenizer) -> str:
     """Write a text through a guide as a model would that is sure of it; what of it was let through."""
     done: list[int] = []
     for token in tokenizer.encode(text):
@@ -72,15 +72,15 @@ def follow(of: GrammarGuide, text: str, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(done)
 
 
-def write(of: GrammarGuide, text: str) -> None:
+def write(of: XGrammarMatcher, text: str) -> None:
     assert follow(of, text, nano_tokenizer()) == text
 
 
-def may_end(of: GrammarGuide, tokenizer: Tokenizer) -> bool:
+def may_end(of: XGrammarMatcher, tokenizer: Tokenizer) -> bool:
     return tokenizer.eos <= allowed(of, tokenizer)
 
 
-def drawn(of: GrammarGuide, seed: int, most: int = 6000) -> list[int]:
+def drawn(of: XGrammarMatcher, seed: int, most: int = 6000) -> list[int]:
     """An answer drawn from random logits, perhaps a long list; without the token that ends it."""
     tokenizer = nano_tokenizer()
     generator = torch.Generator().manual_seed(seed)

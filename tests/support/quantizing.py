@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from egolive.assistant.load_local import load_engine
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.assistant.schema.engine import Prompt, Request, Vision
 
 SIZE = (56, 84)
@@ -42,20 +42,20 @@ def logits_of_many_passes(decoder: Any) -> list[torch.Tensor]:
     places = np.tile(np.arange(60), (3, 1))
     tokens = list(range(20, 60))
 
-    def chunk(onto: Any, ids: list[int], start: int, keep: int = 1) -> Chunk:
-        return Chunk(onto, decoder.embed(ids), places[:, start : start + len(ids)], keep)
+    def chunk(onto: Any, ids: list[int], start: int, keep: int = 1) -> ForwardInput:
+        return ForwardInput(onto, decoder.embed(ids), places[:, start : start + len(ids)], keep)
 
-    long, short = decoder.row(), decoder.row()
-    found: list[torch.Tensor] = decoder.read([chunk(long, tokens, 0, 3), chunk(short, tokens[:19], 0, 2)])
-    first, second, other = long.branch(), long.branch(), short.branch()
-    found += decoder.read(
+    long, short = decoder.new_cache(), decoder.new_cache()
+    found: list[torch.Tensor] = decoder.forward([chunk(long, tokens, 0, 3), chunk(short, tokens[:19], 0, 2)])
+    first, second, other = long.fork(), long.fork(), short.fork()
+    found += decoder.forward(
         [chunk(first, [30, 31], 40, 2), chunk(other, [50, 51, 3], 19), chunk(second, [40], 40)]
     )
     first.rewind(1)
-    found += decoder.read([chunk(second, [40], 41), chunk(first, [33], 41)])
-    long.prune()
-    found += decoder.read([chunk(long, [33], 40, 0)])
-    found += decoder.read([chunk(long, [34], 41)])
-    found += decoder.read([chunk(long.fork(20), [34], 20), chunk(long, [35], 42)])
-    assert decoder.read([]) == []
+    found += decoder.forward([chunk(second, [40], 41), chunk(first, [33], 41)])
+    long.drop_forks()
+    found += decoder.forward([chunk(long, [33], 40, 0)])
+    found += decoder.forward([chunk(long, [34], 41)])
+    found += decoder.forward([chunk(long.copy(20), [34], 20), chunk(long, [35], 42)])
+    assert decoder.forward([]) == []
     return found

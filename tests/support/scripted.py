@@ -10,10 +10,10 @@ from egolive.streaming import (
     Frame,
     Report,
     Result,
-    Rule,
     Scheduler,
     Showing,
     Source,
+    TaskRule,
     Window,
     Work,
 )
@@ -50,7 +50,7 @@ class Scripted(Source):
         self.closed = True
 
 
-LOOK = {"look": Rule(), "think": Rule("window")}
+LOOK = {"look": TaskRule(), "think": TaskRule("window")}
 """One task for pictures and one for windows, of the same rank."""
 
 
@@ -59,7 +59,7 @@ def run(
     think: Callable[[Window | None, Frame], Iterator[str] | Sequence[str]],
     show: Callable[[Showing[str, str]], None],
     *,
-    rules: Mapping[str, Rule] = LOOK,
+    rules: Mapping[str, TaskRule] = LOOK,
     **options: Any,
 ) -> Report:
     """Run two tasks as one function of the newest window, where it is due, and the newest picture."""

@@ -102,14 +102,14 @@ class Said:
 
     def at(self, session: Session, number: int) -> None:
         requests = requests_at(*STREAM[number])
-        guides = [Recorder() for _ in requests]
+        matchers = [Recorder() for _ in requests]
         asked = [
             # Answers beyond the columns that are left free behind a row, at some windows.
-            type(request)(request.prompt, 60 if number % 5 == 4 else 6, key=request.key, guide=guide)
-            for request, guide in zip(requests, guides, strict=True)
+            type(request)(request.prompt, 60 if number % 5 == 4 else 6, key=request.key, matcher=matcher)
+            for request, matcher in zip(requests, matchers, strict=True)
         ]
         self.tokens.append([[delta.token for delta in answer] for answer in answers(session, asked)])
-        self.logits += [torch.stack(guide.logits) for guide in guides]
+        self.logits += [torch.stack(matcher.logits) for matcher in matchers]
 
     def assert_like(self, other: Said, close: float = CLOSE) -> None:
         assert self.tokens == other.tokens

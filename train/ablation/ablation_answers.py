@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 
 from egolive.assistant.model.positions import Part, rope_positions
-from egolive.assistant.runtime.token_sampling import Sampler
+from egolive.assistant.runtime.token_sampling import TokenSampler
 from egolive.assistant.schema.engine import Delta, Request, Vision
 from egolive.assistant.schema.tokenizer import TextDecoder, Tokenizer
 from egolive.streaming.errors import EngineError
@@ -165,17 +165,17 @@ class _Writer:
         self.finished = False
         self._number = number
         self._request = request
-        self._sampler = Sampler(request, banned)
+        self._sampler = TokenSampler(request, banned)
         self._eos = tokenizer.eos
         self._text: TextDecoder = tokenizer.decoder()
 
     def take(self, logits: Tensor) -> Delta:
         token, logprob, margin = self._sampler.choose(logits)
         self.said.append(token)
-        guide = self._request.guide
-        if guide is not None:
-            guide.accept(token)
-        complete = guide is not None and guide.finished
+        matcher = self._request.matcher
+        if matcher is not None:
+            matcher.accept(token)
+        complete = matcher is not None and matcher.finished
         ended: Literal["", "stop", "length"] = ""
         if token in self._eos or complete:
             ended = "stop"
@@ -185,6 +185,6 @@ class _Writer:
         if ended:
             text += self._text.finish()
             self.finished = True
-            if guide is not None:
-                guide.rollback(len(self.said))
+            if matcher is not None:
+                matcher.rollback(len(self.said))
         return Delta(self._number, token, text, logprob, ended, margin)

@@ -18,9 +18,9 @@ from rich.progress import track
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.assistant.generation.generate import Job, Sampling, answer_jobs
+from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.model.preprocess import Preprocessor
-from egolive.assistant.prompts.grammar import Guides
+from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.prompts.prompts import build_prompt, vision_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Vision
@@ -60,10 +60,10 @@ class StoredPart:
     window: Interval | None
     """The stretch that is seen; None for a picture."""
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[GenerationRequest]:
         """What is put to a model."""
         return [
-            Job(
+            GenerationRequest(
                 question=question,
                 prompt=build_prompt(NANO, question, [self.vision], window=self.window),
                 source_size=self.size,
@@ -154,7 +154,7 @@ def answer_questions(
 ) -> None:
     """Ask a model everything that `results` does not hold yet; parts of one length go together."""
     tokens = {id(part.vision): part.tokens for part in parts}
-    guides = Guides(tokenizer, NANO)
+    matchers = GrammarMatchers(tokenizer, NANO)
     clock = MonotonicClock()
     done = {line["batch"] for line in results.records}
     with StoredSession(model, tokenizer, lambda vision: tokens[id(vision)]) as session:
@@ -162,7 +162,7 @@ def answer_questions(
             if number in done:
                 continue
             jobs = [job for part in together for job in part.jobs()]
-            found = dict(answer_jobs(session, jobs, NANO, Sampling(), clock, guides=guides))
+            found = dict(generate_answers(session, jobs, NANO, Sampling(), clock, matchers=matchers))
             answers = iter([found[place] for place in range(len(jobs))])
             lines = [
                 line for part in together for line in part.records(list(islice(answers, len(part.asked))))

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from egolive.assistant.generation.generate import Job, answer_jobs
+from egolive.assistant.generation.generate import GenerationRequest, generate_answers
 from egolive.assistant.generation.generate import Sampling as TokenSampling
-from egolive.assistant.prompts.grammar import guides_of
+from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.prompts.prompts import Message, build_prompt, chat_prompt, uses_thinking
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Engine, Prompt, Vision
@@ -115,7 +115,7 @@ def ask_examples(
         EngineError: the engine failed.
     """
     profile = engine.profile
-    guides = guides_of(engine, profile) if grammar else None
+    matchers = matchers_of(engine, profile) if grammar else None
     with engine.session() as session:
         for _, group in groupby(examples, key=lambda example: example.shows):
             asked = list(group)
@@ -129,7 +129,7 @@ def ask_examples(
                 continue
             session.forget()
             answers = dict(
-                answer_jobs(session, jobs, profile, TokenSampling(), MonotonicClock(), guides=guides)
+                generate_answers(session, jobs, profile, TokenSampling(), MonotonicClock(), matchers=matchers)
             )
             tally.good += len(asked)
             yield [
@@ -138,7 +138,7 @@ def ask_examples(
             ]
 
 
-def _job(example: Example, shown: Shown, profile: Profile, *, think: bool) -> Job:
+def _job(example: Example, shown: Shown, profile: Profile, *, think: bool) -> GenerationRequest:
     row = example.row
     if row.question is not None:
         if row.question.task == "when" and shown.window is None:
@@ -148,7 +148,9 @@ def _job(example: Example, shown: Shown, profile: Profile, *, think: bool) -> Jo
     else:
         question = Question("ask", example.text, think)
         prompt = _asked(example.text, shown.visions, profile, question)
-    return Job(question=question, prompt=prompt, source_size=row.size or shown.size, window=shown.window)
+    return GenerationRequest(
+        question=question, prompt=prompt, source_size=row.size or shown.size, window=shown.window
+    )
 
 
 def _asked(text: str, visions: Sequence[Vision], profile: Profile, question: Question) -> Prompt:

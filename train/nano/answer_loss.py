@@ -13,8 +13,8 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.train.common.loop import Tensors
 from egolive.train.nano.answer_batches import KINDS, AnswerBatches
-from egolive.train.nano.attention_loss import pointing_loss
-from egolive.train.nano.box_heads import ReadingHeads, reading_loss
+from egolive.train.nano.attention_loss import attention_loss
+from egolive.train.nano.box_heads import BoxHeads, box_head_loss
 from egolive.train.nano.packing import IGNORED
 
 __all__ = ["answer_check", "answer_logits", "answer_loss", "kinds"]
@@ -53,15 +53,15 @@ def answer_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
     """
     assert isinstance(model, Qwen2VLForConditionalGeneration)
     heads = model.get_submodule("reading")
-    assert isinstance(heads, ReadingHeads)
+    assert isinstance(heads, BoxHeads)
     found: dict[str, Tensor] = {}
     for kind, rows in kinds(inputs):
         logits, labels, hidden = answer_logits(model, rows)
         parts = {"answers": F.cross_entropy(logits, labels)}
         visual = visual_tokens(model, rows)
         if bool(rows["aim"].any()):
-            parts["pointing"] = pointing_loss(model, visual, rows["aim"])
-        parts |= reading_loss(heads, hidden, visual, rows)
+            parts["pointing"] = attention_loss(model, visual, rows["aim"])
+        parts |= box_head_loss(heads, hidden, visual, rows)
         found |= {f"{kind}_{name}": value for name, value in parts.items()}
     return found
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Qwen2VLForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-__all__ = ["POINTING", "pointing_loss", "seen_attention", "watched"]
+__all__ = ["POINTING", "attention_loss", "seen_attention", "watched"]
 
 POINTING = (2, 3)
 """The layers that are shown where to look: in each the first query head of each key head."""
@@ -26,7 +26,7 @@ POINTING = (2, 3)
 def seen_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention that leaves the pointing layers' queries and keys for `pointing_loss`."""
+    """Scaled dot-product attention that leaves the pointing layers' queries and keys for `attention_loss`."""
     if module.layer_idx in POINTING:
         module.seen = (query[:, :: query.shape[1] // key.shape[1]], key)  # type: ignore[assignment]
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
@@ -44,7 +44,7 @@ def watched(model: Qwen2VLForConditionalGeneration) -> Iterator[None]:
     model.model.language_model.set_attn_implementation(usual)
 
 
-def pointing_loss(model: Qwen2VLForConditionalGeneration, visual: Tensor, aim: Tensor) -> Tensor:
+def attention_loss(model: Qwen2VLForConditionalGeneration, visual: Tensor, aim: Tensor) -> Tensor:
     """Minus the log of the attention that the pointing head spends where it should, among all visual tokens.
 
     Args:

@@ -16,13 +16,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from egolive.train.nano.dense_loss import box_iou
 
-__all__ = ["READ_CELLS", "READ_WORDS", "ReadingHeads", "reading_loss"]
+__all__ = ["READ_CELLS", "READ_WORDS", "BoxHeads", "box_head_loss"]
 
 READ_CELLS, READ_WORDS = 2, 4
 """Layers after which cells and words are read."""
 
 
-class ReadingHeads(nn.Module):
+class BoxHeads(nn.Module):
     """Linear heads over hidden states of the text part."""
 
     def __init__(self, width: int, classes: int) -> None:
@@ -33,8 +33,8 @@ class ReadingHeads(nn.Module):
         nn.init.constant_(self.inside.bias, -3.0)
 
 
-def reading_loss(
-    heads: ReadingHeads, hidden: Sequence[Tensor], visual: Tensor, target: dict[str, Tensor]
+def box_head_loss(
+    heads: BoxHeads, hidden: Sequence[Tensor], visual: Tensor, target: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Both losses, as parts.
 

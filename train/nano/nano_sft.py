@@ -39,7 +39,7 @@ from egolive.train.data.simulated_data import Clip, SimulatedData, load_simulate
 from egolive.train.nano.answer_batches import AnswerBatches, encode_clips
 from egolive.train.nano.answer_loss import answer_check, answer_loss
 from egolive.train.nano.attention_loss import watched
-from egolive.train.nano.box_heads import ReadingHeads
+from egolive.train.nano.box_heads import BoxHeads
 from egolive.train.nano.nano_model import HEIGHT, WIDTH, new_nano
 from egolive.train.nano.tokenizer_training import build_tokenizer
 from egolive.train.nano.tower_training import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
@@ -187,7 +187,7 @@ def train_answers(
     """
     model.model.visual.requires_grad_(False)
     torch.manual_seed(recipe.seed)
-    model.reading = ReadingHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
+    model.reading = BoxHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
 
     def batches(
         data: SimulatedData, pictures: int, windows: int, seed: int, first: int = 0, ahead: float = 0.0

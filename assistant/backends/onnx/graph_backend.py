@@ -19,11 +19,11 @@ from safetensors import safe_open
 from egolive.assistant.backends.onnx.graph_limits import Sizes, passes
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
 from egolive.assistant.backends.onnx.graph_types import LoadedGraph
-from egolive.assistant.backends.torch.batch_plan import Span, plan
+from egolive.assistant.backends.torch.batch_plan import CacheSegment, plan_batch
 from egolive.assistant.backends.torch.device_errors import as_engine_errors
-from egolive.assistant.backends.torch.kv_cache import TorchRow
+from egolive.assistant.backends.torch.kv_cache import TorchKVCache
 from egolive.assistant.model.engine_folder import Shapes
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.streaming.errors import EngineError
 
 __all__ = ["GraphDecoder", "GraphTower", "embedding_table"]
@@ -96,9 +96,9 @@ class GraphDecoder:
         """(n, width) embeddings of token ids."""
         return self._table[torch.tensor(tokens, dtype=torch.long)].to(self._device, self._dtype)
 
-    def row(self) -> TorchRow:
+    def new_cache(self) -> TorchKVCache:
         """A row that has read nothing."""
-        return TorchRow(self._new_buffer)
+        return TorchKVCache(self._new_buffer)
 
     def _new_buffer(self, capacity: int) -> torch.Tensor:
         """Room for keys and values: (layers, 2, 1, capacity, key-value heads x width of a head).
@@ -109,31 +109,31 @@ class GraphDecoder:
         size = (shapes.layers, 2, 1, capacity, shapes.kv_heads * shapes.head_width)
         return torch.empty(size, dtype=self._dtype, device=self._device)
 
-    def read(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
         """Let several rows and branches read on; see `Decoder`.
 
         Where a pass is limited and these are too many, several are made; what was read before one of them
         fails stays read.
         """
         if self._sizes is None:
-            return self._read(chunks) if chunks else []
-        found: list[list[torch.Tensor]] = [[] for _ in chunks]
-        for one in passes(chunks, self._sizes):
+            return self._read(inputs) if inputs else []
+        found: list[list[torch.Tensor]] = [[] for _ in inputs]
+        for one in passes(inputs, self._sizes):
             for (place, _), logits in zip(one, self._read([chunk for _, chunk in one]), strict=True):
                 found[place].append(logits)
         return [torch.cat(parts) for parts in found]
 
-    def _read(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+    def _read(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
         """One pass."""
         with as_engine_errors("reading a prompt"), torch.inference_mode():
-            spans, order = plan(chunks)
-            embeddings = torch.cat([chunks[at].embeddings for at in order])
-            positions = np.concatenate([chunks[at].positions for at in order], axis=1)
+            spans, order = plan_batch(inputs)
+            embeddings = torch.cat([inputs[at].embeddings for at in order])
+            positions = np.concatenate([inputs[at].positions for at in order], axis=1)
             kept: list[int] = []
             end = 0
             for at in order:
-                end += len(chunks[at].embeddings)
-                kept += range(end - chunks[at].keep, end)
+                end += len(inputs[at].embeddings)
+                kept += range(end - inputs[at].keep, end)
             if self.steps is not None and self.steps.fits(spans):
                 logits = self.steps.read(spans, embeddings, positions, kept)
             else:
@@ -141,13 +141,17 @@ class GraphDecoder:
                     self.steps.overtaken(spans)
                 logits = self._run(spans, embeddings, positions, kept)
         for span in spans:
-            span.row.commit(span.owners)
-        found = torch.split(logits[: len(kept)], [chunks[at].keep for at in order])
+            span.cache.commit(span.owners)
+        found = torch.split(logits[: len(kept)], [inputs[at].keep for at in order])
         placed = dict(zip(order, found, strict=True))
-        return [placed[at] for at in range(len(chunks))]
+        return [placed[at] for at in range(len(inputs))]
 
     def _run(
-        self, spans: Sequence[Span], embeddings: torch.Tensor, positions: NDArray[np.int64], kept: list[int]
+        self,
+        spans: Sequence[CacheSegment],
+        embeddings: torch.Tensor,
+        positions: NDArray[np.int64],
+        kept: list[int],
     ) -> torch.Tensor:
         """One run; afterwards the new keys and values stand in the rows' buffers, behind the old ones."""
         # One row of logits is computed even where none is asked for.
@@ -162,7 +166,7 @@ class GraphDecoder:
             "attention_bias": self._bias(spans, hidden),
             "kept": rows,
         }
-        buffers = [span.row.room(span.used + span.count) for span in spans]
+        buffers = [span.cache.room(span.used + span.count) for span in spans]
         if len(spans) == 1:
             past, fresh = buffers[0][..., :used, :], buffers[0][..., used : used + new, :]
         else:
@@ -184,7 +188,7 @@ class GraphDecoder:
                 buffer[..., span.used : span.used + span.count, :] = found
         return logits
 
-    def _bias(self, spans: Sequence[Span], hidden: int) -> torch.Tensor:
+    def _bias(self, spans: Sequence[CacheSegment], hidden: int) -> torch.Tensor:
         """(1, 1, new, past + new): 0 where a token sees a column, minus infinity elsewhere."""
         past, new = sum(span.used for span in spans), sum(span.count for span in spans)
         seen = np.zeros((new, hidden + past + new), dtype=np.bool_)

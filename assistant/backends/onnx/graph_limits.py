@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from egolive.assistant.backends.torch.kv_cache import TorchRow
+from egolive.assistant.backends.torch.kv_cache import TorchKVCache
 from egolive.assistant.model.engine_folder import Shapes
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.streaming.errors import EngineError
 
 __all__ = ["Pass", "Ranges", "Sizes", "passes"]
@@ -74,11 +74,11 @@ def _ranges(shapes: Shapes, new: Sequence[int], past: Sequence[int], kept: Seque
     return found
 
 
-Pass = list[tuple[int, Chunk]]
+Pass = list[tuple[int, ForwardInput]]
 """Chunks that are read together, each with its place in the list that it comes from."""
 
 
-def passes(chunks: Sequence[Chunk], sizes: Sizes) -> Iterator[Pass]:
+def passes(chunks: Sequence[ForwardInput], sizes: Sizes) -> Iterator[Pass]:
     """Cut what is to be read into passes that are small enough.
 
     Every chunk's tokens come in order, and a row's own before those of its branches if they did before.
@@ -90,14 +90,14 @@ def passes(chunks: Sequence[Chunk], sizes: Sizes) -> Iterator[Pass]:
     Raises:
         EngineError: A row alone is too long.
     """
-    columns: dict[TorchRow, int] = {}
+    columns: dict[TorchKVCache, int] = {}
     """Of each row, the columns in use once what came before has been read."""
     one: Pass = []
     new = kept = 0
-    rows: dict[TorchRow, int] = {}
+    rows: dict[TorchKVCache, int] = {}
     """Rows of the pass, each with the columns that it had in use when the pass began."""
     for place, chunk in enumerate(chunks):
-        row: TorchRow = chunk.onto.row  # type: ignore[union-attr]
+        row: TorchKVCache = chunk.onto.cache  # type: ignore[union-attr]
         start, count = 0, len(chunk.embeddings)
         while start < count:
             used = columns.setdefault(row, len(row.owners))
@@ -115,7 +115,9 @@ def passes(chunks: Sequence[Chunk], sizes: Sizes) -> Iterator[Pass]:
             rows.setdefault(row, used)
             keep = _kept(start, stop, count, chunk.keep)
             part = slice(start, stop)
-            one.append((place, Chunk(chunk.onto, chunk.embeddings[part], chunk.positions[:, part], keep)))
+            one.append(
+                (place, ForwardInput(chunk.onto, chunk.embeddings[part], chunk.positions[:, part], keep))
+            )
             columns[row] = used + stop - start
             new, kept, start = new + stop - start, kept + keep, stop
     if one:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from egolive.assistant.backends.onnx.graph_limits import Sizes
 from egolive.assistant.backends.onnx.graph_types import Bound, LoadedGraph
 from egolive.assistant.backends.torch.attention import Attention
-from egolive.assistant.backends.torch.batch_plan import Span
+from egolive.assistant.backends.torch.batch_plan import CacheSegment
 from egolive.assistant.backends.torch.static_steps import Capture, StaticAttention, StaticSteps, uncaptured
 from egolive.assistant.model.engine_folder import Shapes
 
@@ -71,17 +71,17 @@ class GraphSteps:
             columns=(columns,),
         )
 
-    def fits(self, spans: Sequence[Span]) -> bool:
+    def fits(self, spans: Sequence[CacheSegment]) -> bool:
         """Whether a pass is a step; see `StaticSteps`."""
         return self.static.fits(spans)
 
-    def overtaken(self, spans: Sequence[Span]) -> None:
+    def overtaken(self, spans: Sequence[CacheSegment]) -> None:
         """Another way of reading is about to write; see `StaticSteps`."""
         self.static.overtaken(spans)
 
     def read(
         self,
-        spans: Sequence[Span],
+        spans: Sequence[CacheSegment],
         embeddings: torch.Tensor,
         positions: NDArray[np.int64],
         kept: Sequence[int],

@@ -7,9 +7,9 @@ from typing import Protocol
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from egolive.assistant.backends.torch.batch_plan import Span
+from egolive.assistant.backends.torch.batch_plan import CacheSegment
 
-__all__ = ["Attention", "SpanAttention", "attend_few"]
+__all__ = ["Attention", "SegmentAttention", "attend_few"]
 
 _FEW = 64
 """Up to so many new tokens, heads that share keys are multiplied as one matrix: 3 times faster on a CPU."""
@@ -33,14 +33,14 @@ class Attention(Protocol):
         ...
 
 
-class SpanAttention:
+class SegmentAttention:
     """Attention of one span, over as many columns of its row as are in use."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: CacheSegment) -> None:
         """Make room for the new tokens."""
         self._tokens = slice(span.start, span.start + span.count)
         self._columns = slice(span.used, span.used + span.count)
-        self._buffer = buffer = span.row.room(self._columns.stop)
+        self._buffer = buffer = span.cache.room(self._columns.stop)
         self._mask: torch.Tensor | None = None
         if not span.seen.all():
             hidden = torch.from_numpy(~span.seen).to(buffer.device)

@@ -1,6 +1,6 @@
 """One pass of a decoder over several rows and branches: which tokens go in, and which columns each sees.
 
-The same for every backend whose rows are `TorchRow`; how attention is computed is the backend's business.
+The same for every backend whose rows are `TorchKVCache`; how attention is computed is the backend's business.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from egolive.assistant.backends.torch.kv_cache import OWN, TorchBranch, TorchRow
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.backends.torch.kv_cache import OWN, TorchCacheFork, TorchKVCache
+from egolive.assistant.runtime.backend import ForwardInput
 
-__all__ = ["Span", "plan"]
+__all__ = ["CacheSegment", "plan_batch"]
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class CacheSegment:
     """The new tokens of one row and its branches among those of one pass."""
 
-    row: TorchRow
+    cache: TorchKVCache
     start: int
     """Place of the first new token in the pass."""
     owners: NDArray[np.int32]
@@ -37,7 +37,7 @@ class Span:
         return len(self.owners)
 
 
-def plan(chunks: Sequence[Chunk]) -> tuple[list[Span], list[int]]:
+def plan_batch(inputs: Sequence[ForwardInput]) -> tuple[list[CacheSegment], list[int]]:
     """Bring the chunks of each row together.
 
     Returns:
@@ -46,30 +46,30 @@ def plan(chunks: Sequence[Chunk]) -> tuple[list[Span], list[int]]:
     Raises:
         ValueError: A row or branch of another decoder, thrown away, or read in the wrong order.
     """
-    members: dict[TorchRow, list[int]] = {}
-    for at, chunk in enumerate(chunks):
+    members: dict[TorchKVCache, list[int]] = {}
+    for at, chunk in enumerate(inputs):
         onto = chunk.onto
-        if not isinstance(onto, TorchRow | TorchBranch):
+        if not isinstance(onto, TorchKVCache | TorchCacheFork):
             raise ValueError("a chunk is read onto a row or branch of the same decoder")
-        members.setdefault(onto.row, []).append(at)
+        members.setdefault(onto.cache, []).append(at)
     spans, start = [], 0
-    for row, places in members.items():
+    for cache, places in members.items():
         owners: list[int] = []
         for at in places:
-            owners += [chunks[at].onto.owner] * len(chunks[at].embeddings)  # type: ignore[union-attr]
-        spans.append(_span(row, start, np.array(owners, dtype=np.int32)))
+            owners += [inputs[at].onto.owner] * len(inputs[at].embeddings)  # type: ignore[union-attr]
+        spans.append(_span(cache, start, np.array(owners, dtype=np.int32)))
         start += len(owners)
     return spans, [at for places in members.values() for at in places]
 
 
-def _span(row: TorchRow, start: int, owners: NDArray[np.int32]) -> Span:
-    before = row.owners
-    if OWN in owners and (len(before) > row.length or owners[0] != OWN):
+def _span(cache: TorchKVCache, start: int, owners: NDArray[np.int32]) -> CacheSegment:
+    before = cache.owners
+    if OWN in owners and (len(before) > cache.length or owners[0] != OWN):
         raise ValueError("a row is read further before its branches, or once they are thrown away")
     for owner in set(owners.tolist()) - {OWN}:
-        row.columns_of(owner)
+        cache.columns_of(owner)
     used, new = len(before), len(owners)
     everyone = np.concatenate([before, owners])
     seen = (everyone == OWN) | (everyone == owners[:, None])
     seen &= np.arange(used + new) <= np.arange(used, used + new)[:, None]
-    return Span(row, start, owners, used, seen)
+    return CacheSegment(cache, start, owners, used, seen)

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from egolive.assistant.backends.torch.device_errors import as_engine_errors
 
-__all__ = ["OWN", "TorchBranch", "TorchRow"]
+__all__ = ["OWN", "TorchCacheFork", "TorchKVCache"]
 
 OWN = 0
-"""In `TorchRow.owners`: the row's own tokens. Branches are numbered from 1."""
+"""In `TorchKVCache.owners`: the row's own tokens. Branches are numbered from 1."""
 _DEAD = -1
-"""In `TorchRow.owners`: taken back."""
+"""In `TorchKVCache.owners`: taken back."""
 _BLOCK = 256
 """Tokens by which a row's buffer grows at least."""
 
 
-class TorchRow:
+class TorchKVCache:
     """One sequence that the decoder has read, and the branches behind it, in one buffer."""
 
     def __init__(self, new_buffer: Callable[[int], torch.Tensor]) -> None:
@@ -42,7 +42,7 @@ class TorchRow:
         self._first_branch = 1
 
     @property
-    def row(self) -> TorchRow:
+    def cache(self) -> TorchKVCache:
         """Itself; of a branch, the row that it follows."""
         return self
 
@@ -61,23 +61,23 @@ class TorchRow:
         """Whose token stands in each column of the buffer."""
         return self._owners
 
-    def fork(self, length: int) -> TorchRow:
+    def copy(self, length: int) -> TorchKVCache:
         """A row of its own that has read the first `length` tokens of this one."""
         if not 0 <= length <= self._length:
             raise ValueError(f"a row of {self._length} tokens cannot be cut to {length}")
-        made = TorchRow(self._new_buffer)
+        made = TorchKVCache(self._new_buffer)
         if length:
             with as_engine_errors("copying a prompt"), torch.inference_mode():
                 made.room(length)[..., :length, :] = self._buffer[..., :length, :]
         made.commit(np.zeros(length, dtype=np.int32))
         return made
 
-    def branch(self) -> TorchBranch:
+    def fork(self) -> TorchCacheFork:
         """A way to go on from its end."""
         self._branches += 1
-        return TorchBranch(self, self._branches)
+        return TorchCacheFork(self, self._branches)
 
-    def prune(self) -> None:
+    def drop_forks(self) -> None:
         """Throw all branches away."""
         self._owners = self._owners[: self._length]
         self._first_branch = self._branches + 1
@@ -115,22 +115,22 @@ class TorchRow:
         self._length += int((owners == OWN).sum())
 
 
-class TorchBranch:
+class TorchCacheFork:
     """What follows the end of a row for one question."""
 
-    def __init__(self, row: TorchRow, owner: int) -> None:
-        self.row = row
+    def __init__(self, cache: TorchKVCache, owner: int) -> None:
+        self.cache = cache
         self.owner = owner
 
     @property
     def length(self) -> int:
         """Tokens read since the end of its row."""
-        return len(self.row.columns_of(self.owner))
+        return len(self.cache.columns_of(self.owner))
 
     def rewind(self, length: int) -> None:
         """Take back all tokens of its own but the first `length`."""
-        columns = self.row.columns_of(self.owner)
+        columns = self.cache.columns_of(self.owner)
         if not 0 <= length <= len(columns):
             raise ValueError(f"a branch of {len(columns)} tokens cannot be cut to {length}")
         if length < len(columns):
-            self.row.take_back(columns[length:])
+            self.cache.take_back(columns[length:])

@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from egolive.assistant.backends.torch.attention import Attention, attend_few
-from egolive.assistant.backends.torch.batch_plan import Span
-from egolive.assistant.backends.torch.kv_cache import OWN, TorchRow
+from egolive.assistant.backends.torch.batch_plan import CacheSegment
+from egolive.assistant.backends.torch.kv_cache import OWN, TorchKVCache
 
 __all__ = ["COLUMNS", "TOKENS", "Capture", "Forward", "StaticAttention", "StaticSteps", "uncaptured"]
 
@@ -100,7 +100,7 @@ class StaticSteps:
         """Three positions of each token, and its column in the buffer."""
         self._seen = torch.zeros((most, columns[-1]), dtype=torch.bool, device=device)
         self._logits = torch.zeros((most, vocabulary), device=device)
-        self._places: WeakKeyDictionary[TorchRow, _Place] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[TorchKVCache, _Place] = WeakKeyDictionary()
         self._steps: dict[tuple[int, int], Step] = {}
         self._lock = Lock()
 
@@ -109,7 +109,7 @@ class StaticSteps:
         """(tokens, columns) of the steps that have been captured."""
         return list(self._steps)
 
-    def fits(self, spans: Sequence[Span]) -> bool:
+    def fits(self, spans: Sequence[CacheSegment]) -> bool:
         """Whether a pass is a step: a few tokens, all on branches, behind rows that are not too long."""
         return (
             sum(span.count for span in spans) <= self._tokens[-1]
@@ -117,18 +117,18 @@ class StaticSteps:
             and self._needed(spans) <= self._columns[-1]
         )
 
-    def overtaken(self, spans: Sequence[Span]) -> None:
+    def overtaken(self, spans: Sequence[CacheSegment]) -> None:
         """Another way of reading is about to write behind what these spans' rows have in use."""
         with self._lock:
             for span in spans:
-                place = self._places.get(span.row)
+                place = self._places.get(span.cache)
                 if place is not None:
                     place.valid = min(place.valid, span.used)
 
     def read(
         self,
         forward: Forward,
-        spans: Sequence[Span],
+        spans: Sequence[CacheSegment],
         embeddings: torch.Tensor,
         positions: NDArray[np.int64],
         kept: Sequence[int],
@@ -157,29 +157,29 @@ class StaticSteps:
             self._take_back(spans)
             return self._logits[kept]
 
-    def _needed(self, spans: Sequence[Span]) -> int:
+    def _needed(self, spans: Sequence[CacheSegment]) -> int:
         """Columns that these spans' rows take when they are laid out."""
         return 1 + sum(span.used + span.count + _SPARE for span in spans)
 
-    def _bring(self, spans: Sequence[Span]) -> int:
+    def _bring(self, spans: Sequence[CacheSegment]) -> int:
         """Copy in what is missing of the spans' rows, and tell where the last of them ends."""
         for span in spans:
-            place = self._places.get(span.row)
+            place = self._places.get(span.cache)
             if place is None or place.room < span.used + span.count:
                 self._lay_out(spans)
                 break
         end = 0
         for span in spans:
-            place = self._places[span.row]
+            place = self._places[span.cache]
             if place.valid < span.used:
                 missing = slice(place.start + place.valid, place.start + span.used)
-                own = span.row.room(span.used)[..., place.valid : span.used, :]
+                own = span.cache.room(span.used)[..., place.valid : span.used, :]
                 self._buffer[..., missing, :] = own
                 place.valid = span.used
             end = max(end, place.start + span.used + span.count)
         return end
 
-    def _lay_out(self, spans: Sequence[Span]) -> None:
+    def _lay_out(self, spans: Sequence[CacheSegment]) -> None:
         """Give the spans' rows places side by side, and all others none."""
         self._places.clear()
         # What was here may hold numbers that are none, and those pass through every mask.
@@ -188,12 +188,12 @@ class StaticSteps:
         start = _TRASH + 1
         for span in spans:
             room = span.used + span.count + _SPARE
-            self._places[span.row] = _Place(start, room)
+            self._places[span.cache] = _Place(start, room)
             start += room
 
     def _fill(
         self,
-        spans: Sequence[Span],
+        spans: Sequence[CacheSegment],
         embeddings: torch.Tensor,
         positions: NDArray[np.int64],
         tokens: int,
@@ -208,7 +208,7 @@ class StaticSteps:
         seen[count:, _TRASH] = True
         for span in spans:
             here = slice(span.start, span.start + span.count)
-            start = self._places[span.row].start
+            start = self._places[span.cache].start
             indices[3, here] = np.arange(start + span.used, start + span.used + span.count)
             seen[here, start : start + span.used + span.count] = span.seen
         self._embeddings[:count] = embeddings
@@ -234,13 +234,13 @@ class StaticSteps:
         logits = forward(self._embeddings[:tokens], self._indices[:3, :tokens], [attention])
         self._logits[:tokens] = logits
 
-    def _take_back(self, spans: Sequence[Span]) -> None:
+    def _take_back(self, spans: Sequence[CacheSegment]) -> None:
         """Copy the new keys and values into the rows' own buffers."""
         for span in spans:
-            place = self._places[span.row]
+            place = self._places[span.cache]
             stop = span.used + span.count
             new = self._buffer[..., place.start + span.used : place.start + stop, :]
-            span.row.room(stop)[..., span.used : stop, :] = new
+            span.cache.room(stop)[..., span.used : stop, :] = new
             place.valid = stop
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.assistant.backends.torch.attention import Attention, SpanAttention
-from egolive.assistant.backends.torch.batch_plan import plan
+from egolive.assistant.backends.torch.attention import Attention, SegmentAttention
+from egolive.assistant.backends.torch.batch_plan import plan_batch
 from egolive.assistant.backends.torch.device_errors import as_engine_errors
-from egolive.assistant.backends.torch.kv_cache import TorchRow
+from egolive.assistant.backends.torch.kv_cache import TorchKVCache
 from egolive.assistant.backends.torch.static_steps import COLUMNS, Capture, StaticSteps
 from egolive.assistant.backends.torch.torch_linear import apply, linear
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 
 __all__ = ["TorchDecoder"]
 
@@ -65,42 +65,42 @@ class TorchDecoder:
             embeddings: torch.Tensor = self.text_model.embed_tokens(torch.tensor(tokens, device=self.device))
         return embeddings
 
-    def row(self) -> TorchRow:
+    def new_cache(self) -> TorchKVCache:
         """A row that has read nothing."""
-        return TorchRow(self._new_buffer)
+        return TorchKVCache(self._new_buffer)
 
     def _new_buffer(self, capacity: int) -> torch.Tensor:
         """Room for keys and values: (layers, 2, key-value heads, capacity, width of a head)."""
         shape = (len(self.text_model.layers), 2, self._kv_heads, capacity, self._head_width)
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    def read(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
         """Let several rows and branches read on in one pass; see `Decoder`."""
-        if not chunks:
+        if not inputs:
             return []
         with as_engine_errors("reading a prompt"), torch.inference_mode():
-            planned, order = plan(chunks)
-            embeddings = torch.cat([chunks[at].embeddings for at in order])
-            positions = np.concatenate([chunks[at].positions for at in order], axis=1)
+            planned, order = plan_batch(inputs)
+            embeddings = torch.cat([inputs[at].embeddings for at in order])
+            positions = np.concatenate([inputs[at].positions for at in order], axis=1)
             kept: list[int] = []
             end = 0
             for at in order:
-                end += len(chunks[at].embeddings)
-                kept += range(end - chunks[at].keep, end)
+                end += len(inputs[at].embeddings)
+                kept += range(end - inputs[at].keep, end)
             static = self.static
             if static is not None and static.fits(planned):
                 found = static.read(self._forward, planned, embeddings, positions, kept)
             else:
                 if static is not None:
                     static.overtaken(planned)
-                spans = [SpanAttention(span) for span in planned]
+                spans = [SegmentAttention(span) for span in planned]
                 places = torch.from_numpy(positions).to(self.device)
                 found = self._logits(self._layers(embeddings, places, spans)[kept])
-            logits = torch.split(found, [chunks[at].keep for at in order])
+            logits = torch.split(found, [inputs[at].keep for at in order])
         for span in planned:
-            span.row.commit(span.owners)
+            span.cache.commit(span.owners)
         placed = dict(zip(order, logits, strict=True))
-        return [placed[at] for at in range(len(chunks))]
+        return [placed[at] for at in range(len(inputs))]
 
     def _forward(
         self, embeddings: torch.Tensor, positions: torch.Tensor, spans: Sequence[Attention]

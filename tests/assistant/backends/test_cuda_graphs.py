@@ -20,7 +20,7 @@ from egolive.assistant.backends.torch.torch_decoder import TorchDecoder
 from egolive.assistant.backends.torch.torch_engine import TorchEngine, TorchTower
 from egolive.assistant.cli.options import ModelOptions
 from egolive.assistant.load_local import load_engine
-from egolive.assistant.runtime.backend import Branch, Chunk, Row
+from egolive.assistant.runtime.backend import CacheFork, ForwardInput, KVCache
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
 from egolive.streaming.errors import EngineError
@@ -152,17 +152,17 @@ class Twins:
     def __init__(self, decoders: Sequence[TorchDecoder], seed: int) -> None:
         self.decoders = decoders
         self.rng = np.random.default_rng(seed)
-        self.rows: list[list[Row]] = []
+        self.rows: list[list[KVCache]] = []
 
     def row(self, length: int) -> int:
-        self.rows.append([decoder.row() for decoder in self.decoders])
+        self.rows.append([decoder.new_cache() for decoder in self.decoders])
         self.read([(self.rows[-1], length)])
         return len(self.rows) - 1
 
-    def branches(self, row: int, count: int) -> list[list[Branch]]:
-        return [[one.branch() for one in self.rows[row]] for _ in range(count)]
+    def branches(self, row: int, count: int) -> list[list[CacheFork]]:
+        return [[one.fork() for one in self.rows[row]] for _ in range(count)]
 
-    def read(self, onto: Sequence[tuple[Sequence[Row | Branch], int]]) -> None:
+    def read(self, onto: Sequence[tuple[Sequence[KVCache | CacheFork], int]]) -> None:
         width = self.decoders[0].model.config.text_config.hidden_size
         drawn = [
             (
@@ -174,8 +174,10 @@ class Twins:
         ]
         found = []
         for number, decoder in enumerate(self.decoders):
-            chunks = [Chunk(each[number], *given) for (each, _), given in zip(onto, drawn, strict=True)]
-            found.append(decoder.read(chunks))
+            chunks = [
+                ForwardInput(each[number], *given) for (each, _), given in zip(onto, drawn, strict=True)
+            ]
+            found.append(decoder.forward(chunks))
         for (_, _, keep), one, two in zip(drawn, *found, strict=True):
             assert one.shape == two.shape == (keep, len(self.decoders[0].head))
             if keep:
@@ -192,15 +194,15 @@ def test_rows_grow_fork_and_are_taken_back_in_any_order(twins: Twins, decoder: T
     rng = np.random.default_rng(1)
     for _ in range(2):
         twins.row(int(rng.integers(200, 260)))
-    branches: list[list[Branch]] = []
+    branches: list[list[CacheFork]] = []
     for number in range(120):
         if number % 40 == 39:
             # The next question: all begins again behind longer rows, or in a fork of one.
             for row in twins.rows:
                 for one in row:
-                    one.prune()
+                    one.drop_forks()
             cut = int(rng.integers(1, 200))
-            twins.rows[int(rng.integers(2))] = [one.fork(cut) for one in twins.rows[0]]
+            twins.rows[int(rng.integers(2))] = [one.copy(cut) for one in twins.rows[0]]
             twins.read([(row, int(rng.integers(1, 70))) for row in twins.rows])
             branches = []
         if len(branches) < 5:
@@ -315,7 +317,7 @@ def test_a_step_that_fails_has_read_nothing(plain: TorchEngine) -> None:
     twins.read([(branch, 2)])
     failing[0] = True
     with pytest.raises(EngineError, match="out of memory while reading"):
-        decoder.read([Chunk(branch[0], torch.ones(2, 64), np.zeros((3, 2), dtype=np.int64))])
+        decoder.forward([ForwardInput(branch[0], torch.ones(2, 64), np.zeros((3, 2), dtype=np.int64))])
     failing[0] = False
     assert branch[0].length == 2
     twins.read([(branch, 2)])
@@ -323,17 +325,21 @@ def test_a_step_that_fails_has_read_nothing(plain: TorchEngine) -> None:
 
 def test_numbers_that_are_none_do_not_stay_behind(twins: Twins, decoder: TorchDecoder) -> None:
     twins.row(30)
-    broken = decoder.row()
-    decoder.read([Chunk(broken, torch.full((300, 64), torch.nan), np.zeros((3, 300), dtype=np.int64))])
-    (logits,) = decoder.read([Chunk(broken.branch(), torch.ones(1, 64), np.zeros((3, 1), dtype=np.int64))])
+    broken = decoder.new_cache()
+    decoder.forward(
+        [ForwardInput(broken, torch.full((300, 64), torch.nan), np.zeros((3, 300), dtype=np.int64))]
+    )
+    (logits,) = decoder.forward(
+        [ForwardInput(broken.fork(), torch.ones(1, 64), np.zeros((3, 1), dtype=np.int64))]
+    )
     assert logits.isnan().all()
     twins.read([(twins.branches(0, 1)[0], 2)])
 
 
 def test_rows_that_are_gone_are_not_held(decoder: TorchDecoder) -> None:
-    row = decoder.row()
-    decoder.read([Chunk(row, torch.ones(3, 64), np.zeros((3, 3), dtype=np.int64))])
-    decoder.read([Chunk(row.branch(), torch.ones(1, 64), np.zeros((3, 1), dtype=np.int64))])
+    row = decoder.new_cache()
+    decoder.forward([ForwardInput(row, torch.ones(3, 64), np.zeros((3, 3), dtype=np.int64))])
+    decoder.forward([ForwardInput(row.fork(), torch.ones(1, 64), np.zeros((3, 1), dtype=np.int64))])
     gone = weakref.ref(row)
     del row
     assert gone() is None

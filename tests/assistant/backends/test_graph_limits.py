@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from egolive.assistant.backends.onnx.graph_limits import Sizes, passes
 from egolive.assistant.model.engine_folder import Shapes
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.streaming.errors import EngineError
 
 SHAPES = Shapes(
@@ -22,10 +22,10 @@ SHAPES = Shapes(
 )
 
 
-def chunk(row: Any, count: int, keep: int) -> Chunk:
+def chunk(row: Any, count: int, keep: int) -> ForwardInput:
     """A chunk whose embeddings are its tokens' numbers."""
     numbers = torch.arange(count, dtype=torch.float32)[:, None]
-    return Chunk(row, numbers, np.tile(np.arange(count), (3, 1)), min(keep, count))
+    return ForwardInput(row, numbers, np.tile(np.arange(count), (3, 1)), min(keep, count))
 
 
 def row(used: int) -> Any:

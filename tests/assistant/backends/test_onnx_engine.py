@@ -105,13 +105,13 @@ def test_embeddings_are_read_from_the_file_as_they_are_needed(fp32_folder: Path)
 def test_keys_and_values_are_appended_in_place(fp32_folder: Path) -> None:
     """One row grows in its own buffer: nothing of what it has read is copied from step to step."""
     _, decoder = load_engine(str(fp32_folder), device="cpu").halves()
-    from egolive.assistant.runtime.backend import Chunk
+    from egolive.assistant.runtime.backend import ForwardInput
 
-    row = decoder.row()
+    row = decoder.new_cache()
     places = np.tile(np.arange(8), (3, 1))
-    decoder.read([Chunk(row, decoder.embed([1, 2, 3]), places[:, :3])])
+    decoder.forward([ForwardInput(row, decoder.embed([1, 2, 3]), places[:, :3])])
     buffer = row.room(0)  # type: ignore[attr-defined]
     before = buffer[..., :3, :].clone()
-    decoder.read([Chunk(row, decoder.embed([4]), places[:, 3:4])])
+    decoder.forward([ForwardInput(row, decoder.embed([4]), places[:, 3:4])])
     assert row.room(0).data_ptr() == buffer.data_ptr()  # type: ignore[attr-defined]
     assert torch.equal(buffer[..., :3, :], before)

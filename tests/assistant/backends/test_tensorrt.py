@@ -31,7 +31,7 @@ from egolive.assistant.model.engine_folder import (
     TOWER_FILE,
     read_engine_card,
 )
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.quantize import tensorrt_build
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.tensorrt_build import build_engines
@@ -142,7 +142,9 @@ def test_shapes_outside_of_all_ranges_are_told_in_one_line(trt: ModuleType, copi
     table = embedding_table(copied / EMBEDDINGS_FILE)
     decoder = GraphDecoder(graph, table, card.shapes, CPU, sizes=replace(SIZES, tokens=30))
     with pytest.raises(EngineError, match=r"was built for other shapes than .*embeddings") as caught:
-        decoder.read([Chunk(decoder.row(), decoder.embed(range(30)), np.tile(np.arange(30), (3, 1)))])
+        decoder.forward(
+            [ForwardInput(decoder.new_cache(), decoder.embed(range(30)), np.tile(np.arange(30), (3, 1)))]
+        )
     assert "\n" not in str(caught.value)
 
 

@@ -18,7 +18,7 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model import prompt_tokens as layout_module
 from egolive.assistant.model.positions import Part, rope_positions
 from egolive.assistant.model.prompt_tokens import SlicePiece, lay_out
-from egolive.assistant.runtime.backend import Chunk, Row
+from egolive.assistant.runtime.backend import ForwardInput, KVCache
 from egolive.assistant.schema.engine import Prompt, Request, Vision
 from egolive.streaming.errors import EngineError
 from egolive.streaming.frames import Image
@@ -136,10 +136,14 @@ def reference_inputs(engine: TorchEngine, prompt: Prompt, answer: list[int]) -> 
 
 
 def read(
-    decoder: TorchDecoder, row: Row, embeddings: torch.Tensor, positions: np.ndarray[Any, Any], keep: int = 1
+    decoder: TorchDecoder,
+    row: KVCache,
+    embeddings: torch.Tensor,
+    positions: np.ndarray[Any, Any],
+    keep: int = 1,
 ) -> torch.Tensor:
     """Let one row read on."""
-    return decoder.read([Chunk(row, embeddings, positions, keep)])[0]
+    return decoder.forward([ForwardInput(row, embeddings, positions, keep)])[0]
 
 
 def our_logits(engine: TorchEngine, prompt: Prompt, answer: list[int]) -> torch.Tensor:
@@ -152,7 +156,7 @@ def our_logits(engine: TorchEngine, prompt: Prompt, answer: list[int]) -> torch.
         else decoder.embed(piece)
         for piece in layout.pieces
     ]
-    row = decoder.row()
+    row = decoder.new_cache()
     logits = [read(decoder, row, torch.cat(embeddings), layout.positions, keep=len(layout))]
     for place, token in enumerate(answer):
         position = np.full((3, 1), layout.next_position + place)
@@ -262,8 +266,8 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_engine: TorchEngine)
     _, decoder = tiny_engine.halves()
     layout = lay_out(PROMPTS["text"], tiny_engine.tokenizer)
     embeddings = torch.cat([decoder.embed(piece) for piece in layout.pieces if isinstance(piece, tuple)])
-    whole = read(decoder, decoder.row(), embeddings, layout.positions, keep=len(layout))
-    row = decoder.row()
+    whole = read(decoder, decoder.new_cache(), embeddings, layout.positions, keep=len(layout))
+    row = decoder.new_cache()
     chunks = [slice(at, at + 7) for at in range(0, len(layout), 7)]
     pieces = [read(decoder, row, embeddings[chunk], layout.positions[:, chunk], keep=7) for chunk in chunks]
     assert row.length == len(layout)
@@ -272,21 +276,21 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_engine: TorchEngine)
 
 def test_a_fork_goes_its_own_way_and_leaves_the_row_alone(tiny_engine: TorchEngine) -> None:
     _, decoder = tiny_engine.halves()
-    row = decoder.row()
+    row = decoder.new_cache()
     positions = rope_positions([12])
     first, second = decoder.embed(range(20, 28)), decoder.embed(range(40, 44))
     read(decoder, row, first, positions[:, :8])
-    fork = row.fork(5)
+    fork = row.copy(5)
     assert (row.length, fork.length) == (8, 5)
     read(decoder, fork, second, positions[:, 5:9])
     alone = read(decoder, row, second, positions[:, 8:12])
-    undisturbed = decoder.row()
+    undisturbed = decoder.new_cache()
     read(decoder, undisturbed, first, positions[:, :8])
     expected = read(decoder, undisturbed, second, positions[:, 8:12])
     assert (alone - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert fork.fork(0).length == 0
+    assert fork.copy(0).length == 0
     with pytest.raises(ValueError, match="cannot be cut to 13"):
-        row.fork(13)
+        row.copy(13)
 
 
 def test_two_sessions_of_one_engine_do_not_disturb_each_other(tiny_engine: TorchEngine) -> None:

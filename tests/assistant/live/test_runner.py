@@ -16,7 +16,7 @@ from fakes import FakeEngine
 
 from egolive.assistant.cli.typed_questions import lines_to
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, Sink
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.streaming.clock import VirtualClock
@@ -124,7 +124,7 @@ def run(
 
     sinks: list[Sink] = [EventSink(folder / "events.jsonl"), CallbackSink(told.append), lockstep]
     camera = Camera(clock, seconds, fps=fps, before=step, speed=speed, live=live)
-    play(camera, assistant, sinks, fps=2.0, slices=2, metrics=metrics, clock=clock)
+    run_stream(camera, assistant, sinks, fps=2.0, slices=2, metrics=metrics, clock=clock)
     lines = (folder / "events.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], lockstep.shown, told
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from egolive.assistant.cli import main as cli
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.memory.encodings import encoding_of, give_encoding
@@ -118,7 +118,7 @@ def remembered(
     clock = VirtualClock()
     with Assistant(engine, questions=QUESTIONS, keeper=live, clock=clock) as assistant:
         live.attend(assistant)
-        play(live.watch(source), assistant, [], fps=2.0, slices=2, clock=clock)
+        run_stream(live.watch(source), assistant, [], fps=2.0, slices=2, clock=clock)
     return memory
 
 
@@ -278,7 +278,7 @@ def test_forgetting_while_a_stream_runs_leaves_no_frame_encoding_or_key(tmp_path
         assert isinstance(assistant.engine_session, Session)
         sessions.append(assistant.engine_session)
         live.attend(assistant)
-        play(live.watch(scenes), assistant, [Watch(lambda _: None)], fps=2.0, slices=2)
+        run_stream(live.watch(scenes), assistant, [Watch(lambda _: None)], fps=2.0, slices=2)
         assert min(before) > 0
         gc.collect()
         # A recording is read some frames ahead of the show, which is where it was forgotten.

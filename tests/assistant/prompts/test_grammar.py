@@ -18,15 +18,15 @@ from guided import (
     WHEN,
     allowed,
     follow,
-    guide,
-    guides,
+    matcher,
+    matchers,
     may_end,
     nano_tokenizer,
     next_texts,
     write,
 )
 
-from egolive.assistant.prompts.grammar import Guides
+from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, Profile
 
@@ -51,12 +51,12 @@ from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, Profile
 def test_what_is_malformed_is_stopped_where_it_goes_wrong(
     profile: Profile, question: Question, text: str, through: str
 ) -> None:
-    assert follow(guide(profile, question), text, nano_tokenizer()) == through
+    assert follow(matcher(profile, question), text, nano_tokenizer()) == through
 
 
 def test_an_answer_ends_only_when_it_is_complete() -> None:
     tokenizer = nano_tokenizer()
-    of = guide(NANO, GROUND)
+    of = matcher(NANO, GROUND)
     for token in tokenizer.encode(BOX):
         assert not of.finished
         assert not tokenizer.eos & allowed(of, tokenizer)
@@ -69,7 +69,7 @@ def test_an_answer_ends_only_when_it_is_complete() -> None:
 
 def test_after_the_end_nothing_is_masked_and_nothing_accepted() -> None:
     tokenizer = nano_tokenizer()
-    of = guide(NANO, GROUND)
+    of = matcher(NANO, GROUND)
     write(of, "none")
     of.accept(min(tokenizer.eos))
     logits = torch.arange(8.0)
@@ -81,15 +81,15 @@ def test_after_the_end_nothing_is_masked_and_nothing_accepted() -> None:
 
 def test_a_box_begins_with_its_token_and_not_with_that_tokens_letters() -> None:
     tokenizer = nano_tokenizer()
-    assert tokenizer.encode("<")[0] not in allowed(guide(NANO, GROUND), tokenizer)
-    of = guide(NANO, GROUND)
+    assert tokenizer.encode("<")[0] not in allowed(matcher(NANO, GROUND), tokenizer)
+    of = matcher(NANO, GROUND)
     write(of, "<|box_start|>(1,2),(3,4)")
     assert allowed(of, tokenizer) == set(tokenizer.encode("<|box_end|>"))
 
 
 def test_rows_beyond_the_vocabulary_and_control_tokens_never_come() -> None:
     tokenizer = nano_tokenizer()
-    of = guide(THINKING, INTENT, think=True)
+    of = matcher(THINKING, INTENT, think=True)
     write(of, "<think>well")
     some = allowed(of, tokenizer)
     assert len(some) > 400
@@ -102,7 +102,7 @@ def test_logits_of_what_may_come_stay_as_they_are() -> None:
     tokenizer = nano_tokenizer()
     logits = torch.randn(len(tokenizer) + PADDING, generator=torch.Generator().manual_seed(1))
     before = logits.clone()
-    of = guide(NANO, GROUND)
+    of = matcher(NANO, GROUND)
     of.mask(logits)
     some = sorted(allowed(of, tokenizer))
     assert torch.equal(logits[some], before[some])
@@ -110,7 +110,7 @@ def test_logits_of_what_may_come_stay_as_they_are() -> None:
 
 
 def test_more_than_was_accepted_cannot_be_taken_back() -> None:
-    of = guide(NANO, GROUND)
+    of = matcher(NANO, GROUND)
     write(of, "<|box_start|>(1")
     with pytest.raises(ValueError, match="4 tokens cannot be taken back, 3 were"):
         of.rollback(4)
@@ -119,7 +119,7 @@ def test_more_than_was_accepted_cannot_be_taken_back() -> None:
 
 
 def test_a_token_that_is_forbidden_changes_nothing() -> None:
-    of = guide(NANO, GROUND)
+    of = matcher(NANO, GROUND)
     write(of, "<|box_start|>(1")
     before = next_texts(of)
     with pytest.raises(ValueError, match="may not come next"):
@@ -129,7 +129,7 @@ def test_a_token_that_is_forbidden_changes_nothing() -> None:
 
 
 def test_answers_that_follow_the_same_grammar_do_not_share_their_place() -> None:
-    first, second = guide(NANO, GROUND), guide(NANO, GROUND)
+    first, second = matcher(NANO, GROUND), matcher(NANO, GROUND)
     write(first, "<|box_start|>(12,")
     assert b"<|box_start|>" in next_texts(second)
     write(second, "none")
@@ -140,7 +140,7 @@ def test_answers_that_follow_the_same_grammar_do_not_share_their_place() -> None
 @pytest.mark.parametrize("question", [GROUND, WHEN, INTENT, ASK], ids=lambda question: question.task)
 def test_reasoning_is_closed_at_its_bound(question: Question) -> None:
     tokenizer = nano_tokenizer()
-    of = guide(THINKING, question, think=True, think_tokens=30)
+    of = matcher(THINKING, question, think=True, think_tokens=30)
     write(of, "<think>")
     filler = tokenizer.encode("1")[0]
     count = len(tokenizer.encode("<think>"))
@@ -156,7 +156,7 @@ def test_reasoning_is_closed_at_its_bound(question: Question) -> None:
 @pytest.mark.parametrize("begun", ["<", "</", "</thi", "</think"])
 def test_a_closing_tag_that_is_begun_at_the_bound_is_finished(begun: str) -> None:
     tokens = nano_tokenizer().encode("<think>So" + begun)
-    of = guide(THINKING, GROUND, think=True, think_tokens=len(tokens))
+    of = matcher(THINKING, GROUND, think=True, think_tokens=len(tokens))
     write(of, "<think>So" + begun)
     write(of, "</think>"[len(begun) :] + f"<answer>{BOX}</answer>")
 
@@ -165,33 +165,33 @@ def test_reasoning_that_ends_in_time_is_left_alone() -> None:
     text = f"<think>On the left, 2 < 3.</think>\n\n<answer>{BOX}</answer>"
     bound = len(nano_tokenizer().encode(text.partition("\n")[0]))
     for spare in (0, 1, 100):
-        of = guide(THINKING, GROUND, think=True, think_tokens=bound + spare)
+        of = matcher(THINKING, GROUND, think=True, think_tokens=bound + spare)
         write(of, text)
         assert may_end(of, nano_tokenizer())
 
 
 def test_a_bound_shorter_than_the_opening_tag_waits_for_it() -> None:
-    of = guide(THINKING, GROUND, think=True, think_tokens=0)
+    of = matcher(THINKING, GROUND, think=True, think_tokens=0)
     write(of, f"<think></think><answer>{BOX}</answer>")
-    of = guide(THINKING, GROUND, think=True, think_tokens=0)
+    of = matcher(THINKING, GROUND, think=True, think_tokens=0)
     write(of, "<think>")
     assert next_texts(of) <= {b"</think>"[:n] for n in range(1, 9)}
 
 
 def test_words_after_reasoning_are_free() -> None:
-    of = guide(EGOTHINKER_V1, ASK, think=True)
+    of = matcher(EGOTHINKER_V1, ASK, think=True)
     write(of, f"<think>Hm.</think><answer>A cup, {BOX}, and 一杯茶 🍵.</answer>")
     assert may_end(of, nano_tokenizer())
 
 
 def test_words_without_reasoning_need_no_guide() -> None:
     for question in (INTENT, Question("next"), ASK):
-        assert guides(EGOTHINKER_V1).guide(question, think=False) is None
-        assert guides(NANO).guide(question, think=True) is None
+        assert matchers(EGOTHINKER_V1).matcher(question, think=False) is None
+        assert matchers(NANO).matcher(question, think=True) is None
 
 
 def test_a_model_that_never_learned_to_reason_is_not_made_to() -> None:
-    of = guides(NANO).guide(GROUND, think=True)
+    of = matchers(NANO).matcher(GROUND, think=True)
     assert of is not None
     assert b"<|box_start|>" in next_texts(of)
 
@@ -201,8 +201,8 @@ def test_without_xgrammar_answers_are_free_and_it_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "xgrammar", None)
     with caplog.at_level(logging.WARNING):
-        free = Guides(nano_tokenizer(), EGOTHINKER_V1)
-    assert free.guide(GROUND, think=True) is None
+        free = GrammarMatchers(nano_tokenizer(), EGOTHINKER_V1)
+    assert free.matcher(GROUND, think=True) is None
     assert "xgrammar cannot be imported" in caplog.text
 
 
@@ -210,7 +210,7 @@ def test_without_xgrammar_answers_are_free_and_it_is_said(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_mask_is_the_same_on_a_gpu() -> None:
     tokenizer = nano_tokenizer()
-    of = guide(NANO, GROUND)
+    of = matcher(NANO, GROUND)
     logits = torch.zeros(len(tokenizer) + PADDING, device="cuda")
     of.mask(logits)
     assert set(torch.isfinite(logits).nonzero().flatten().tolist()) == allowed(of, tokenizer)

@@ -17,7 +17,7 @@ from guided import (
     allowed,
     drawn,
     follow,
-    guide,
+    matcher,
     may_end,
     nano_tokenizer,
     write,
@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import REAL, needs_real
 
-from egolive.assistant.prompts.grammar import Guides
+from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.prompts.parsing import parse
 from egolive.assistant.prompts.prompts import render_answer
 from egolive.assistant.schema.answers import Answer, Question
@@ -58,8 +58,8 @@ def real_tokenizer() -> Tokenizer:
 
 
 @cache
-def real_guides() -> Guides:
-    return Guides(real_tokenizer(), EGOTHINKER_V1)
+def real_guides() -> GrammarMatchers:
+    return GrammarMatchers(real_tokenizer(), EGOTHINKER_V1)
 
 
 def has_form_without_sense(question: Question, text: str) -> bool:
@@ -78,7 +78,7 @@ def test_a_model_that_knows_nothing_still_writes_answers_that_can_be_read(
     profile: Profile, seed: int, question: Question, think: bool
 ) -> None:
     think = think and profile.think_prompts is not None
-    tokens = drawn(guide(profile, question, think, think_tokens=24), seed)
+    tokens = drawn(matcher(profile, question, think, think_tokens=24), seed)
     text = nano_tokenizer().decode(tokens)
     answer = parse(text, question, profile, source_size=(640, 480), seen_size=(100_000, 100_000))
     body = re.sub(r"<\|object_ref_start\|>[^<]*", "", text.rpartition("</think>")[2])
@@ -113,7 +113,7 @@ def known_answers(draw: st.DrawFn, profile: Profile) -> Answer:
 def test_whatever_training_writes_is_let_through_unchanged(profile: Profile, data: st.DataObject) -> None:
     answer = data.draw(known_answers(profile))
     text = render_answer(profile, answer, source_size=(640, 480), seen_size=(224, 140))
-    of = guide(profile, answer.question, think=answer.question.think)
+    of = matcher(profile, answer.question, think=answer.question.think)
     write(of, text)
     assert may_end(of, nano_tokenizer())
     assert not of.finished
@@ -133,7 +133,7 @@ def test_recorded_answers_pass_if_and_only_if_they_are_well_formed() -> None:
         if "<|image_pad|>" in row["text"]:
             continue  # a prompt was recorded with its answer
         for question in (GROUND, WHEN):
-            of = real_guides().guide(question, think=False)
+            of = real_guides().matcher(question, think=False)
             assert of is not None
             text = row["text"].removesuffix("<|im_end|>")
             whole = follow(of, text, tokenizer) == text and may_end(of, tokenizer)
@@ -164,7 +164,7 @@ def test_recorded_boxes_and_times_pass_in_each_form_that_egothinker_knows() -> N
                 f"<think>\n{reasoning}\n</think>\n\n<answer>\n{text}\n</answer>\n",
             ):
                 for think, whole in ((False, text), (True, tagged)):
-                    of = real_guides().guide(question, think)
+                    of = real_guides().matcher(question, think)
                     assert of is not None
                     assert follow(of, whole, tokenizer) == whole
                     assert may_end(of, tokenizer)
@@ -181,13 +181,13 @@ def test_rolling_back_and_going_on_is_as_if_nothing_had_been(
     tokenizer = nano_tokenizer()
     think = profile.think_prompts is not None
     bound = {"think_tokens": 16}
-    path = [*drawn(guide(profile, GROUND, think, **bound), seed), min(tokenizer.eos)]
-    fresh = guide(profile, GROUND, think, **bound)
+    path = [*drawn(matcher(profile, GROUND, think, **bound), seed), min(tokenizer.eos)]
+    fresh = matcher(profile, GROUND, think, **bound)
     masks = []
     for token in path:
         masks.append(allowed(fresh, tokenizer))
         fresh.accept(token)
-    of = guide(profile, GROUND, think, **bound)
+    of = matcher(profile, GROUND, think, **bound)
     place = 0
     for target in data.draw(st.lists(st.integers(0, len(path)), max_size=8)):
         for token in path[place:target]:

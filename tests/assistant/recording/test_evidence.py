@@ -16,7 +16,7 @@ from egolive.assistant.cli import main as cli
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.recording.evidence import (
-    EvidenceKeeper,
+    EvidenceWriter,
     is_bundle,
     read_bundle,
     reproduce,
@@ -137,9 +137,9 @@ def test_a_damaged_bundle_is_told_in_one_line(tmp_path: Path) -> None:
         read_bundle(folder)
 
 
-def keeper(folder: Path, engine: object, sha256: str = "abc") -> EvidenceKeeper:
+def keeper(folder: Path, engine: object, sha256: str = "abc") -> EvidenceWriter:
     assert hasattr(engine, "info")
     assert hasattr(engine, "profile")
-    return EvidenceKeeper(
+    return EvidenceWriter(
         folder / "evidence", model="nano", info=engine.info, sha256=sha256, profile=engine.profile
     )

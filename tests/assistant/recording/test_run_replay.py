@@ -14,7 +14,7 @@ from fakes import FakeEngine, nano_script
 from numpy.testing import assert_array_equal
 
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, Sink
 from egolive.assistant.recording.run_replay import RunSettings, record_into, replay_run
 from egolive.assistant.schema.answers import Question
@@ -78,7 +78,7 @@ def record(folder: Path, *, live: bool, stop_after: int | None = None) -> list[d
     sinks: list[Sink] = [EventSink(folder / "run.jsonl"), Stopper(lambda _: None)]
     camera = Camera(80, live=live, clock=clock if isinstance(clock, VirtualClock) else None)
     recorder = record_into(folder / "kept", settings, engine)
-    play(
+    run_stream(
         camera,
         assistant,
         sinks,

@@ -14,10 +14,10 @@ import torch
 
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.load_local import load_engine
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.assistant.runtime.engine_session import Session
-from egolive.assistant.runtime.token_sampling import Sampler
-from egolive.assistant.runtime.vision_cache import SliceCache
+from egolive.assistant.runtime.token_sampling import TokenSampler
+from egolive.assistant.runtime.vision_cache import VisionCache
 from egolive.assistant.schema.engine import Delta, EngineSession, Prompt, Request, Vision
 from egolive.streaming.errors import ConfigError, EngineError
 from egolive.streaming.frames import Image
@@ -222,7 +222,7 @@ def test_logprobs_are_those_of_the_model_over_all_tokens_it_may_say(
     _, decoder = engine.halves()
     ids = engine.tokenizer.encode("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n")
     positions = np.tile(np.arange(len(ids)), (3, 1))
-    (logits,) = decoder.read([Chunk(decoder.row(), decoder.embed(ids), positions)])[0]
+    (logits,) = decoder.forward([ForwardInput(decoder.new_cache(), decoder.embed(ids), positions)])[0]
     allowed = [token for token in range(len(engine.tokenizer)) if token not in engine.tokenizer.vision_tokens]
     expected = float(logits[cold.token] - logits[allowed].logsumexp(0))
     assert cold.logprob == pytest.approx(expected, abs=1e-4)
@@ -250,7 +250,7 @@ def draw(logits: torch.Tensor, **settings: float) -> set[int]:
     banned = torch.tensor([0])
     found = set()
     for seed in range(60):
-        found.add(Sampler(ask(None, "?", seed=seed, **settings), banned).choose(logits).token)
+        found.add(TokenSampler(ask(None, "?", seed=seed, **settings), banned).choose(logits).token)
     return found
 
 
@@ -320,7 +320,7 @@ def test_damaged_weights_are_told_not_answered(session: Session, engine: TorchEn
 
 
 def test_the_slice_cache_keeps_to_its_limit_and_drops_what_was_not_used_longest() -> None:
-    cache = SliceCache(3 * 400)
+    cache = VisionCache(3 * 400)
     for name in "abc":
         cache.put(name, torch.zeros(100))
     assert cache.get("a") is not None
@@ -333,7 +333,7 @@ def test_the_slice_cache_keeps_to_its_limit_and_drops_what_was_not_used_longest(
 
 
 def test_the_slice_cache_keeps_no_more_than_windows_can_hold() -> None:
-    cache = SliceCache(10**9)
+    cache = VisionCache(10**9)
     for name in range(2000):
         cache.put(name, torch.zeros(1))
     assert len(cache) == 512

@@ -26,7 +26,7 @@ from streams import (
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.positions import rope_positions
-from egolive.assistant.runtime.backend import Chunk
+from egolive.assistant.runtime.backend import ForwardInput
 from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
 
 SWITCHES = ("slices", "prefix", "together", "draft")
@@ -61,13 +61,13 @@ def play(engine: TorchEngine, reuse: Reuse) -> list[tuple[list[list[int]], list[
     found = []
     with engine.session(reuse) as session:
         for window, picture in STREAM:
-            guides = [Recorder() for _ in range(3)]
+            matchers = [Recorder() for _ in range(3)]
             requests = [
-                replace(request, guide=guide)
-                for request, guide in zip(requests_at(window, picture), guides, strict=True)
+                replace(request, matcher=matcher)
+                for request, matcher in zip(requests_at(window, picture), matchers, strict=True)
             ]
             said = tokens(answers(session, requests))
-            found.append((said, [torch.stack(guide.logits) for guide in guides]))
+            found.append((said, [torch.stack(matcher.logits) for matcher in matchers]))
     return found
 
 
@@ -249,26 +249,26 @@ def test_what_was_seen_ahead_is_neither_encoded_nor_read_again(engine: TorchEngi
 def test_a_guide_decides_what_may_be_said_and_stands_at_its_beginning_again(
     engine: TorchEngine, reuse: Reuse
 ) -> None:
-    guide = OnlyAfter()
-    request = replace(ask(STREAM[3][0], "What comes next?"), guide=guide)
+    matcher = OnlyAfter()
+    request = replace(ask(STREAM[3][0], "What comes next?"), matcher=matcher)
     with engine.session(reuse) as session:
         for _ in range(2):
             (answer,) = answers(session, [request])
             assert [delta.finished for delta in answer] == [""] * 4 + ["stop"]
             assert all(30 + place <= d.token < 38 + place for place, d in enumerate(answer))
-            assert guide.accepted == []
+            assert matcher.accepted == []
         assert session.usage()["draft_accepted"] == (5 if reuse.draft else 0)
         deltas = session.ask([replace(request, key=None)])
         next(deltas)
-        assert len(guide.accepted) == 1
+        assert len(matcher.accepted) == 1
         deltas.close()  # type: ignore[attr-defined]
-        assert guide.accepted == []
+        assert matcher.accepted == []
 
 
 def test_a_margin_is_that_of_the_two_likeliest_tokens(engine: TorchEngine) -> None:
     recorder = Recorder()
     with engine.session() as session:
-        (answer,) = answers(session, [replace(ask(None, "What?"), guide=recorder)])
+        (answer,) = answers(session, [replace(ask(None, "What?"), matcher=recorder)])
     for delta, logits in zip(answer, recorder.logits, strict=True):
         first, second = logits.sort(descending=True).values[:2].tolist()
         assert delta.margin == pytest.approx(first - second, abs=1e-4)
@@ -276,22 +276,22 @@ def test_a_margin_is_that_of_the_two_likeliest_tokens(engine: TorchEngine) -> No
 
 def test_branches_read_side_by_side_are_as_each_alone(engine: TorchEngine) -> None:
     _, decoder = engine.halves()
-    trunk, tails = decoder.embed(range(20, 31)), [decoder.embed(range(40, 44)), decoder.embed(range(50, 57))]
+    prefix, tails = decoder.embed(range(20, 31)), [decoder.embed(range(40, 44)), decoder.embed(range(50, 57))]
     places = rope_positions([20])
     alone = []
     for tail in tails:
-        (logits,) = decoder.read(
-            [Chunk(decoder.row(), torch.cat([trunk, tail]), places[:, : 11 + len(tail)])]
+        (logits,) = decoder.forward(
+            [ForwardInput(decoder.new_cache(), torch.cat([prefix, tail]), places[:, : 11 + len(tail)])]
         )
         alone.append(logits)
-    row, other = decoder.row(), decoder.row()
-    branches = [row.branch(), row.branch()]
-    found = decoder.read(
+    row, other = decoder.new_cache(), decoder.new_cache()
+    branches = [row.fork(), row.fork()]
+    found = decoder.forward(
         [
-            Chunk(row, trunk, places[:, :11], keep=0),
-            Chunk(other, trunk, places[:, :11], keep=2),
+            ForwardInput(row, prefix, places[:, :11], keep=0),
+            ForwardInput(other, prefix, places[:, :11], keep=2),
             *(
-                Chunk(branch, tail, places[:, 11 : 11 + len(tail)])
+                ForwardInput(branch, tail, places[:, 11 : 11 + len(tail)])
                 for branch, tail in zip(branches, tails, strict=True)
             ),
         ]
@@ -302,23 +302,26 @@ def test_branches_read_side_by_side_are_as_each_alone(engine: TorchEngine) -> No
     # Taken back and read again, between tokens of the other branch.
     branches[0].rewind(2)
     assert (branches[0].length, branches[1].length, row.length) == (2, 7, 11)
-    (again,) = decoder.read([Chunk(branches[0], tails[0][2:], places[:, 13:15])])
+    (again,) = decoder.forward([ForwardInput(branches[0], tails[0][2:], places[:, 13:15])])
     assert (again - alone[0]).abs().max() <= 1e-4
 
 
 def test_a_row_is_not_read_further_under_its_branches(engine: TorchEngine) -> None:
     _, decoder = engine.halves()
-    row, places = decoder.row(), rope_positions([8])
-    branch = row.branch()
-    decoder.read(
-        [Chunk(row, decoder.embed((20,)), places[:, :1]), Chunk(branch, decoder.embed((21,)), places[:, 1:2])]
+    row, places = decoder.new_cache(), rope_positions([8])
+    branch = row.fork()
+    decoder.forward(
+        [
+            ForwardInput(row, decoder.embed((20,)), places[:, :1]),
+            ForwardInput(branch, decoder.embed((21,)), places[:, 1:2]),
+        ]
     )
     with pytest.raises(ValueError, match="thrown away"):
-        decoder.read([Chunk(row, decoder.embed((22,)), places[:, 1:2])])
+        decoder.forward([ForwardInput(row, decoder.embed((22,)), places[:, 1:2])])
     with pytest.raises(ValueError, match="cannot be cut to 2"):
         branch.rewind(2)
-    row.prune()
-    decoder.read([Chunk(row, decoder.embed((22,)), places[:, 1:2])])
+    row.drop_forks()
+    decoder.forward([ForwardInput(row, decoder.embed((22,)), places[:, 1:2])])
     assert row.length == 2
     with pytest.raises(ValueError, match="thrown away"):
-        decoder.read([Chunk(branch, decoder.embed((21,)), places[:, 1:2])])
+        decoder.forward([ForwardInput(branch, decoder.embed((21,)), places[:, 1:2])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egolive.assistant.runtime.speculative import Draft, Drafts
+from egolive.assistant.runtime.speculative import Draft, DraftStore
 
 
 def test_a_draft_goes_on_behind_what_has_changed() -> None:
@@ -29,7 +29,7 @@ def test_a_draft_that_is_never_right_is_left_alone() -> None:
 
 
 def test_only_so_many_drafts_are_remembered() -> None:
-    drafts = Drafts()
+    drafts = DraftStore()
     for key in range(100):
         drafts.keep(key, (key,))
     assert drafts.of(99).propose(5) == (99,)

@@ -11,7 +11,7 @@ import pytest
 from fakes import FakeEngine
 
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import play
+from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Sink, VideoSink
 from egolive.assistant.schema.answers import Question
 from egolive.benchmarks.cost import overhead
@@ -70,7 +70,7 @@ def run(clip: Path, sinks: list[Sink]) -> Metrics:
     metrics = Metrics()
     questions = (Question("intent"), Question("ground", "right hand"))
     with Assistant(FakeEngine(), questions=questions, metrics=metrics) as assistant:
-        play(open_source(clip), assistant, sinks, fps=2.0, slices=2, metrics=metrics)
+        run_stream(open_source(clip), assistant, sinks, fps=2.0, slices=2, metrics=metrics)
     return metrics
 
 

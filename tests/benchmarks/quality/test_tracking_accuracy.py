@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from egolive.assistant.cli import main as cli
-from egolive.assistant.live.box_tracking import Carrier
+from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.benchmarks.quality.tracking_accuracy import ConstantVelocity, Hold, Sight, compare
 from egolive.streaming.frames import Frame
 from egolive.train.simulator.drawing.truth import Box, FrameTruth
@@ -61,7 +61,7 @@ def test_constant_velocity_is_right_where_velocity_is_constant_once_two_answers_
 
 def test_carried_boxes_stay_on_what_moves() -> None:
     frames, truths = episode(40)
-    sights = compare(frames, truths, {"carried": Carrier()}, delay=0.5)["carried"]
+    sights = compare(frames, truths, {"carried": BoxTracker()}, delay=0.5)["carried"]
     assert np.mean(overlaps(sights)) > 0.85
 
 

@@ -18,7 +18,7 @@ from egolive.benchmarks.robustness.soak_stream import Stream
 from egolive.benchmarks.robustness.soak_watch import Judge, Sample, sample, trends
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Frame, Image
-from egolive.streaming.pipeline.scheduler import Rule
+from egolive.streaming.pipeline.scheduler import TaskRule
 from egolive.streaming.video_writer import VideoWriter
 
 HAND = Question("ground", "right hand")
@@ -56,7 +56,7 @@ def test_a_stream_goes_the_same_way_every_time(tmp_path: Path) -> None:
 
 def judged(*pictures: tuple[float, Sequence[float], Sequence[float]], gap: float | None = None) -> Judge:
     """Judge pictures: their times, the times of new answers, the times of those shown as current."""
-    judge = Judge({HAND: Rule(deadline=5.0)})
+    judge = Judge({HAND: TaskRule(deadline=5.0)})
     for index, (time, new, current) in enumerate(pictures):
         if gap is not None and time >= gap:
             judge.note({"type": "gap", "start": 0.0, "end": gap})

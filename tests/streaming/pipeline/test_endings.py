@@ -70,13 +70,13 @@ def test_a_screen_that_fails_ends_the_run(live: bool) -> None:
 @pytest.mark.parametrize("live", [True, False], ids=["live", "recorded"])
 def test_a_stop_ends_the_run_and_the_answer_under_way(live: bool) -> None:
     stop = threading.Event()
-    answering = threading.Event()
+    sequence = threading.Event()
     answer_closed = threading.Event()
     answers: list[Iterator[str]] = []
 
     def answer() -> Iterator[str]:
         try:
-            answering.set()
+            sequence.set()
             while True:
                 stop.wait(0.001)
                 yield "word"
@@ -90,7 +90,7 @@ def test_a_stop_ends_the_run_and_the_answer_under_way(live: bool) -> None:
 
     def before(index: int) -> None:
         if index == 8:
-            await_event(answering)
+            await_event(sequence)
             stop.set()
 
     source = Scripted(tenths(10_000), live=live, before=before)

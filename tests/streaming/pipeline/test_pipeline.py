@@ -13,9 +13,9 @@ from egolive.streaming import (
     Interval,
     Metrics,
     Result,
-    Rule,
     Scheduler,
     Showing,
+    TaskRule,
     VirtualClock,
     Window,
     Work,
@@ -210,13 +210,13 @@ def test_a_question_of_the_wearer_stops_what_is_running_and_is_answered_first() 
     asked, answered = threading.Event(), threading.Event()
     shown = threading.Semaphore(0)
     log: list[tuple[str, ...]] = []
-    scheduler = Scheduler({"boxes": Rule("picture", rank=1)})
+    scheduler = Scheduler({"boxes": TaskRule("picture", priority=1)})
 
     def before(index: int) -> None:
         if index > 0:
             assert shown.acquire(timeout=PATIENCE)
         if index == 3:
-            scheduler.ask("where is my cup?", Rule("picture", rank=0))
+            scheduler.ask("where is my cup?", TaskRule("picture", priority=0))
             asked.set()
         if index == 6:
             await_event(answered)
@@ -276,7 +276,7 @@ def test_an_answer_past_its_deadline_is_told_and_never_current() -> None:
             assert showing.now - result.time <= 2.0
         shown.release()
 
-    scheduler = Scheduler({"boxes": Rule(deadline=2.0)})
+    scheduler = Scheduler({"boxes": TaskRule(deadline=2.0)})
     metrics = Metrics(clock)
     report = run_tasks(
         Camera(tenths(20), live=True, before=before), scheduler, think, show, metrics=metrics, clock=clock
@@ -294,7 +294,7 @@ def test_twenty_minutes_leave_nothing_behind() -> None:
     clock = VirtualClock()
     shown, thought = threading.Semaphore(0), threading.Semaphore(0)
     scheduler = Scheduler(
-        {"boxes": Rule(rank=1, deadline=5.0), "intent": Rule("window", 2, every=2, deadline=15.0)}
+        {"boxes": TaskRule(priority=1, deadline=5.0), "intent": TaskRule("window", 2, every=2, deadline=15.0)}
     )
     metrics = Metrics(clock)
     memory: list[tuple[float, float]] = []

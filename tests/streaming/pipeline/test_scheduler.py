@@ -6,18 +6,18 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from egolive.streaming import Board, Frame, Result, Rule, Scheduler, Slice, Window, Work
+from egolive.streaming import Frame, LatestResults, Result, Scheduler, Slice, TaskRule, Window, Work
 from egolive.streaming.pipeline.results import Status
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
-WEARER = Rule("window", rank=0)
+WEARER = TaskRule("window", priority=0)
 RULES = {
-    "left": Rule("picture", rank=1, deadline=2.0),
-    "right": Rule("picture", rank=1, deadline=2.0),
-    "intent": Rule("window", rank=2, every=2, deadline=6.0, patience=2.0),
-    "next": Rule("window", rank=2, every=3, deadline=6.0, patience=2.0),
+    "left": TaskRule("picture", priority=1, deadline=2.0),
+    "right": TaskRule("picture", priority=1, deadline=2.0),
+    "intent": TaskRule("window", priority=2, every=2, deadline=6.0, max_wait=2.0),
+    "next": TaskRule("window", priority=2, every=3, deadline=6.0, max_wait=2.0),
 }
-INTENT = {"intent": Rule("window", rank=2)}
+INTENT = {"intent": TaskRule("window", priority=2)}
 
 
 def frame(index: int, *, gap: bool = False) -> Frame:
@@ -37,7 +37,7 @@ def take(scheduler: Scheduler[str], now: float = 0.0) -> Work[str]:
 
 def test_ten_thousand_requests_to_a_moody_engine_are_never_shown_late_or_out_of_order() -> None:
     chance = random.Random(7)
-    scheduler, board = Scheduler(RULES), Board[str, str](RULES)
+    scheduler, board = Scheduler(RULES), LatestResults[str, str](RULES)
     work: Work[str] | None = None
     ready: dict[str, float] = {}
     on_the_way: list[tuple[float, Result[str, str]]] = []
@@ -143,7 +143,7 @@ def test_the_wearer_goes_first_and_stops_what_is_running() -> None:
 
 
 def test_what_had_to_make_way_is_tried_again_with_what_is_newest() -> None:
-    scheduler = Scheduler({"intent": RULES["intent"], "left": Rule(rank=1, every=50)})
+    scheduler = Scheduler({"intent": RULES["intent"], "left": TaskRule(priority=1, every=50)})
     scheduler.see(frame(10), window(10), 1.0)
     scheduler.done(take(scheduler, 1.0))
     words = take(scheduler, 1.0)
@@ -160,7 +160,7 @@ def test_what_had_to_make_way_is_tried_again_with_what_is_newest() -> None:
 
 
 def test_a_task_waits_once_and_sees_what_is_newest_when_it_is_taken() -> None:
-    scheduler = Scheduler({"left": Rule()})
+    scheduler = Scheduler({"left": TaskRule()})
     for index in range(5):
         scheduler.see(frame(index), None, index / 10)
     assert scheduler.waiting == 1
@@ -170,7 +170,7 @@ def test_a_task_waits_once_and_sees_what_is_newest_when_it_is_taken() -> None:
 
 
 def test_words_are_asked_every_few_slices() -> None:
-    scheduler = Scheduler({"intent": Rule("window", every=3)})
+    scheduler = Scheduler({"intent": TaskRule("window", every=3)})
     asked = []
     for index in range(0, 91, 10):
         scheduler.see(frame(index), window(index + 5), index / 10)
@@ -209,7 +209,7 @@ def test_work_that_carries_overdue_words_is_not_stopped_by_boxes() -> None:
 
 
 def test_a_gap_takes_away_what_waits_for_a_window_but_not_the_wearers_question() -> None:
-    scheduler = Scheduler({"intent": Rule("window", every=5)})
+    scheduler = Scheduler({"intent": TaskRule("window", every=5)})
     scheduler.see(frame(10), window(10), 1.0)
     scheduler.ask("where is my cup?", WEARER)
     scheduler.see(frame(60, gap=True), None, 6.0)
@@ -281,11 +281,11 @@ def test_waiting_ends_when_something_is_due_or_the_time_is_up() -> None:
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"deadline": 0.0}, {"deadline": float("nan")}])
 def test_a_rule_that_cannot_work_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got"):
-        Rule(**wrong)  # type: ignore[arg-type]
+        TaskRule(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_result_that_comes_too_late_is_expired_and_one_that_grows_old_vanishes() -> None:
-    board = Board[str, str](RULES)
+    board = LatestResults[str, str](RULES)
     showing = board.show(frame(30), 3.0, [Result("left", "here", 0.9), Result("right", "there", 1.1)])
     assert [result.status for result in showing.new] == ["expired", "ok"]
     assert [result.task for result in showing.current] == ["right"]
@@ -296,14 +296,14 @@ def test_a_result_that_comes_too_late_is_expired_and_one_that_grows_old_vanishes
 
 
 def test_an_older_result_does_not_replace_a_newer_one() -> None:
-    board = Board[str, str](RULES)
+    board = LatestResults[str, str](RULES)
     board.post(Result("left", "new", 1.0), 1.1)
     assert board.post(Result("left", "old", 0.9), 1.2).status == "expired"
     assert [result.value for result in board.current(1.2)] == ["new"]
 
 
 def test_a_result_from_before_a_gap_is_not_shown_behind_it() -> None:
-    board = Board[str, str](RULES)
+    board = LatestResults[str, str](RULES)
     board.post(Result("left", "before", 1.0), 1.1)
     board.gap(2.0)
     assert board.current(2.0) == []
@@ -312,7 +312,7 @@ def test_a_result_from_before_a_gap_is_not_shown_behind_it() -> None:
 
 
 def test_the_wearers_answer_is_never_too_late_and_gives_way_to_the_next() -> None:
-    board = Board[str, str](RULES)
+    board = LatestResults[str, str](RULES)
     board.post(Result("where is my cup?", "on the shelf", 0.0), 60.0)
     assert [result.value for result in board.current(100.0)] == ["on the shelf"]
     board.post(Result("and the spoon?", "in the cup", 90.0), 101.0)
@@ -320,13 +320,13 @@ def test_the_wearers_answer_is_never_too_late_and_gives_way_to_the_next() -> Non
 
 
 def test_deadlines_do_not_count_where_time_stands_still() -> None:
-    board = Board[str, str](RULES, timely=False)
+    board = LatestResults[str, str](RULES, timely=False)
     assert board.post(Result("left", "here", 0.0), 100.0).status == "ok"
     assert len(board.current(1000.0)) == 1
 
 
 def test_the_same_found_again_is_counted() -> None:
-    board = Board[str, str](RULES, same=lambda one, other: one.lower() == other.lower())
+    board = LatestResults[str, str](RULES, same=lambda one, other: one.lower() == other.lower())
     for time, value in enumerate(("tea", "Tea", "coffee", "tea")):
         board.post(Result("intent", value, float(time)), float(time))
     assert board.counts["repeated"] == 1

@@ -35,7 +35,7 @@ def test_thinking_that_hangs_ends_the_run_and_is_left_behind(live: bool) -> None
 
     source, screen = Scripted(tenths(10_000), live=live, before=before), Screen()
     with pytest.raises(EngineError, match=r"no sign of life for 0\.05 s"):
-        run(source, think, screen, patience=0.05)
+        run(source, think, screen, timeout=0.05)
     assert source.closed
     (left,) = (thread for thread in threading.enumerate() if thread.name == "egolive-think")
     free.set()
@@ -68,7 +68,7 @@ def test_a_machine_that_slept_adds_no_more_than_a_second(monkeypatch: pytest.Mon
 
 def test_a_patience_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="patience"):
-        run(Scripted(tenths(3), live=False), name, Screen(), patience=-1.0)
+        run(Scripted(tenths(3), live=False), name, Screen(), timeout=-1.0)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such alarms")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egolive.streaming import Frame, Interval, Sampler, Slice, Slicer, Window, Windows
+from egolive.streaming import Frame, FrameSampler, Interval, Slice, Slicer, Window, Windows
 from egolive.streaming.sources.timestamps import Timeline
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -20,7 +20,7 @@ def frames(times: list[float]) -> list[Frame]:
 
 
 def sampled(source: list[Frame], fps: float = 2.0, source_fps: float | None = None) -> list[Frame]:
-    sampler = Sampler(fps, source_fps)
+    sampler = FrameSampler(fps, source_fps)
     return [picked for picked, _ in map(sampler.push, source) if picked is not None]
 
 
@@ -147,7 +147,7 @@ def test_a_successor_that_cannot_be_is_refused() -> None:
 
 
 def test_a_hole_is_told_with_its_times_and_marks_the_frame_behind_it() -> None:
-    sampler = Sampler(2.0, 30.0)
+    sampler = FrameSampler(2.0, 30.0)
     for f in frames([0.0, 0.1, 0.2]):
         assert sampler.push(f)[1] is None
     picked, gap = sampler.push(Frame(PICTURE, 1.3, 3))
@@ -157,13 +157,13 @@ def test_a_hole_is_told_with_its_times_and_marks_the_frame_behind_it() -> None:
 
 
 def test_a_slow_source_is_no_gap_after_gap() -> None:
-    sampler = Sampler(2.0, source_fps=0.5)
+    sampler = FrameSampler(2.0, source_fps=0.5)
     assert all(sampler.push(f)[1] is None for f in frames([0, 2, 4, 6]))
     assert sampler.push(Frame(PICTURE, 13.0, 4))[1] == Interval(6, 13)
 
 
 def test_a_change_of_size_is_a_gap() -> None:
-    sampler = Sampler(2.0)
+    sampler = FrameSampler(2.0)
     sampler.push(Frame(PICTURE, 0.0, 0))
     picked, gap = sampler.push(Frame(WIDER, 0.1, 1))
     assert gap is not None
@@ -174,7 +174,7 @@ def test_a_change_of_size_is_a_gap() -> None:
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
 def test_a_sampling_rate_that_cannot_work_is_refused(wrong: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        Sampler(wrong)
+        FrameSampler(wrong)
 
 
 def test_a_window_of_no_slices_is_refused() -> None:

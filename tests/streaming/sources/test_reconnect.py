@@ -13,10 +13,10 @@ from egolive.streaming import (
     Interval,
     Reconnecting,
     Result,
-    Rule,
     Scheduler,
     Showing,
     Source,
+    TaskRule,
     VirtualClock,
     Work,
     open_source,
@@ -115,7 +115,7 @@ def iter_into(source: Source, frames: list[Frame]) -> Sequence[Frame]:
 def test_what_comes_back_goes_on_in_time_and_is_marked_as_a_gap() -> None:
     clock = Listening()
     device = Device(GONE, GONE, Connection(clock, 5))
-    source = Reconnecting(Connection(clock, 10, stall=5.0), device, clock=clock, give_up=30)
+    source = Reconnecting(Connection(clock, 10, stall=5.0), device, clock=clock, reconnect_timeout=30)
     frames = read_until_lost(source)
     assert [frame.index for frame in frames] == list(range(15))
     # A second of pictures, five of silence, and three tries: after 0.1, 0.2 and 0.4 s.
@@ -129,7 +129,7 @@ def test_what_comes_back_goes_on_in_time_and_is_marked_as_a_gap() -> None:
 
 def test_tries_come_less_and_less_often_but_once_a_second_at_least() -> None:
     clock = Listening()
-    source = Reconnecting(Connection(clock, 3), Device(*[GONE] * 8), clock=clock, give_up=6.4)
+    source = Reconnecting(Connection(clock, 3), Device(*[GONE] * 8), clock=clock, reconnect_timeout=6.4)
     read_until_lost(source)
     assert clock.waits[:7] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0])
 
@@ -137,14 +137,14 @@ def test_tries_come_less_and_less_often_but_once_a_second_at_least() -> None:
 def test_a_source_that_keeps_breaking_is_not_opened_ten_times_a_second() -> None:
     clock = Listening()
     flapping = [Connection(clock, 1) for _ in range(6)]
-    source = Reconnecting(Connection(clock, 30), Device(*flapping), clock=clock, give_up=1)
+    source = Reconnecting(Connection(clock, 30), Device(*flapping), clock=clock, reconnect_timeout=1)
     read_until_lost(source)
     assert clock.waits[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
 
 
 def test_it_is_given_up_in_time_with_the_reason_for_which_it_was_lost() -> None:
     clock = Listening()
-    source = Reconnecting(Connection(clock, 3), Device(), clock=clock, give_up=10)
+    source = Reconnecting(Connection(clock, 3), Device(), clock=clock, reconnect_timeout=10)
     with pytest.raises(SourceLost, match="check its cable"):
         list(source)
     assert 10 <= clock.now() - 100.3 <= 11
@@ -153,7 +153,7 @@ def test_it_is_given_up_in_time_with_the_reason_for_which_it_was_lost() -> None:
 def test_a_live_stream_that_ends_is_opened_again() -> None:
     clock = Listening()
     device = Device(Connection(clock, 4))
-    source = Reconnecting(Connection(clock, 4, ends=True), device, clock=clock, give_up=1)
+    source = Reconnecting(Connection(clock, 4, ends=True), device, clock=clock, reconnect_timeout=1)
     assert len(read_until_lost(source)) == 8
 
 
@@ -165,7 +165,7 @@ def test_what_is_lost_is_closed_before_it_is_opened_again() -> None:
         assert first.closed
         raise GONE
 
-    read_until_lost(Reconnecting(first, reopen, clock=clock, give_up=1))
+    read_until_lost(Reconnecting(first, reopen, clock=clock, reconnect_timeout=1))
 
 
 def test_closing_ends_the_wait_and_what_is_opened_meanwhile() -> None:
@@ -196,15 +196,15 @@ def test_a_source_whose_clock_ran_ahead_never_goes_back() -> None:
             for frame in super().__iter__():
                 yield Frame(frame.image, 3 * frame.time, frame.index)
 
-    source = Reconnecting(Hasty(clock, 10), Device(Connection(clock, 2)), clock=clock, give_up=1)
+    source = Reconnecting(Hasty(clock, 10), Device(Connection(clock, 2)), clock=clock, reconnect_timeout=1)
     times = [frame.time for frame in read_until_lost(source)]
     assert times == sorted(set(times))
 
 
 def test_a_recording_or_a_source_that_is_not_there_is_not_opened_again() -> None:
     with pytest.raises(SourceError, match=r"camera 57"):
-        open_source(57, give_up=60)
-    with open_source("test:64x48@10", give_up=60) as source:
+        open_source(57, reconnect_timeout=60)
+    with open_source("test:64x48@10", reconnect_timeout=60) as source:
         assert isinstance(source, Paced)
 
 
@@ -229,7 +229,14 @@ def test_the_machine_asleep_is_a_gap() -> None:
         def close(self) -> None:
             nap.close()
 
-    run(Once(), Scheduler({"think": Rule("window")}), think, lambda _: None, on_gap=gaps.append, clock=clock)
+    run(
+        Once(),
+        Scheduler({"think": TaskRule("window")}),
+        think,
+        lambda _: None,
+        on_gap=gaps.append,
+        clock=clock,
+    )
     assert len(gaps) == 1
     assert gaps[0].duration > 3600
 
@@ -271,7 +278,10 @@ def test_after_a_loss_the_first_fresh_answer_comes_soon_and_sees_nothing_of_befo
             back_at.append(clock.now())
             return connect(400, stall=5.0)
 
-    rules = {"boxes": Rule("picture", rank=1, deadline=5.0), "intent": Rule("window", rank=1, deadline=15.0)}
+    rules = {
+        "boxes": TaskRule("picture", priority=1, deadline=5.0),
+        "intent": TaskRule("window", priority=1, deadline=15.0),
+    }
     scheduler = Scheduler(rules)
     gaps: list[Interval] = []
     windows: list[tuple[Interval, int]] = []
@@ -292,7 +302,7 @@ def test_after_a_loss_the_first_fresh_answer_comes_soon_and_sees_nothing_of_befo
             assert showing.now - result.time <= rules[result.task].deadline
         shown.release()
 
-    source = Reconnecting(connect(400, stall=5.0), Unplugged(), clock=clock, give_up=60)
+    source = Reconnecting(connect(400, stall=5.0), Unplugged(), clock=clock, reconnect_timeout=60)
     before_threads = set(threading.enumerate())
     with pytest.raises(SourceLost):
         run(source, scheduler, think, show, slices=4, on_gap=gaps.append, clock=clock)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.train.nano.attention_loss import POINTING, pointing_loss, watched
+from egolive.train.nano.attention_loss import POINTING, attention_loss, watched
 from egolive.train.nano.nano_model import new_nano
 from egolive.train.nano.nano_sft import nano_tokenizer
 
@@ -39,14 +39,14 @@ def looks_at(model: Qwen2VLForConditionalGeneration, token: int) -> None:
 
 def test_attention_where_it_should_be_costs_nothing(model: Qwen2VLForConditionalGeneration) -> None:
     looks_at(model, 3)
-    assert pointing_loss(model, VISUAL, aim(2)).item() == pytest.approx(0, abs=1e-5)
-    assert pointing_loss(model, VISUAL, aim(2, 3)).item() == pytest.approx(0, abs=1e-5)
-    assert pointing_loss(model, VISUAL, aim(1)).item() > 10
+    assert attention_loss(model, VISUAL, aim(2)).item() == pytest.approx(0, abs=1e-5)
+    assert attention_loss(model, VISUAL, aim(2, 3)).item() == pytest.approx(0, abs=1e-5)
+    assert attention_loss(model, VISUAL, aim(1)).item() > 10
 
 
 def test_the_token_in_front_of_the_picture_stands_for_none(model: Qwen2VLForConditionalGeneration) -> None:
     looks_at(model, 1)
-    assert pointing_loss(model, VISUAL, aim(0)).item() == pytest.approx(0, abs=1e-5)
+    assert attention_loss(model, VISUAL, aim(0)).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_attention_that_is_spread_evenly_pays_for_what_it_misses(
@@ -54,8 +54,8 @@ def test_attention_that_is_spread_evenly_pays_for_what_it_misses(
 ) -> None:
     for layer in POINTING:
         model.model.language_model.layers[layer].self_attn.seen = (torch.zeros(1, 2, 7, 64),) * 2
-    assert pointing_loss(model, VISUAL, aim(1)).item() == pytest.approx(math.log(4))
-    assert pointing_loss(model, VISUAL, aim(1, 2)).item() == pytest.approx(math.log(2))
+    assert attention_loss(model, VISUAL, aim(1)).item() == pytest.approx(math.log(4))
+    assert attention_loss(model, VISUAL, aim(1, 2)).item() == pytest.approx(math.log(2))
 
 
 def test_a_watched_model_says_the_same_and_teaches_its_layers_where_to_look(
@@ -72,7 +72,7 @@ def test_a_watched_model_says_the_same_and_teaches_its_layers_where_to_look(
     usual = language(**inputs).last_hidden_state
     with watched(model):
         watching = language(**inputs).last_hidden_state
-        pointing_loss(model, VISUAL, aim(2)).backward()  # type: ignore[no-untyped-call]
+        attention_loss(model, VISUAL, aim(2)).backward()  # type: ignore[no-untyped-call]
     assert (usual - watching).abs().max() <= 1e-5 * usual.abs().max()
     taught = [layer.self_attn.q_proj.weight.grad is not None for layer in language.layers]
     assert taught == [number <= max(POINTING) for number in range(len(taught))]

@@ -20,7 +20,7 @@ from egolive.assistant.schema.engine import Prompt, Vision
 from egolive.assistant.schema.profiles import NANO
 from egolive.streaming.frames import Interval
 from egolive.train.nano.answer_loss import answer_logits, answer_loss
-from egolive.train.nano.box_heads import ReadingHeads
+from egolive.train.nano.box_heads import BoxHeads
 from egolive.train.nano.nano_model import COLUMNS, HEIGHT, ROWS, WIDTH, new_nano
 from egolive.train.nano.nano_sft import nano_tokenizer
 from egolive.train.nano.packing import IGNORED, Batch, Row, collate, pack
@@ -161,7 +161,7 @@ def test_the_loss_of_a_packed_row_is_the_mean_over_the_tokens_of_all_answers(
         "aim": torch.zeros(*batch.tokens.shape, 2, dtype=torch.bool),
         "visual": visual_of(1)[None],
     }
-    model().reading = ReadingHeads(model().config.text_config.hidden_size, 2)
+    model().reading = BoxHeads(model().config.text_config.hidden_size, 2)
     with torch.inference_mode():
         rows = {f"pictures.{name}": value for name, value in (inputs | nothing_else).items()}
         parts = answer_loss(model(), rows)
