@@ -28,18 +28,18 @@ from cyclopts import Parameter
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from egolive.assistant.engine import Engine
-from egolive.assistant.engine_lock import SharedEngine
-from egolive.assistant.options import ModelOptions
+from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.runtime.engine_lock import SharedEngine
+from egolive.assistant.schema.engine import Engine
 from egolive.demo.clip_tab import ClipPage, clip_tab
-from egolive.demo.clips import Clips, add_clip_routes
-from egolive.demo.guard import Guard, self_signed, user_and_password
 from egolive.demo.live_tab import live_tab, static_text
 from egolive.demo.routes import add_live_routes
-from egolive.demo.visits import Visits
+from egolive.demo.security import Guard, self_signed, user_and_password
+from egolive.demo.sessions import VisitorSessions
+from egolive.demo.visitor_clips import Clips, add_clip_routes
 from egolive.streaming.errors import ConfigError, UsageError
-from egolive.streaming.opening import open_source
-from egolive.streaming.source import Source
+from egolive.streaming.sources.opening import open_source
+from egolive.streaming.sources.source import Source
 
 __all__ = ["build_page", "demo"]
 
@@ -87,7 +87,9 @@ def demo(
     if not 0 < port < 65536:
         raise UsageError(f"--port is 1 to 65535, got {port}")
     opening = (
-        None if source is None else partial(open_source, source, realtime=True, loop=True, give_up=math.inf)
+        None
+        if source is None
+        else partial(open_source, source, realtime=True, loop=True, reconnect_timeout=math.inf)
     )
     if opening is not None:
         # A source that is not there is told before the model is loaded.
@@ -140,7 +142,7 @@ def build_page(
     source: Callable[[], Source] | None = None,
     visitors: int = 4,
     upload_mb: int = 200,
-) -> tuple[ASGIApp, Visits]:
+) -> tuple[ASGIApp, VisitorSessions]:
     """The page as an ASGI app.
 
     Args:
@@ -156,7 +158,7 @@ def build_page(
     # Gradio keeps uploads there until they are taken out, and serves no other files.
     uploads = folder / "uploads"
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    visits = Visits(SharedEngine(engine), source, most=visitors)
+    visits = VisitorSessions(SharedEngine(engine), source, most=visitors)
     clips = Clips(folder / "clips")
     page = ClipPage(visits.engine, clips, uploads)
     app = FastAPI(openapi_url=None)

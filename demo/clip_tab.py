@@ -10,13 +10,13 @@ from typing import Literal
 
 import gradio as gr
 
-from egolive.assistant.engine_lock import SharedEngine
-from egolive.assistant.run import bundled_clip
-from egolive.assistant.view import in_words
-from egolive.demo.clip import Watched, find_when, find_where, length_of, watch_clip, write_evidence
-from egolive.demo.clips import Clips, ClipVisit
+from egolive.assistant.cli.terminal_view import in_words
+from egolive.assistant.model.media import bundled_clip
+from egolive.assistant.runtime.engine_lock import SharedEngine
+from egolive.demo.clip_jobs import Watched, find_when, find_where, length_of, watch_clip, write_evidence
 from egolive.demo.live_tab import static_text
 from egolive.demo.timeline import rows_of, timeline
+from egolive.demo.visitor_clips import Clips, ClipVisit
 from egolive.streaming.errors import EgoliveError, UsageError
 
 __all__ = ["ClipPage", "clip_tab"]

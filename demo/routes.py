@@ -12,10 +12,10 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from egolive.assistant.answers import Question, Task
-from egolive.demo.board import State
-from egolive.demo.posted import MOST_BYTES, PostedPictures, StreamEndedError
-from egolive.demo.visits import Settings, Visit, Visits
+from egolive.assistant.schema.answers import Question, Task
+from egolive.demo.browser_source import MOST_BYTES, BrowserSource, StreamEndedError
+from egolive.demo.sessions import Settings, VisitorSession, VisitorSessions
+from egolive.demo.state_sink import State
 from egolive.streaming.errors import EgoliveError, SourceError, UsageError
 
 __all__ = ["add_live_routes", "settings_of"]
@@ -31,7 +31,7 @@ _PATIENCE = 2.0
 _GONE = "this visit is over; start again"
 
 
-def add_live_routes(app: FastAPI, visits: Visits, *, longest: int = 640) -> None:
+def add_live_routes(app: FastAPI, visits: VisitorSessions, *, longest: int = 640) -> None:
     """Add the routes, and how their errors are told.
 
     Args:
@@ -142,14 +142,14 @@ class _Gone(Exception):  # noqa: N818
     """The visit is over."""
 
 
-def _visit(visits: Visits, word: str) -> Visit:
+def _visit(visits: VisitorSessions, word: str) -> VisitorSession:
     visit = visits.get(word)
     if visit is None:
         raise _Gone
     return visit
 
 
-async def _first(visit: Visit, moment: Future[State]) -> State:
+async def _first(visit: VisitorSession, moment: Future[State]) -> State:
     """The moment, or the newest one where it does not come in time."""
     try:
         state = await asyncio.wait_for(asyncio.wrap_future(moment), _PATIENCE)
@@ -159,10 +159,10 @@ async def _first(visit: Visit, moment: Future[State]) -> State:
     return state if visit.over or not state["over"] else visit.board.state
 
 
-def _timed(visit: Visit, state: State) -> dict[str, object]:
+def _timed(visit: VisitorSession, state: State) -> dict[str, object]:
     """The state with what a page needs to place its times on its own clock."""
     source = visit.source
-    origin = source.origin if isinstance(source, PostedPictures) else None
+    origin = source.origin if isinstance(source, BrowserSource) else None
     state = {**state, "over": state["over"] and visit.over}
     return {**state, "origin": origin, "queue": visit.queue, "source": source.name, "live": source.live}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from egolive.assistant.answers import Answer, Task
-from egolive.assistant.overlay import colour_of
-from egolive.assistant.view import in_words
+from egolive.assistant.cli.terminal_view import in_words
+from egolive.assistant.live.overlay import colour_of
+from egolive.assistant.schema.answers import Answer, Task
 
 __all__ = ["Row", "Span", "rows_of", "timeline"]
 

@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.assistant import machine
-from egolive.assistant.engine_folder import (
+from egolive.assistant.backends.onnx.graph_limits import Sizes
+from egolive.assistant.backends.torch.torch_decoder import TorchDecoder
+from egolive.assistant.backends.torch.torch_engine import TorchTower
+from egolive.assistant.load_local import load_transformers_model
+from egolive.assistant.model.engine_folder import (
     CACHE_FILE,
     DECODE_FILE,
     DECODER_FILE,
@@ -25,24 +28,27 @@ from egolive.assistant.engine_folder import (
     describe_files,
     hash_checkpoint,
 )
-from egolive.assistant.graph_sizes import Sizes
-from egolive.assistant.loading import load_model
-from egolive.assistant.preprocess import Preprocessor
-from egolive.assistant.profiles import Profile, load_profile, save_profile
-from egolive.assistant.tokenizer import Tokenizer, load_tokenizer
-from egolive.assistant.torch_decoder import TorchDecoder
-from egolive.assistant.torch_engine import TorchTower
-from egolive.quantize import awq
-from egolive.quantize.block_int4 import GROUPS, check_widths, group_writer
-from egolive.quantize.calibration import shown_windows
-from egolive.quantize.card import write_card
-from egolive.quantize.decoder_graph import LinearWriter, linear_layers, write_decoder
-from egolive.quantize.folder import copy_small_files, model_shapes, new_folder, package_versions, peak_memory
-from egolive.quantize.graph import BF16, FP32, Graph, fix_sizes
-from egolive.quantize.parity import LIMIT, Probe, check_decoder, check_steps, check_tower
-from egolive.quantize.source import checkpoint_of
-from egolive.quantize.tower_graph import write_tower
-from egolive.quantize.weights import block_writer, plain_writer
+from egolive.assistant.model.preprocess import Preprocessor
+from egolive.assistant.schema.profiles import Profile, load_profile, save_profile
+from egolive.assistant.schema.tokenizer import Tokenizer, load_tokenizer
+from egolive.assistant.system import machine
+from egolive.quantize.checkpoint_source import checkpoint_of
+from egolive.quantize.engine_card import write_card
+from egolive.quantize.methods import awq
+from egolive.quantize.methods.calibration import shown_windows
+from egolive.quantize.new_folder import (
+    copy_small_files,
+    model_shapes,
+    new_folder,
+    package_versions,
+    peak_memory,
+)
+from egolive.quantize.onnx.block_int4 import GROUPS, check_widths, group_writer
+from egolive.quantize.onnx.decoder_graph import LinearWriter, linear_layers, write_decoder
+from egolive.quantize.onnx.onnx_graph import BF16, FP32, Graph, fix_sizes
+from egolive.quantize.onnx.parity import LIMIT, Probe, check_decoder, check_steps, check_tower
+from egolive.quantize.onnx.tower_graph import write_tower
+from egolive.quantize.onnx.weights import block_writer, plain_writer
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Window
 
@@ -114,7 +120,7 @@ def build_onnx(
         raise ValueError("AWQ needs windows to be shown")
     with checkpoint_of(model) as source, new_folder(out) as folder:
         profile = _fixed(load_profile(source), size)
-        loaded = load_model(source, _CPU, torch.float32)
+        loaded = load_transformers_model(source, _CPU, torch.float32)
         assert profile.picture is not None
         shapes, tokenizer = model_shapes(loaded.config, profile.picture), _tokenizer(source, loaded)
         preprocessor = Preprocessor.from_folder(source)

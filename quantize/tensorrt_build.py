@@ -15,7 +15,16 @@ from typing import Any
 
 import torch
 
-from egolive.assistant.engine_folder import (
+from egolive.assistant.backends.onnx.graph_limits import Ranges, Sizes
+from egolive.assistant.backends.tensorrt.tensorrt_engine import DECODE_ENGINE, DECODER_ENGINE, TOWER_ENGINE
+from egolive.assistant.backends.tensorrt.tensorrt_runtime import (
+    complaint,
+    gpu_fingerprint,
+    logger_of,
+    strong_typing,
+    tensorrt_module,
+)
+from egolive.assistant.model.engine_folder import (
     CACHE_FILE,
     DECODE_FILE,
     DECODER_FILE,
@@ -25,16 +34,7 @@ from egolive.assistant.engine_folder import (
     read_engine_card,
     verify_files,
 )
-from egolive.assistant.graph_sizes import Ranges, Sizes
-from egolive.assistant.tensorrt_engine import DECODE_ENGINE, DECODER_ENGINE, TOWER_ENGINE
-from egolive.assistant.tensorrt_runtime import (
-    complaint,
-    gpu_fingerprint,
-    logger_of,
-    strong_typing,
-    tensorrt_module,
-)
-from egolive.quantize.card import write_card
+from egolive.quantize.engine_card import write_card
 from egolive.streaming.errors import ConfigError, EngineError
 
 __all__ = ["build_engines"]

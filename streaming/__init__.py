@@ -1,41 +1,41 @@
 """From pixels to the windows that a model sees; knows nothing of models."""
 
-from egolive.streaming.board import Board, Showing
 from egolive.streaming.clock import Clock, MonotonicClock, VirtualClock
 from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
-from egolive.streaming.mailbox import Mailbox
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.opening import open_source
-from egolive.streaming.pipeline import run
-from egolive.streaming.reconnect import Reconnecting
-from egolive.streaming.report import Report
-from egolive.streaming.results import Result
-from egolive.streaming.sampling import Sampler
-from egolive.streaming.scheduler import Rule, Scheduler, Work
-from egolive.streaming.source import Source
-from egolive.streaming.windows import Slicer, Windows
-from egolive.streaming.writer import VideoWriter
+from egolive.streaming.pipeline.frame_sampling import FrameSampler
+from egolive.streaming.pipeline.latest_results import LatestResults, Showing
+from egolive.streaming.pipeline.mailbox import Mailbox
+from egolive.streaming.pipeline.pipeline import run
+from egolive.streaming.pipeline.results import Result
+from egolive.streaming.pipeline.run_report import Report
+from egolive.streaming.pipeline.scheduler import Scheduler, TaskRule, Work
+from egolive.streaming.pipeline.windowing import Slicer, Windows
+from egolive.streaming.sources.opening import open_source
+from egolive.streaming.sources.reconnect import Reconnecting
+from egolive.streaming.sources.source import Source
+from egolive.streaming.video_writer import VideoWriter
 
 __all__ = [
-    "Board",
     "Box",
     "Clock",
     "Frame",
+    "FrameSampler",
     "Image",
     "Interval",
+    "LatestResults",
     "Mailbox",
     "Metrics",
     "MonotonicClock",
     "Reconnecting",
     "Report",
     "Result",
-    "Rule",
-    "Sampler",
     "Scheduler",
     "Showing",
     "Slice",
     "Slicer",
     "Source",
+    "TaskRule",
     "VideoWriter",
     "VirtualClock",
     "Window",

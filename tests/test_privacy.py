@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from fakes import FakeEngine
 
-from egolive.assistant import cli
-from egolive.assistant.options import ModelOptions
-from egolive.assistant.profiles import NANO
-from egolive.streaming.writer import VideoWriter
+from egolive.assistant.cli import main as cli
+from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.schema.profiles import NANO
+from egolive.streaming.video_writer import VideoWriter
 
 SECRET = "zebra-striped teapot"
 WATCHED = """

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from egolive.assistant.answers import Answer, Question
+    from egolive.assistant.schema.answers import Answer, Question
     from egolive.frame_result import FrameResult, TrackedBox
     from egolive.model import Model, example_clip, load_model
     from egolive.stream import Stream
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from egolive.streaming.frames import Box, Frame, Interval
-    from egolive.streaming.opening import open_source
-    from egolive.streaming.source import Source
+    from egolive.streaming.sources.opening import open_source
+    from egolive.streaming.sources.source import Source
 
     __version__: str
 
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "egolive.assistant.answers": ("Answer", "Question"),
+    "egolive.assistant.schema.answers": ("Answer", "Question"),
     "egolive.frame_result": ("FrameResult", "TrackedBox"),
     "egolive.model": ("Model", "example_clip", "load_model"),
     "egolive.stream": ("Stream",),
@@ -80,8 +80,8 @@ _MODULES = {
         "UsageError",
     ),
     "egolive.streaming.frames": ("Box", "Frame", "Interval"),
-    "egolive.streaming.opening": ("open_source",),
-    "egolive.streaming.source": ("Source",),
+    "egolive.streaming.sources.opening": ("open_source",),
+    "egolive.streaming.sources.source": ("Source",),
 }
 """Where each name comes from."""
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

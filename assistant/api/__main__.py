@@ -1,6 +1,6 @@
 """`python -m egolive`: the command line."""
 
-from egolive.assistant.cli import main
+from egolive.assistant.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from egolive.assistant.answers import Answer, Task
-from egolive.assistant.overlay import draw
+from egolive.assistant.live.overlay import draw
+from egolive.assistant.schema.answers import Answer, Task
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image
 

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Self, cast, overload
 import numpy as np
 from PIL import Image as PillowImage
 
-from egolive.assistant.answers import Answer, Question, Task
-from egolive.assistant.any_engine import load_any_engine
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
-from egolive.assistant.conversations import Conversation, fill_placeholders
-from egolive.assistant.engine import Engine, EngineInfo
-from egolive.assistant.engine_lock import SharedEngine
-from egolive.assistant.jobs import Sampling
-from egolive.assistant.media import Picture, Video, is_video
-from egolive.assistant.options import LookOptions
-from egolive.assistant.profiles import Profile
+from egolive.assistant.cli.options import LookOptions
+from egolive.assistant.generation.conversations import Conversation, fill_placeholders
+from egolive.assistant.generation.generate import Sampling
+from egolive.assistant.load import load_any_engine
+from egolive.assistant.model.media import Picture, Video, is_video
+from egolive.assistant.runtime.engine_lock import SharedEngine
+from egolive.assistant.schema.answers import Answer, Question, Task
+from egolive.assistant.schema.engine import Engine, EngineInfo
+from egolive.assistant.schema.profiles import Profile
 from egolive.stream import Stream, StreamSettings, questions_of
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Frame
-from egolive.streaming.opening import open_source
-from egolive.streaming.source import Source
+from egolive.streaming.sources.opening import open_source
+from egolive.streaming.sources.source import Source
 
 if TYPE_CHECKING:
-    from egolive.assistant.loading import Provider
+    from egolive.assistant.load_local import Provider
 
 __all__ = ["Media", "Model", "example_clip", "load_model"]
 
@@ -98,7 +98,7 @@ def example_clip() -> Path:
         >>> egolive.example_clip().name
         'make_coffee.mp4'
     """
-    from egolive.assistant.run import bundled_clip
+    from egolive.assistant.model.media import bundled_clip
 
     return bundled_clip()
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from egolive.assistant.answers import Answer, Question
-from egolive.assistant.engine import Engine
-from egolive.assistant.jobs import Sampling
-from egolive.assistant.playing import play
-from egolive.assistant.session import Assistant
-from egolive.assistant.sinks import Shown
+from egolive.assistant.generation.generate import Sampling
+from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.runner import run_stream
+from egolive.assistant.live.sinks import Shown
+from egolive.assistant.schema.answers import Answer, Question
+from egolive.assistant.schema.engine import Engine
 from egolive.frame_result import FrameResult
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import ConfigError
-from egolive.streaming.mailbox import Mailbox
-from egolive.streaming.source import Source
+from egolive.streaming.pipeline.mailbox import Mailbox
+from egolive.streaming.sources.source import Source
 
 __all__ = ["Stream", "StreamSettings", "questions_of"]
 
@@ -289,7 +289,7 @@ def _run(source: Source, assistant: Assistant, handover: _Handover, settings: St
     """Play the source to its end; what ends it otherwise is the caller's to see."""
     try:
         with assistant:
-            play(
+            run_stream(
                 source,
                 assistant,
                 [handover],

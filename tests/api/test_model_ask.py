@@ -15,8 +15,8 @@ from fakes import FakeEngine, text_of
 from PIL import Image as PillowImage
 
 import egolive
-from egolive.assistant.engine import Vision
-from egolive.assistant.profiles import EGOTHINKER_V1
+from egolive.assistant.schema.engine import Vision
+from egolive.assistant.schema.profiles import EGOTHINKER_V1
 from egolive.streaming.frames import Image
 
 

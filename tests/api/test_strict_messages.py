@@ -10,8 +10,8 @@ import pytest
 from fakes import FakeEngine
 
 from egolive.assistant.ask import ask
-from egolive.assistant.engine import Vision
-from egolive.assistant.profiles import EGOTHINKER_V1
+from egolive.assistant.schema.engine import Vision
+from egolive.assistant.schema.profiles import EGOTHINKER_V1
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
 

@@ -1,8 +1,9 @@
 """The simulator's front door: plan an episode, draw any frame, ask what its steps say about its goal."""
 
 from egolive.streaming.frames import Image
-from egolive.train.simulator.drawing import Drawing
-from egolive.train.simulator.goals import (
+from egolive.train.simulator.drawing.drawing import Drawing
+from egolive.train.simulator.drawing.truth import HANDS, Box, Episode, FrameTruth, episode_of
+from egolive.train.simulator.planning.goals import (
     GOALS,
     OBJECT_KINDS,
     VERBS,
@@ -10,9 +11,8 @@ from egolive.train.simulator.goals import (
     goals_consistent_with,
     next_steps_possible,
 )
-from egolive.train.simulator.plan import Plan, Step
-from egolive.train.simulator.script import plan_episode
-from egolive.train.simulator.truth import HANDS, Box, Episode, FrameTruth, episode_of
+from egolive.train.simulator.planning.plan import Plan, Step
+from egolive.train.simulator.planning.script import plan_episode
 
 __all__ = [
     "GOALS", "HANDS", "OBJECT_KINDS", "VERBS", "Box", "Episode", "FrameTruth", "Plan", "Step", "episode_of",

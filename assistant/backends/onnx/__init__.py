@@ -1,0 +1,1 @@
+"""The ONNX Runtime backend, and what all backends of exported graphs share."""

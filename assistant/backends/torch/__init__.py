@@ -1,0 +1,1 @@
+"""The torch backend: decoder, KV cache, attention, CUDA graphs."""

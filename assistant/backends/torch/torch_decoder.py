@@ -1,0 +1,139 @@
+"""The torch engine's text half: many rows and their branches read on in one pass over the weights.
+
+All new tokens go through the linear layers as one long row. Only attention is done for each row by itself,
+over a buffer in which the tokens of its branches stand behind its own, told apart by a mask: so questions
+about one window share its keys and values without a copy. The modules and numbers are those of
+transformers' Qwen2-VL. On a GPU, passes of a few tokens go through
+`egolive.assistant.backends.torch.static_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from egolive.assistant.backends.torch.attention import Attention, SegmentAttention
+from egolive.assistant.backends.torch.batch_plan import plan_batch
+from egolive.assistant.backends.torch.device_errors import as_engine_errors
+from egolive.assistant.backends.torch.kv_cache import TorchKVCache
+from egolive.assistant.backends.torch.static_steps import COLUMNS, Capture, StaticSteps
+from egolive.assistant.backends.torch.torch_linear import apply, linear
+from egolive.assistant.runtime.backend import ForwardInput
+
+__all__ = ["TorchDecoder"]
+
+
+class TorchDecoder:
+    """Embeddings to logits, the last layer in fp32 whatever the weights are."""
+
+    def __init__(self, model: Qwen2VLForConditionalGeneration, capture: Capture | None = None) -> None:
+        """Take over a model.
+
+        Args:
+            model: In evaluation mode, on its device.
+            capture: What makes passes of a few tokens quick; None where they are read as all others.
+        """
+        self.model = model
+        """Weights of both halves as transformers has them, to compare with its own `generate`."""
+        self.text_model = model.model.language_model
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        # bf16 logits have 8 bits: neighbours tie. The copy costs memory once; fp32 weights are not copied.
+        self.head: torch.Tensor = model.lm_head.weight.detach().float()
+        config = model.config.text_config
+        self._heads = int(config.num_attention_heads)
+        self._kv_heads = int(config.num_key_value_heads)
+        self._head_width = int(config.hidden_size) // self._heads
+        self.static: StaticSteps | None = None
+        """Reads passes of a few tokens, where that is wanted."""
+        if capture is not None:
+            self.static = StaticSteps(
+                self._new_buffer(COLUMNS[-1]).zero_(),
+                heads=self._heads,
+                width=int(config.hidden_size),
+                vocabulary=len(self.head),
+                capture=capture,
+                columns=COLUMNS,
+            )
+
+    def embed(self, tokens: Sequence[int]) -> torch.Tensor:
+        """(n, width) embeddings of token ids."""
+        with torch.inference_mode():
+            embeddings: torch.Tensor = self.text_model.embed_tokens(torch.tensor(tokens, device=self.device))
+        return embeddings
+
+    def new_cache(self) -> TorchKVCache:
+        """A row that has read nothing."""
+        return TorchKVCache(self._new_buffer)
+
+    def _new_buffer(self, capacity: int) -> torch.Tensor:
+        """Room for keys and values: (layers, 2, key-value heads, capacity, width of a head)."""
+        shape = (len(self.text_model.layers), 2, self._kv_heads, capacity, self._head_width)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def forward(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
+        """Let several rows and branches read on in one pass; see `Decoder`."""
+        if not inputs:
+            return []
+        with as_engine_errors("reading a prompt"), torch.inference_mode():
+            planned, order = plan_batch(inputs)
+            embeddings = torch.cat([inputs[at].embeddings for at in order])
+            positions = np.concatenate([inputs[at].positions for at in order], axis=1)
+            kept: list[int] = []
+            end = 0
+            for at in order:
+                end += len(inputs[at].embeddings)
+                kept += range(end - inputs[at].keep, end)
+            static = self.static
+            if static is not None and static.fits(planned):
+                found = static.read(self._forward, planned, embeddings, positions, kept)
+            else:
+                if static is not None:
+                    static.overtaken(planned)
+                spans = [SegmentAttention(span) for span in planned]
+                places = torch.from_numpy(positions).to(self.device)
+                found = self._logits(self._layers(embeddings, places, spans)[kept])
+            logits = torch.split(found, [inputs[at].keep for at in order])
+        for span in planned:
+            span.cache.commit(span.owners)
+        placed = dict(zip(order, logits, strict=True))
+        return [placed[at] for at in range(len(inputs))]
+
+    def _forward(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, spans: Sequence[Attention]
+    ) -> torch.Tensor:
+        return self._logits(self._layers(embeddings, positions, spans))
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return linear(self.text_model.norm(hidden).float(), self.head)
+
+    def _layers(
+        self, hidden: torch.Tensor, positions: torch.Tensor, spans: Sequence[Attention]
+    ) -> torch.Tensor:
+        count = len(hidden)
+        turns = self.text_model.rotary_emb(hidden, positions[:, None])
+        cos, sin = (part.transpose(0, 1) for part in turns)
+        # The first half of a head is turned against the second: a sign on the sine in place of a negation.
+        half = self._head_width // 2
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+        for number, layer in enumerate(self.text_model.layers):
+            attention = layer.self_attn
+            read = layer.input_layernorm(hidden)
+            query = _rotate(apply(attention.q_proj, read).view(count, self._heads, -1), cos, sin)
+            key = _rotate(attention.k_proj(read).view(count, self._kv_heads, -1), cos, sin)
+            value = attention.v_proj(read).view(count, self._kv_heads, -1)
+            found = [span.attend(number, query, key, value) for span in spans]
+            joined = found[0] if len(found) == 1 else torch.cat(found)
+            hidden = hidden + apply(attention.o_proj, joined)
+            read, mlp = layer.post_attention_layernorm(hidden), layer.mlp
+            opened = mlp.act_fn(apply(mlp.gate_proj, read)) * apply(mlp.up_proj, read)
+            hidden = hidden + apply(mlp.down_proj, opened)
+        return hidden
+
+
+def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions; the sign of the turned half is in the sine."""
+    return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin

@@ -1,0 +1,160 @@
+"""`egolive ask`: one question of pictures or a video, or a file of conversations.
+
+egolive ask kitchen.jpg "What is on the table?"
+egolive ask clip.mp4 --task intent
+egolive ask kitchen.jpg "red mug" --task ground
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
+from egolive.assistant.cli.options import LookOptions, ModelOptions
+from egolive.assistant.cli.terminal_view import in_words
+from egolive.assistant.generation.conversations import Conversation
+from egolive.assistant.generation.generate import Sampling
+from egolive.assistant.live.sinks import answer_event
+from egolive.assistant.model.media import Video, is_video, load_picture
+from egolive.assistant.schema.answers import Question, Task
+from egolive.streaming.errors import DataError, UsageError
+
+__all__ = ["ask_command"]
+
+_WORDLESS = ("intent", "next")
+_FLAT = Parameter(name="*")
+_MODEL, _LOOK, _CLIP, _GREEDY = ModelOptions(), LookOptions(), ClipOptions(), Sampling()
+
+
+def ask_command(
+    *items: str,
+    task: Task = "ask",
+    model: Annotated[ModelOptions, _FLAT] = _MODEL,
+    look: Annotated[LookOptions, _FLAT] = _LOOK,
+    clip: Annotated[ClipOptions, _FLAT] = _CLIP,
+    sampling: Annotated[Sampling, _FLAT] = _GREEDY,
+    system: str | None = None,
+    think: bool | None = None,
+    paper_prompt: bool | None = None,
+    grammar: bool = True,
+    batch: Path | None = None,
+    json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Ask one question of pictures or a video.
+
+    Args:
+        items: Pictures and videos (files, addresses, data URIs, folders of frames), then the question.
+        task: ask (any question), intent, next, ground (the question names what to find), when (it names what
+            happens).
+        model: Which model answers.
+        look: How large it sees pictures.
+        clip: Which frames of a video it sees.
+        sampling: How tokens are chosen.
+        system: System message, in place of the model's own.
+        think: Let the model reason before it answers, or not; the model's own habit without it.
+        paper_prompt: Text before the pictures, as EgoThinker's last training stage had it.
+        grammar: Hold boxes, intervals and reasoning to their form.
+        batch: File of conversations, a JSON list of messages a line, all answered together.
+        json_lines: Print each answer as one JSON object a line.
+    """
+    if batch is not None:
+        if items or task != "ask":
+            raise UsageError("--batch brings its own pictures and questions; leave out everything else")
+        conversations: list[Conversation] = _read_batch(batch)
+        media: list[str] = []
+        words, video = "", None
+    else:
+        media, words = _media_and_words(items, task)
+        video = _video_among(media, task, frames=clip.frames)
+        conversations = [conversation_about(media, words, clip, system=system, text_first=bool(paper_prompt))]
+
+    with closing(model.load()) as engine:
+        profile = look.applied_to(engine.profile)
+        reasons = profile.think if think is None else think
+        if task == "ask":
+            answers = ask(
+                conversations, engine, sampling=sampling, profile=profile, think=reasons, grammar=grammar
+            )
+        else:
+            answer = ask_task(
+                Question(task, words, reasons),
+                engine,
+                picture=None if video is not None else media[0],
+                video=video,
+                clip=clip,
+                sampling=sampling,
+                profile=profile,
+                paper_prompt=paper_prompt,
+                grammar=grammar,
+            )
+            answers = [answer]
+    for answer in answers:
+        event = answer_event(answer, answer.time)
+        line = json.dumps(event, ensure_ascii=False) if json_lines else in_words(answer)
+        sys.stdout.write(line + "\n")
+
+
+def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
+    """Part what to look at from what is asked.
+
+    Raises:
+        UsageError: One of the two is missing.
+        SourceError: A picture cannot be read; told here, before a model is loaded.
+    """
+    media, words = (list(items), "") if task in _WORDLESS else (list(items[:-1]), "".join(items[-1:]))
+    if not media:
+        if words and (Path(words).exists() or "://" in words):
+            raise UsageError(f"{words[:100]}: what is the question? egolive ask {words[:100]} QUESTION")
+        raise UsageError("a question needs something to look at: egolive ask PICTURE_OR_VIDEO QUESTION")
+    if task not in _WORDLESS and not words.strip():
+        raise UsageError("the question is empty; write it behind the pictures")
+    for item in media:
+        if not is_video(item):
+            load_picture(item)
+    return media, words
+
+
+def _video_among(media: Sequence[str], task: Task, *, frames: bool) -> Video | None:
+    """The one video that is given, or None; checks that it is enough for the task."""
+    video: Video | None = None
+    if frames:
+        video = list(media)
+    elif len(media) == 1 and is_video(media[0]):
+        video = media[0]
+    if task in (*_WORDLESS, "when") and video is None:
+        raise UsageError(
+            f"the task {task} needs one video: a file, a folder of frames, or pictures and --frames"
+        )
+    if task == "ground" and video is None and len(media) != 1:
+        raise UsageError("the task ground needs one picture or one video")
+    return video
+
+
+def _read_batch(path: Path) -> list[Conversation]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read; check the path") from error
+    conversations: list[Conversation] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            turns = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON; write one list of messages a line") from error
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise DataError(
+                f"{path}, line {number}: not a list of messages; write one list of messages a line"
+            )
+        conversations.append(turns)
+    if not conversations:
+        raise DataError(f"{path}: holds no conversation; write one list of messages a line")
+    return conversations

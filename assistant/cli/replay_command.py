@@ -1,0 +1,146 @@
+"""`egolive replay`: a recorded run, or one answer's evidence, once more.
+
+egolive run 0 --record session      keeps a run
+egolive replay session --out again  the same windows, drops and answers, under a clock that does not run
+egolive replay session --model DIR  the same windows, answered by another engine
+egolive replay bundle               the same answer, byte for byte
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
+from egolive.assistant.recording.evidence import (
+    EvidenceWriter,
+    is_bundle,
+    read_bundle,
+    reproduce,
+    weights_hash,
+)
+from egolive.assistant.recording.run_replay import replay_run, settings_of
+from egolive.assistant.schema.answers import Question
+from egolive.streaming.errors import DataError, EngineError
+from egolive.streaming.recording.recording import Recording, is_recording
+from egolive.streaming.video_writer import VideoWriter
+
+__all__ = ["replay_command"]
+
+_TOLD = 5
+"""Answers that differ are named up to so many."""
+
+
+def replay_command(
+    folder: Path,
+    *,
+    model: Annotated[str | None, Parameter(alias="--engine")] = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    out: Path | None = None,
+    evidence: Path | None = None,
+    video: bool = True,
+    check: bool = False,
+) -> int:
+    """Run a recording again, or give the answer of an evidence bundle again.
+
+    Args:
+        folder: What `egolive run --record` or `--evidence` wrote.
+        model: What answers; the model that answered then without it. `--engine` says the same.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: auto, fp32 or bf16.
+        threads: CPU threads of the model.
+        out: Folder for events.jsonl and overlay.mp4, or for the bundle with its new answer.
+        evidence: Folder for a bundle of every answer of a recording.
+        video: Write overlay.mp4 where `--out` is given.
+        check: Exit with 1 unless every answer is what it was. A bundle is always checked.
+    """
+    if is_bundle(folder):
+        return _replay_bundle(folder, model, device, dtype, threads, out)
+    if not is_recording(folder):
+        raise DataError(f"{folder}: neither a recording nor a bundle; make one: egolive run --record DIR")
+    recording = Recording(folder)
+    settings = settings_of(recording)
+    named = model or settings.model
+    options = ModelOptions(model=named, device=device, dtype=dtype, threads=threads)
+    with closing(options.load()) as engine:
+        sinks: list[Sink] = []
+        if out is not None:
+            sinks.append(EventSink(out / "events.jsonl"))
+            if video:
+                sinks.append(VideoSink(VideoWriter(out / "overlay.mp4")))
+        keeper = None
+        if evidence is not None:
+            keeper = EvidenceWriter(
+                evidence,
+                model=named,
+                info=engine.info,
+                sha256=weights_hash(named),
+                profile=engine.profile,
+            )
+        done = replay_run(recording, engine, sinks, keeper=keeper)
+    drops = ", ".join(f"{count} {reason}" for reason, count in done.report.drops.items()) or "none"
+    lines = [
+        f"replayed {done.report.captured} pictures, {done.report.windows} windows, {done.report.gaps} gaps "
+        f"({done.report.stream_seconds:.1f} s of stream)",
+        f"drops    {drops}",
+        f"times    those of the recorded run, in which {_answerer(recording)} answered",
+        f"same     {done.same} of {done.answers} answers say what they said in the run",
+    ]
+    if done.differing:
+        told = [f"{answer.time:.2f} s {_asked(answer.question)}" for answer in done.differing[:_TOLD]]
+        more = len(done.differing) - len(told)
+        lines.append(f"differ   {', '.join(told)}{f' and {more} more' if more else ''}")
+    if recording.report is None:
+        lines.append("cut      the recording has no end: the run was killed, or its files were cut off")
+    if keeper is not None:
+        lines.append(f"evidence {len(keeper.bundles)} bundles in {evidence}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return int(check and done.same != done.answers)
+
+
+def _replay_bundle(
+    folder: Path, model: str | None, device: str, dtype: str, threads: int | None, out: Path | None
+) -> int:
+    bundle = read_bundle(folder)
+    named = model or bundle.engine["model"]
+    if model is None and weights_hash(named) != bundle.engine["sha256"]:
+        raise EngineError(
+            f"{folder}: was answered by weights with the hash {bundle.engine['sha256'][:12]}…, {named} has "
+            "others; name the right ones with --model"
+        )
+    options = ModelOptions(model=named, device=device, dtype=dtype, threads=threads)
+    with closing(options.load()) as engine:
+        answer = reproduce(bundle, engine, out)
+        same = answer == bundle.answer
+        about = f"{engine.info.name} {engine.info.precision} on {engine.info.device}"
+    verdict = "the same, byte for byte" if same else "another answer"
+    sys.stdout.write(f"{verdict}: {_asked(bundle.job.question)} ({about})\n")
+    if not same:
+        then, now = (_in_short(json.loads(given)) for given in (bundle.answer, answer))
+        sys.stdout.write(f"then     {then}\nnow      {now}\n")
+    return int(not same)
+
+
+def _answerer(recording: Recording) -> str:
+    """What answered in a recorded run."""
+    engine = recording.settings.get("engine")
+    about = engine if isinstance(engine, dict) else {}
+    return " ".join(str(about[key]) for key in ("name", "precision") if key in about) or "another engine"
+
+
+def _asked(question: Question) -> str:
+    return f"{question.task} {question.phrase}".strip()
+
+
+def _in_short(answer: Mapping[str, object]) -> str:
+    places = answer.get("boxes") or answer.get("intervals") or ""
+    return f"{answer.get('status')}: {answer.get('text')} {places}".strip()

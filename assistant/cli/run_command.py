@@ -1,0 +1,267 @@
+"""`egolive run`: the assistant on a camera, an address or a file, to the screen and to files.
+
+    egolive run                            the bundled clip with the bundled model
+    egolive run 0 --model hyf015/EgoThinker-v1
+    egolive run rtsp://camera/stream --out out
+
+Nothing is written unless `--out` names a folder. At a terminal, a line that is typed while a live source runs
+is a question of the wearer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.cli.stopping import stopped_by_signal
+from egolive.assistant.cli.summary import tell
+from egolive.assistant.cli.terminal_view import LineView, TerminalView
+from egolive.assistant.cli.typed_questions import lines_to
+from egolive.assistant.generation.audit import Audit
+from egolive.assistant.generation.generate import AnswerObserver, Sampling
+from egolive.assistant.live.assistant import Assistant, live_questions
+from egolive.assistant.live.runner import run_stream
+from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
+from egolive.assistant.model.media import bundled_clip
+from egolive.assistant.recording.run_replay import RunSettings, record_into
+from egolive.assistant.schema.answers import Question, Task
+from egolive.assistant.schema.engine import Engine
+from egolive.streaming.errors import UsageError
+from egolive.streaming.metrics import Metrics
+from egolive.streaming.sources.opening import open_source
+from egolive.streaming.sources.source import Source
+from egolive.streaming.video_writer import VideoWriter
+
+__all__ = ["run"]
+
+LiveTask = Literal["intent", "next", "ground"]
+_MODEL = ModelOptions()
+
+
+def run(
+    source: str | None = None,
+    *,
+    model: Annotated[ModelOptions, Parameter(name="*")] = _MODEL,
+    out: Path | None = None,
+    tasks: Annotated[tuple[LiveTask, ...], Parameter(consume_multiple=True, negative="")] = (
+        "intent",
+        "next",
+        "ground",
+    ),
+    phrase: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    realtime: bool = False,
+    seconds: float | None = None,
+    fps: float | None = None,
+    slices: int | None = None,
+    think: bool | None = None,
+    paper_prompt: bool | None = None,
+    max_tokens: int | None = None,
+    every: int | None = None,
+    deadline: float | None = None,
+    reconnect_timeout: Annotated[float | None, Parameter(alias="--give-up")] = None,
+    engine_timeout: Annotated[float | None, Parameter(alias="--patience")] = None,
+    audit: float = 0.0,
+    record: Path | None = None,
+    evidence: Path | None = None,
+    memory: Path | None = None,
+    memory_encodings: bool = False,
+    grammar: bool = True,
+    ask: bool = True,
+    view: bool = True,
+    video: bool = True,
+) -> int:
+    """Run the assistant on a camera, an address or a file.
+
+    Args:
+        source: A camera ("0", "/dev/video0"), an address ("rtsp://..."), a file, a folder of pictures or
+            "test:"; the bundled clip without it.
+        model: Which model answers.
+        out: Folder for overlay.mp4 and events.jsonl; nothing is written without it.
+        tasks: What is asked: intent, next (step), ground (the hands and what they hold).
+        phrase: One more thing to find; may be given several times.
+        realtime: Play a file at its own speed and drop what comes too fast, as a camera does.
+        seconds: Stop at this time of the stream.
+        fps: Frames a second that the model sees; the model's own rate without it.
+        slices: Pairs of frames in a full window; the model's own number without it.
+        think: Let the model reason before it answers, or not; the model's own habit without it.
+        paper_prompt: Text before the pictures, as EgoThinker's last training stage had it.
+        max_tokens: Most tokens of an answer; enough for the task without it.
+        every: Slices (pairs of frames) from one intent and next step to the following ones; 2 without it, for
+            a recording 1.
+        deadline: Seconds after which an answer about a live source is not shown as current any more; without
+            it 5 for boxes and 15 for words.
+        reconnect_timeout: Seconds for which a lost camera or address is tried again; for ever without it.
+        engine_timeout: Seconds without a token after which the engine counts as hung: the run ends and its
+            files are finished; 300 without it.
+        audit: Percentage of the answers that are given once more without any reuse, and compared token by
+            token; costs time.
+        record: Folder that keeps the run, pictures included, for `egolive replay`.
+        evidence: Folder for a bundle of every answer, pictures included, for `egolive replay`.
+        memory: Folder of a memory that the run adds to, small pictures included, for `egolive recall`. What
+            is typed as "where ..." or "forget the last 5 minutes" is for the memory.
+        memory_encodings: Keep the pictures as the model sees them too, so that nothing is encoded again.
+        grammar: Hold boxes, intervals and reasoning to their form.
+        ask: Take questions from the terminal while a live source runs, one a line.
+        view: Show answers in the terminal.
+        video: Write overlay.mp4 where `--out` is given.
+    """
+    _check(
+        tasks,
+        phrase,
+        least_one={"slices": slices, "max-tokens": max_tokens, "every": every},
+        above_zero={
+            "seconds": seconds,
+            "fps": fps,
+            "deadline": deadline,
+            "reconnect-timeout": reconnect_timeout,
+            "engine-timeout": engine_timeout,
+        },
+        audit=audit,
+    )
+    if record is not None and memory is not None:
+        raise UsageError("what is recorded cannot be forgotten: give --record or --memory, not both")
+    spec = bundled_clip() if source is None else source
+    # A source that is not there is told before the model is loaded, which may take minutes.
+    opened = open_source(spec, realtime=realtime)
+    if opened.live:
+        opened.close()
+    try:
+        engine = model.load()
+    except BaseException:
+        opened.close()
+        raise
+    if opened.live:
+        # Its time runs from when it is opened.
+        opened = open_source(
+            spec,
+            realtime=realtime,
+            reconnect_timeout=math.inf if reconnect_timeout is None else reconnect_timeout,
+        )
+    questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
+    metrics = Metrics()
+    checked = Audit(engine, audit / 100) if audit else None
+    settings = RunSettings(
+        model=model.model,
+        questions=questions,
+        fps=fps or engine.profile.fps,
+        slices=slices or engine.profile.window_slices,
+        seconds=seconds,
+        every=every or (2 if opened.live else 1),
+        deadline=deadline,
+        max_tokens=max_tokens,
+        paper_prompt=paper_prompt,
+        grammar=grammar,
+    )
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        stack.callback(opened.close)
+        recorder = record_into(record, settings, engine) if record else None
+        keeper: AnswerObserver | None = _keeper(evidence, model.model, engine) if evidence else None
+        remembered = None
+        played = opened
+        if memory is not None:
+            # Imported here, as below: a run without them does not wait for what they need.
+            from egolive.assistant.memory.live_memory import LiveMemory
+            from egolive.assistant.memory.moment_store import Memory
+
+            kept = stack.enter_context(Memory(memory))
+            also = (keeper,) if keeper else ()
+            remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
+            keeper, played = remembered, remembered.watch(opened)
+        sinks: list[Sink] = _sinks(Console(stderr=True), opened, engine, out=out, view=view, video=video)
+        stop = stack.enter_context(stopped_by_signal())
+        assistant = stack.enter_context(
+            Assistant(
+                engine,
+                questions=questions,
+                sampling=Sampling(max_tokens=max_tokens),
+                paper_prompt=paper_prompt,
+                every=settings.every,
+                deadline=deadline,
+                metrics=metrics,
+                grammar=grammar,
+                audit=checked,
+                keeper=keeper,
+            )
+        )
+        if remembered is not None:
+            remembered.attend(assistant)
+
+        def take(line: str) -> None:
+            if remembered is None or not remembered.take(line, Console(stderr=True).out):
+                assistant.put(Question("ask", line))
+
+        # A terminal cannot be waited for like this on Windows.
+        if ask and opened.live and sys.stdin.isatty() and os.name == "posix":
+            stack.enter_context(lines_to(take, sys.stdin))
+        report = run_stream(
+            played,
+            assistant,
+            sinks,
+            fps=settings.fps,
+            slices=settings.slices,
+            seconds=seconds,
+            stop=stop,
+            metrics=metrics,
+            audit=checked.counts if checked else None,
+            recorder=recorder,
+            timeout=engine_timeout,
+        )
+    tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
+    return stop.exit_code
+
+
+def _check(
+    tasks: Sequence[Task],
+    phrase: Sequence[str],
+    *,
+    least_one: Mapping[str, int | None],
+    above_zero: Mapping[str, float | None],
+    audit: float,
+) -> None:
+    for name, value in least_one.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is 1 or more, got {value}")
+    for name, number in above_zero.items():
+        # Written so that "nan" is refused too.
+        if number is not None and not 0 < number < math.inf:
+            raise UsageError(f"--{name} is more than 0, got {number:g}")
+    if not 0 <= audit <= 100:
+        raise UsageError(f"--audit is a percentage from 0 to 100, got {audit:g}")
+    if any(not words.strip() for words in phrase):
+        raise UsageError("--phrase needs words: what to find")
+    if not tasks and not phrase:
+        raise UsageError("nothing is asked: give --tasks or --phrase")
+
+
+def _keeper(folder: Path, model: str, engine: Engine) -> AnswerObserver:
+    from egolive.assistant.recording.evidence import EvidenceWriter, weights_hash
+
+    return EvidenceWriter(
+        folder, model=model, info=engine.info, sha256=weights_hash(model), profile=engine.profile
+    )
+
+
+def _sinks(
+    console: Console, source: Source, engine: Engine, *, out: Path | None, view: bool, video: bool
+) -> list[Sink]:
+    sinks: list[Sink] = []
+    if out is not None:
+        sinks.append(EventSink(out / "events.jsonl"))
+        if video:
+            sinks.append(VideoSink(VideoWriter(out / "overlay.mp4")))
+    if view and console.is_terminal:
+        title = f"{source.name} · {engine.info.name} {engine.info.precision} on {engine.info.device}"
+        sinks.append(TerminalView(console, title=title))
+    elif view:
+        sinks.append(LineView(console))
+    return sinks

@@ -1,0 +1,48 @@
+"""What a run says when it is over, for people."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from egolive.assistant.generation.audit import AuditCounts
+from egolive.streaming.metrics import Metrics
+from egolive.streaming.pipeline.run_report import Report
+
+__all__ = ["tell"]
+
+
+def tell(
+    report: Report, metrics: Metrics, out: Path | None, *, video: bool, audit: AuditCounts | None
+) -> None:
+    """Write a run's summary to standard output.
+
+    Args:
+        report: Of the run.
+        metrics: Of the run.
+        out: Folder of its files, where it has any.
+        video: Whether one of them is a video.
+        audit: What was checked, where anything was.
+    """
+    answers = report.results / report.seconds if report.seconds else 0.0
+    drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items()) or "none"
+    lines = [
+        f"picture  {report.source_rate:.1f}/s from the source, {report.shown_rate:.1f}/s shown "
+        f"({report.shown} of {report.captured} pictures, {report.stream_seconds:.1f} s of stream)",
+        f"engine   {report.think_rate:.2f} pictures a second answered, {answers:.2f} answers a second "
+        f"({report.results} answers in {report.seconds:.1f} s)",
+        f"drops    {drops}",
+    ]
+    if overlay := metrics.stage("glass_to_overlay"):
+        lines.append(
+            f"overlay  {overlay.p50 * 1e3:.0f} ms after the capture, 95 % within {overlay.p95 * 1e3:.0f} ms"
+        )
+    if age := metrics.stage("answer_age"):
+        late = ", ".join(f"{report.requests.get(status, 0)} {status}" for status in ("expired", "preempted"))
+        lines.append(f"answers  {age.p50:.2f} s old when shown, 95 % within {age.p95:.2f} s; {late}")
+    if audit is not None:
+        lines.append(f"audit    {audit.summary}")
+    if out is not None:
+        names = ("overlay.mp4", "events.jsonl") if video and report.shown else ("events.jsonl",)
+        lines.append(f"written  {', '.join(str(out / name) for name in names)}")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,1 @@
+"""`egolive doctor`: what fits this machine, and measurements that prove a model on it."""

@@ -1,0 +1,277 @@
+"""`egolive doctor`: what is installed, which engine fits this machine, what is missing and how to mend it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from egolive.assistant.diagnostics.doctor_nvidia import nvidia_lacks, nvidia_rows
+from egolive.assistant.system import machine
+from egolive.streaming.errors import SinkError, UsageError
+
+__all__ = ["Finding", "Need", "diagnose", "doctor", "engine_needs"]
+
+GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What the memory of a Qwen2-VL model is made of: weights, and bytes a token of KV cache in bf16."""
+
+    name: str
+    linear: float
+    """Weights of the text layers, which quantisation shrinks."""
+    rest: float
+    """Embedding, output layer and vision tower, which stay in 16 bits; on a processor torch takes 32."""
+    cache_bytes: int
+    head: float
+    """Weights of the output layer, of which torch has a copy in 32 bits."""
+
+
+# Counted from the configurations of Qwen2-VL-7B and -2B (the 2B shares embedding and output layer).
+_MODELS = (
+    _Model("EgoThinker 7B", 6.53e9, 1.76e9, 57_344, 545e6),
+    _Model("Qwen2-VL 2B", 1.31e9, 0.90e9, 28_672, 233e6),
+)
+_PRECISIONS = {"bf16": 2.0, "int8": 1.02, "nf4": 0.53, "int4": 0.56}
+"""Bytes of one weight of a text layer, scales included."""
+_CACHE_TOKENS = 4096
+_WORK_BYTES = 0.8 * GB
+"""Activations, preprocessing and the accelerator's own context."""
+_SPARE = 1.1
+"""Free memory that loading asks for, in sizes of the weights."""
+_SYSTEM_BYTES = 1.5 * GB
+"""Of a Jetson's memory, which CPU and GPU share, what the system keeps."""
+_NANO_BYTES = 0.5 * GB
+"""The bundled model is a few megabytes; what it needs is torch itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Memory that one engine needs to answer live."""
+
+    engine: str
+    precision: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is missing or wrong, and how to mend it."""
+
+    what: str
+    mend: str
+
+
+def engine_needs() -> list[Need]:
+    """Memory need of each engine, the largest first: weights, a cache of 4,096 tokens and working memory."""
+    needs = [
+        Need(model.name, precision, round(max(weights + overhead, weights * _SPARE)))
+        for model in _MODELS
+        for precision, width in _PRECISIONS.items()
+        # torch computes the last layer in fp32, of a copy of its weights.
+        for copy in (model.head * 4 if precision in ("bf16", "nf4") else 0.0,)
+        for weights in (model.linear * width + model.rest * 2 + copy,)
+        for overhead in (model.cache_bytes * _CACHE_TOKENS + _WORK_BYTES,)
+    ]
+    return [*needs, Need("nano", "fp32", round(_NANO_BYTES))]
+
+
+def diagnose(facts: machine.Facts) -> list[Finding]:
+    """What is missing on the machine that the facts describe.
+
+    Args:
+        facts: `machine.gather()`.
+    """
+    here = cast(machine.Facts, facts["machine"])
+    versions = cast(dict[str, str], facts["versions"])
+    cameras = cast(Sequence[machine.Facts], here["cameras"])
+    memory = cast(dict[str, int], here["memory"])
+    found = []
+    if not here["gpus"]:
+        mend = "the bundled nano model runs on the processor; EgoThinker-7B wants a CUDA device with 22 GB"
+        if Path("/proc/driver/nvidia/version").exists():
+            mend = "an NVIDIA driver is here: install torch's CUDA build, or check it with nvidia-smi"
+        found.append(Finding("no accelerator that torch can use", mend))
+    found += [Finding(what, mend) for what, mend in nvidia_lacks(here)]
+    if not cameras:
+        found.append(
+            Finding(
+                "no camera found", "plug one in, or use a file, an rtsp:// address or the pattern `test:`"
+            )
+        )
+    blocked = [str(camera["path"]) for camera in cameras if not camera["readable"]]
+    if blocked:
+        found.append(
+            Finding(
+                f"{', '.join(blocked)} may not be opened", "sudo usermod -aG video $USER, then log in again"
+            )
+        )
+    if 0 < memory["available"] < 2 * GB:
+        found.append(
+            Finding(f"only {memory['available'] / GB:.1f} GB of memory are free", "close other programs")
+        )
+    if "xgrammar" not in versions:
+        found.append(Finding("boxes and intervals are not held to their form", "pip install xgrammar"))
+    missing = [name for name in ("trl", "peft", "datasets") if name not in versions]
+    if missing:
+        found.append(Finding(f"training needs {', '.join(missing)}", "pip install 'egolive[train]'"))
+    return found
+
+
+def doctor(
+    *,
+    probe_coords: str | None = None,
+    store: bool = True,
+    latency: Annotated[bool, Parameter(negative="")] = False,
+    prove: str | None = None,
+    model: str = "nano",
+    engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    clip: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    seconds: float = 20.0,
+    out: Path = Path("egolive-proof"),
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """Tell what is installed, which engine fits this machine, and how to mend what is missing.
+
+    Args:
+        probe_coords: Show this model squares and find the unit in which it writes boxes, instead.
+        store: Write that unit into the model's profile.
+        latency: Measure glass to overlay on this machine with a virtual camera, instead.
+        prove: Try this model from download to live run and write one report to send in, instead.
+        model: What answers while latency is measured.
+        engine: An engine folder that is to be proved too; may be given several times.
+        clip: A clip of yours for the proof, beside the bundled one; may be given several times.
+        seconds: Length of a live run.
+        out: Folder of the proof.
+        json_file: Also write the report there as one JSON object, and print it as the last line.
+    """
+    console = Console()
+    if sum([probe_coords is not None, latency, prove is not None]) > 1:
+        raise UsageError("give one of --probe-coords, --latency and --prove")
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--seconds is more than 0, got {seconds:g}")
+    if probe_coords is not None or latency or prove is not None:
+        # Imported here: the doctor tells what is missing also where torch is.
+        from egolive.assistant.diagnostics.doctor_proofs import run_latency, run_probe, run_proof
+
+        if probe_coords is not None:
+            found, code = run_probe(probe_coords, console.out, store=store)
+        elif prove is not None:
+            found, code = run_proof(prove, out, engine, clip, seconds, console.out)
+            json_file = json_file or out / "report.json"
+            console.out(f"the report to send in: {json_file}")
+        else:
+            found, code = run_latency(model, seconds, console.out)
+        _write(found if prove is not None else machine.gather() | found, json_file, console)
+        return code
+    facts = machine.gather()
+    findings = diagnose(facts)
+    needs = engine_needs()
+    for table in _tables(facts, needs, findings):
+        console.print(table)
+    report = facts | {
+        "engines": [asdict(need) for need in needs],
+        "findings": [asdict(finding) for finding in findings],
+    }
+    _write(report, json_file, console)
+    return 0
+
+
+def _write(report: machine.Facts, json_file: Path | None, console: Console) -> None:
+    """The report as one line, in a file and at the end of what is printed."""
+    if json_file is None:
+        return
+    line = json.dumps(report)
+    try:
+        json_file.write_text(line + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SinkError(
+            f"cannot write {json_file}: {error.strerror or error}; choose another place"
+        ) from error
+    console.out(line, highlight=False)
+
+
+def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Finding]) -> list[Table]:
+    here = cast(machine.Facts, facts["machine"])
+    devices = _devices(here)
+
+    machine_table = _table("This machine", "", "")
+    for key, value in _machine_rows(facts, here):
+        machine_table.add_row(key, value)
+
+    versions_table = _table("Installed", "package", "version")
+    for name, version in cast(dict[str, str], facts["versions"]).items():
+        versions_table.add_row(name, version)
+
+    fit_table = _table("What fits", "engine", "needs", *[name for name, _ in devices])
+    for need in needs:
+        marks = ["[green]yes[/]" if size >= need.bytes else "[dim]no[/]" for _, size in devices]
+        fit_table.add_row(f"{need.engine} {need.precision}", f"{need.bytes / GB:.1f} GB", *marks)
+    fit_table.caption = (
+        "weights + cache of 4,096 tokens + working memory\n"
+        "bf16 and fp32 run as they are, the others as engine folders of `egolive quantize`;\n"
+        "bnb-int8, and nf4 on a processor, need up to 2.5 GB more than int8 and nf4 say here;\n"
+        "TensorRT with CUDA graphs holds the text layers twice, with --no-graphs once"
+    )
+
+    findings_table = _table("Missing", "what", "how to mend it")
+    for finding in findings:
+        findings_table.add_row(finding.what, finding.mend)
+    if not findings:
+        findings_table.add_row("[green]nothing[/]", "")
+    return [machine_table, versions_table, fit_table, findings_table]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _machine_rows(facts: machine.Facts, here: machine.Facts) -> list[tuple[str, str]]:
+    processor = cast(machine.Facts, here["processor"])
+    memory = cast(dict[str, int], here["memory"])
+    cameras = cast(Sequence[machine.Facts], here["cameras"])
+    rows = [
+        ("system", str(here["platform"])),
+        ("processor", f"{processor['name']}, {processor['cores']} cores"),
+        ("features", " ".join(cast(Sequence[str], processor["features"])) or "none that matter"),
+        ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB free"),
+    ]
+    if here["model"]:
+        rows.insert(0, ("board", str(here["model"])))
+    for gpu in cast(Sequence[machine.Facts], here["gpus"]):
+        total, free = cast(int, gpu["total"]), cast(int, gpu["free"])
+        text = f"{gpu['name']}, {total / GB:.1f} GB, {free / GB:.1f} GB free, capability {gpu['capability']}"
+        rows.append((str(gpu["device"]), text))
+    rows += nvidia_rows(here)
+    rows += [(str(camera["path"]), str(camera["name"]) or "camera") for camera in cameras]
+    if facts["commit"]:
+        rows.append(("commit", str(facts["commit"])))
+    return rows
+
+
+def _devices(here: machine.Facts) -> list[tuple[str, int]]:
+    """The devices of this machine and their bytes of memory, then common ones to compare with."""
+    memory = cast(dict[str, int], here["memory"])
+    gpus = cast(Sequence[machine.Facts], here["gpus"])
+    if here.get("jetson") is not None:
+        mine = [("this Jetson", max(0, round(memory["total"] - _SYSTEM_BYTES)))]
+    else:
+        mine = [("this CPU", memory["total"])]
+        mine += [(f"this {gpu['device']}", cast(int, gpu["total"])) for gpu in gpus]
+    return [
+        *mine,
+        ("Orin 8 GB", round(8 * GB - _SYSTEM_BYTES)),
+        ("GPU 12 GB", round(12 * GB)),
+        ("GPU 24 GB", round(24 * GB)),
+    ]

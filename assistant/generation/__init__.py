@@ -1,0 +1,1 @@
+"""From prompts to answers: generation requests, conversations, and the audit of reuse."""

@@ -1,0 +1,1 @@
+"""The assistant on a stream: schedule, runner, sinks, overlay and box tracking."""

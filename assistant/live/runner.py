@@ -1,0 +1,258 @@
+"""One run: a source through the assistant into sinks, with the figures that tell how it went."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+
+from egolive.assistant.generation.audit import AuditCounts
+from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.box_tracking import BoxTracker
+from egolive.assistant.live.sinks import Shown, Sink
+from egolive.assistant.schema.answers import Answer, Question, Status
+from egolive.streaming.clock import Clock, MonotonicClock
+from egolive.streaming.frames import Interval
+from egolive.streaming.metrics import Metrics, Stage, rss_bytes
+from egolive.streaming.pipeline import pipeline
+from egolive.streaming.pipeline.latest_results import Showing
+from egolive.streaming.pipeline.results import Result
+from egolive.streaming.recording.recording import Recorder
+from egolive.streaming.sources.source import Source
+
+__all__ = ["Runner", "metrics_event", "run_stream", "say_the_same", "totals"]
+
+_METRICS_PERIOD = 10.0
+"""Seconds of stream between two `metrics` events."""
+_FIGURES_PERIOD = 1.0
+"""Seconds of stream for which the line of figures stays."""
+
+
+def run_stream(
+    source: Source,
+    assistant: Assistant,
+    sinks: Sequence[Sink],
+    *,
+    fps: float,
+    slices: int,
+    seconds: float | None = None,
+    stop: threading.Event | None = None,
+    metrics: Metrics | None = None,
+    clock: Clock | None = None,
+    audit: AuditCounts | None = None,
+    recorder: Recorder[Question, Answer] | None = None,
+    timeout: float | None = None,
+) -> pipeline.Report:
+    """Play a source through the assistant into sinks; closes the sinks, whatever happens.
+
+    Args:
+        source: What is seen; closed at the end.
+        assistant: A new one; its questions are asked again and again, and others may be `put` meanwhile.
+        sinks: Where pictures and answers go.
+        fps: Frames a second that the model sees.
+        slices: Slices of a full window.
+        seconds: End at this time of the stream.
+        stop: Ends the run when set.
+        metrics: The assistant's own, so that its figures stand beside those of the stream.
+        clock: What rates and live time are measured with.
+        audit: What the assistant's audit finds, to be told with the figures.
+        recorder: Keeps the run, so that it can be run again; closed at the end.
+        timeout: Seconds without a token after which the engine counts as hung; 300 without it.
+
+    Returns:
+        Counts and rates of the run.
+
+    Raises:
+        EgoliveError: The source, the engine or a sink failed; the files of the other sinks are finished.
+    """
+    clock = clock or MonotonicClock()
+    metrics = metrics or Metrics(clock)
+    player = Runner(sinks, metrics, audit)
+    with ExitStack() as stack:
+        if recorder is not None:
+            stack.callback(recorder.close)
+        for sink in reversed(sinks):
+            stack.callback(sink.close)
+        report = pipeline.run(
+            recorder.source(source) if recorder else source,
+            assistant.scheduler,
+            recorder.think(assistant) if recorder else assistant,
+            recorder.show(player.show) if recorder else player.show,
+            fps_sampled=fps,
+            slices=slices,
+            seconds=seconds,
+            stop=stop,
+            on_gap=player.gap,
+            same=say_the_same,
+            metrics=metrics,
+            clock=clock,
+            timeout=timeout,
+        )
+        player.note(metrics_event(metrics, report.stream_seconds, audit) | totals(report))
+        if recorder is not None:
+            recorder.close(report)
+    return report
+
+
+class Runner:
+    """Takes what is shown to the sinks, boxes carried to now, and the figures every few seconds."""
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        metrics: Metrics,
+        audit: AuditCounts | None = None,
+        *,
+        steady: bool = False,
+    ) -> None:
+        """Stand between a run and its sinks, which stay the caller's to close.
+
+        Args:
+            sinks: Where pictures and answers go.
+            metrics: Of the run.
+            audit: What has been checked so far, where anything is.
+            steady: Leave out what differs each time, such as the memory that is used.
+        """
+        self._sinks = sinks
+        self._metrics = metrics
+        self._audit = audit
+        self._steady = steady
+        # Following boxes costs more than all else that is done with a frame that nobody draws on.
+        self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else BoxTracker()
+        self._cut = False
+        self._figures = ""
+        self._figures_at = _FIGURES_PERIOD
+        self._event_at = _METRICS_PERIOD
+
+    def show(self, showing: Showing[Question, Answer]) -> None:
+        """Take what is shown to every sink."""
+        time = showing.frame.time
+        if time >= self._figures_at:
+            self._figures_at = time + _FIGURES_PERIOD
+            self._figures = _in_one_line(self._metrics, self._audit, steady=self._steady)
+        current = [result.value for result in showing.current]
+        if self._carrier is not None:
+            if self._cut:
+                self._cut = False
+                self._carrier.forget()
+            with self._metrics.measure("track"):
+                current = self._carrier.carry(showing.frame, current)
+        shown = Shown(
+            showing.frame,
+            current,
+            [result.value for result in showing.new if result.status == "ok"],
+            late=[_late(result) for result in showing.new if result.status != "ok"],
+            now=showing.now,
+            figures=self._figures,
+        )
+        with self._metrics.measure("draw"):
+            for sink in self._sinks:
+                sink.emit(shown)
+        if time >= self._event_at:
+            self._event_at = time + _METRICS_PERIOD
+            self.note(metrics_event(self._metrics, time, self._audit, steady=self._steady))
+
+    def gap(self, gap: Interval) -> None:
+        """Write down a gap; the frame that begins anew may never be shown."""
+        self._cut = True
+        self.note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Hand an event to every sink."""
+        for sink in self._sinks:
+            sink.note(event)
+
+
+def metrics_event(
+    metrics: Metrics, time: float, audit: AuditCounts | None = None, *, steady: bool = False
+) -> dict[str, object]:
+    """The figures so far as one JSON object.
+
+    Args:
+        metrics: Of the stream and the assistant.
+        time: Stream time in seconds.
+        audit: What has been checked so far, where anything is.
+        steady: Leave the memory out, which differs each time.
+
+    Returns:
+        Stages and `glass_to_overlay_ms` in milliseconds, `answer_age_s` in seconds; the reuse as shares, null
+        where there was nothing to reuse.
+    """
+    stages = metrics.stages()
+    overlay, age = stages.pop("glass_to_overlay", None), stages.pop("answer_age", None)
+    memory = None if steady else rss_bytes()
+    return {
+        "type": "metrics",
+        "t": round(time, 3),
+        "stages": {name: _figures(stage, 1e3) for name, stage in stages.items()},
+        "glass_to_overlay_ms": None if overlay is None else _figures(overlay, 1e3),
+        "answer_age_s": None if age is None else _figures(age),
+        "reuse": {name: _rounded(metrics.share(*counts)) for name, counts in _REUSE.items()},
+        "counts": metrics.counts,
+        "memory_mb": None if memory is None else round(memory / 1e6, 1),
+    } | ({} if audit is None else {"audit": asdict(audit)})
+
+
+_REUSE = {
+    "slices_encoded": ("slices_encoded", "slices_used"),
+    "prompt_tokens_reused": ("prompt_tokens_reused", "prompt_tokens"),
+    "draft_accepted": ("draft_accepted", "draft_proposed"),
+}
+"""Shares of the engine's counts: the first over the second."""
+
+
+def totals(report: pipeline.Report) -> dict[str, object]:
+    """The whole run, for its last `metrics` event."""
+    return {
+        "captured": report.captured,
+        "shown": report.shown,
+        "answers": report.results,
+        "windows": report.windows,
+        "gaps": report.gaps,
+        "drops": report.drops,
+        "requests": report.requests,
+        "seconds": round(report.seconds, 3),
+        "stream_seconds": round(report.stream_seconds, 3),
+        "source_per_s": round(report.source_rate, 3),
+        "shown_per_s": round(report.shown_rate, 3),
+        "engine_per_s": round(report.think_rate, 3),
+        "answers_per_s": round(report.results / report.seconds, 3) if report.seconds else 0.0,
+        "ended": report.ended,
+    }
+
+
+def _figures(stage: Stage, unit: float = 1.0) -> dict[str, float]:
+    seconds = {"p50": stage.p50, "p95": stage.p95, "p99": stage.p99, "max": stage.max}
+    return {"n": stage.count} | {name: round(value * unit, 3) for name, value in seconds.items()}
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def _in_one_line(metrics: Metrics, audit: AuditCounts | None, *, steady: bool = False) -> str:
+    """The figures that a person watches: how old the picture and the answers are, and what was saved."""
+    overlay, age = metrics.stage("glass_to_overlay"), metrics.stage("answer_age")
+    reused = metrics.share("prompt_tokens_reused", "prompt_tokens")
+    memory = None if steady else rss_bytes()
+    parts = [
+        f"overlay {overlay.p50 * 1e3:.0f}/{overlay.p95 * 1e3:.0f} ms" if overlay else "",
+        f"answers {age.p50:.1f}/{age.p95:.1f} s old" if age else "",
+        f"reused {reused:.0%}" if reused is not None else "",
+        f"{memory / 1e6:.0f} MB" if memory is not None else "",
+        f"audit {audit.errors} errors of {audit.checked}" if audit else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _late(result: Result[Question, Answer]) -> Answer:
+    """The answer as it is written down."""
+    status: Status = "expired" if result.status == "expired" else "preempted"
+    return replace(result.value, status=status)
+
+
+def say_the_same(one: Answer, other: Answer) -> bool:
+    """Whether words, places and times are equal; probabilities never are."""
+    places = [[(*box, box.label) for box in answer.boxes] for answer in (one, other)]
+    return places[0] == places[1] and (one.text, one.intervals) == (other.text, other.intervals)

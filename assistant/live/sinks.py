@@ -1,0 +1,200 @@
+"""Where answers go: the overlay video, JSON lines, a function. The terminal is in `view`.
+
+`events.jsonl` is what other programs read; each line stands on its own and is written at once, so that a run
+that is killed leaves a readable file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from egolive.assistant.live.overlay import draw, prepare_drawing
+from egolive.assistant.schema.answers import Answer
+from egolive.streaming.errors import SinkError
+from egolive.streaming.frames import Frame, Image
+from egolive.streaming.video_writer import VideoWriter
+
+__all__ = ["CallbackSink", "EventSink", "Shown", "Sink", "VideoSink", "answer_event"]
+
+
+class Shown:
+    """One picture at the moment it is shown, with what is known by then."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        answers: Sequence[Answer],
+        new: Sequence[Answer] = (),
+        *,
+        late: Sequence[Answer] = (),
+        now: float | None = None,
+        figures: str = "",
+    ) -> None:
+        """Hold one picture and its answers.
+
+        Args:
+            frame: The picture.
+            answers: The newest answer to each question, where it is in time.
+            new: Those that have come in since the picture before.
+            late: Those that came too late or had to make way, which are only written down.
+            now: Stream time in seconds; the frame's own without it.
+            figures: The run in one line, for people.
+        """
+        self.frame = frame
+        self.answers = tuple(answers)
+        self.new = tuple(new)
+        self.late = tuple(late)
+        self.now = frame.time if now is None else now
+        self.figures = figures
+
+    @cached_property
+    def picture(self) -> Image:
+        """The picture with the answers drawn on it; drawn once, and only if somebody looks."""
+        return draw(self.frame, self.answers, self.now)
+
+
+class Sink(Protocol):
+    """Something that answers go to.
+
+    One that looks at new answers alone may say `only_new = True`: where all do, no boxes are carried to now.
+    """
+
+    def emit(self, shown: Shown) -> None:
+        """Take one picture and what is known.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        ...
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Take an event that is not an answer: a gap, or the run's metrics."""
+        ...
+
+    def close(self) -> None:
+        """Finish; what was written stays."""
+        ...
+
+
+class CallbackSink:
+    """Hands every new answer to a function."""
+
+    only_new = True
+
+    def __init__(self, function: Callable[[Answer], None]) -> None:
+        self._function = function
+
+    def emit(self, shown: Shown) -> None:
+        """Call the function once for each new answer."""
+        for answer in shown.new:
+            self._function(answer)
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Events other than answers are not handed on."""
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+
+class EventSink:
+    """Writes events as JSON lines."""
+
+    only_new = True
+
+    def __init__(self, path: Path) -> None:
+        """Start a new file, in place of one that is there.
+
+        Raises:
+            SinkError: The file cannot be written.
+        """
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Without a buffer nothing is left for the end, which would block where writing blocked.
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise SinkError(_unwritable(path, error)) from error
+
+    def emit(self, shown: Shown) -> None:
+        """Write one line for each new answer, and for those that came too late."""
+        for answer in (*shown.new, *shown.late):
+            self.note(answer_event(answer, shown.now))
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Write one line."""
+        line = (json.dumps(event, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise SinkError(_unwritable(self._path, error)) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class VideoSink:
+    """Writes the picture with its answers as a video, in the rhythm of the source."""
+
+    def __init__(self, writer: VideoWriter) -> None:
+        self._writer = writer
+        prepare_drawing()
+
+    def emit(self, shown: Shown) -> None:
+        """Append one picture."""
+        self._writer.write(shown.picture, shown.frame.time)
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Events have no place in a picture."""
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+
+def answer_event(answer: Answer, now: float) -> dict[str, object]:
+    """The answer as one JSON object.
+
+    Args:
+        answer: What the model said.
+        now: Stream time in seconds at which it is shown.
+    """
+    window = answer.window
+    return {
+        "type": "answer",
+        "status": answer.status,
+        "t": round(answer.time, 4),
+        "shown": round(now, 4),
+        "age": round(now - answer.time, 4),
+        "task": answer.question.task,
+        "phrase": answer.question.phrase,
+        "text": answer.text,
+        "reasoning": answer.reasoning,
+        "cut": answer.cut,
+        "boxes": [
+            {
+                "label": box.label,
+                "x1": round(box.x1, 2),
+                "y1": round(box.y1, 2),
+                "x2": round(box.x2, 2),
+                "y2": round(box.y2, 2),
+                "score": None if box.score is None else round(box.score, 4),
+            }
+            for box in answer.boxes
+        ],
+        "intervals": [[round(span.start, 3), round(span.end, 3)] for span in answer.intervals],
+        "window": None if window is None else [round(window.start, 4), round(window.end, 4)],
+        "approx": list(answer.approx),
+        "timing": {name: round(value, 5) for name, value in asdict(answer.timing).items()},
+        "usage": asdict(answer.usage),
+    }
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror or error}; choose another folder with --out"

@@ -1,0 +1,58 @@
+"""From any name of a model to an engine, on this machine or behind an address.
+
+What is told wrong at once does not wait for torch: it is imported only where a model is loaded here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egolive.assistant.backends.remote.remote_engine import RemoteEngine
+from egolive.assistant.schema.profiles import PROFILES
+from egolive.streaming.errors import ConfigError
+
+if TYPE_CHECKING:
+    from egolive.assistant.load_local import Provider
+    from egolive.assistant.schema.engine import Engine
+
+__all__ = ["is_address", "load_any_engine"]
+
+
+def is_address(model: str) -> bool:
+    """Whether a model's name is the address of a server."""
+    return model.startswith(("http://", "https://"))
+
+
+def load_any_engine(
+    model: str = "nano",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    graphs: bool = True,
+    provider: Provider = "auto",
+    served_as: str = "egothinker-v1",
+) -> Engine:
+    """Load a model, or reach the server that holds it.
+
+    Args:
+        model: As `egolive.assistant.load_local.load_engine` takes it, or the address of an OpenAI-compatible
+            server, such as http://localhost:8000/v1, to which the pictures then go.
+        device: Of a model that is loaded here, as the following ones; a server has its own.
+        dtype: "auto", "fp32" or "bf16".
+        threads: CPU threads.
+        graphs: Decode by CUDA graphs where possible.
+        provider: What runs an engine folder of graphs.
+        served_as: How the model of a server is asked and read: the name of a built-in profile.
+
+    Raises:
+        EngineError: It is not there, damaged, of another kind, or too large; or the server cannot be reached.
+        ConfigError: A setting that cannot work.
+    """
+    if is_address(model):
+        if served_as not in PROFILES:
+            raise ConfigError(f"served_as is one of {', '.join(PROFILES)}, got {served_as!r}")
+        return RemoteEngine(model, PROFILES[served_as])
+    from egolive.assistant.load_local import load_engine
+
+    return load_engine(model, device=device, dtype=dtype, threads=threads, graphs=graphs, provider=provider)

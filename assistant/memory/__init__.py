@@ -1,0 +1,1 @@
+"""A bounded memory of a stream, and how it is searched."""

@@ -1,0 +1,1 @@
+"""Checkpoints, engine folders, and how pictures and prompts become model inputs."""

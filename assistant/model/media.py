@@ -1,0 +1,389 @@
+"""Pictures and videos that a question is about, from wherever they come, as RGB pixels.
+
+Pictures: file, file:// or http(s):// address, data URI, bare base64, bytes, Pillow image, array. Videos:
+file, folder of pictures, list of pictures. How large the model sees them is decided in `prompts`; streams are
+read in `streaming`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import io
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import ImageOps, UnidentifiedImageError
+
+from egolive.streaming.errors import ConfigError, SourceError
+from egolive.streaming.frames import Frame, Image, Slice, Window
+from egolive.streaming.pipeline.frame_sampling import FrameSampler
+from egolive.streaming.sources.opening import open_source
+from egolive.streaming.sources.rgb import RgbConverter
+from egolive.streaming.sources.source import Source
+
+__all__ = ["Picture", "Video", "bundled_clip", "is_video", "load_picture", "load_video", "window_of"]
+
+Picture = str | Path | bytes | PillowImage.Image | NDArray[np.uint8]
+"""One picture: a path, an address, base64 text, encoded bytes, or pixels."""
+Video = str | Path | Sequence[Picture]
+"""A video file, a folder of pictures, or the frames themselves, oldest first."""
+
+_VIDEO_SUFFIXES = (
+    ".mp4",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".flv",
+    ".wmv",
+    ".ogv",
+)
+_KEPT = 8
+"""Frames that are held for each one that is wanted, where they cannot be chosen beforehand."""
+_DOWNLOAD_BYTES = 64 * 1024**2
+_DOWNLOAD_SECONDS = 20.0
+_SEEK_SECONDS = 5.0
+"""A stretch that starts earlier than this is reached by decoding; later ones by a jump to a key frame."""
+
+
+def bundled_clip() -> Path:
+    """The clip that comes with the package.
+
+    Raises:
+        SourceError: The installation came without it.
+    """
+    folder = Path(str(resources.files("egolive.assistant"))) / "clips"
+    clips = sorted(folder.glob("*.mp4"))
+    if not clips:
+        raise SourceError("this installation came without the bundled clip; name a source: egolive run FILE")
+    return clips[0]
+
+
+def is_video(source: str | Path) -> bool:
+    """Whether a path or address is a video (or a folder of frames) rather than one picture."""
+    text = str(source)
+    if "://" in text and not text.startswith("file://"):
+        return Path(text.partition("?")[0]).suffix.lower() in _VIDEO_SUFFIXES
+    if text.startswith("data:"):
+        return False
+    path = _local(text)
+    if path.is_dir() or path.suffix.lower() in _VIDEO_SUFFIXES:
+        return True
+    try:
+        with PillowImage.open(path) as opened:
+            return getattr(opened, "n_frames", 1) > 1
+    except (OSError, ValueError):
+        # Not a picture that Pillow knows; where it is nothing at all, reading it will tell.
+        return path.is_file()
+
+
+def load_picture(source: Picture) -> Image:
+    """Read one picture, turned upright, transparency on white.
+
+    Raises:
+        SourceError: It is not there, cannot be reached, or is not a picture.
+    """
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+            raise SourceError(
+                f"a picture is an array (height, width, 3) of uint8, got {source.shape} {source.dtype}"
+            )
+        return source
+    if isinstance(source, PillowImage.Image):
+        return _rgb(source)
+    name, data = _bytes_of(source)
+    try:
+        with PillowImage.open(io.BytesIO(data)) as opened:
+            return _rgb(opened)
+    except (
+        UnidentifiedImageError,
+        PillowImage.DecompressionBombError,
+        OSError,
+        ValueError,
+        SyntaxError,
+    ) as error:
+        raise SourceError(
+            f"{name}: not a picture that can be read; it is of another kind, or damaged"
+        ) from error
+
+
+def load_video(
+    source: Video,
+    *,
+    fps: float = 2.0,
+    nframes: int | None = None,
+    min_frames: int = 2,
+    max_frames: int = 32,
+    start: float | None = None,
+    end: float | None = None,
+) -> list[Frame]:
+    """Frames of a video, spread evenly over the stretch that is asked for.
+
+    Args:
+        source: What to read. Given frames are all kept; they are `1 / fps` seconds apart.
+        fps: Frames a second, within the limits below.
+        nframes: This number of frames instead; made even.
+        min_frames: At least so many, where the video has them.
+        max_frames: At most so many.
+        start: Seconds at which the stretch begins; the video's start without it.
+        end: Seconds at which it ends; the video's end without it.
+
+    Returns:
+        Frames in order of time, an even number where the video has more than one; times count from its start.
+
+    Raises:
+        SourceError: It cannot be read, or has no picture in that stretch.
+        ConfigError: Settings that cannot work.
+    """
+    _check(fps, nframes, min_frames, max_frames, start, end)
+    if not isinstance(source, str | Path):
+        frames = [Frame(load_picture(item), index / fps, index) for index, item in enumerate(source)]
+        if not frames:
+            raise SourceError("a video of no frames was given; give at least one picture")
+        return frames
+    text = str(source)
+    with open_source(_local(text) if _is_local(text) else text) as opened:
+        if opened.live:
+            raise SourceError(f"{opened.name}: a live source has no end; watch it with egolive run")
+        name = opened.name
+        stamps = _stamps(_local(text)) if _is_local(text) and _local(text).is_file() else []
+        if stamps:
+            wanted = _within(np.array(stamps) - stamps[0], start, end, name)
+            chosen = wanted[_spread(wanted, fps, nframes, min_frames, max_frames)]
+            return list(_pick(_local(text), name, stamps[0], chosen))
+        # No time stamps to choose from beforehand: thin it while it is read.
+        kept, last = _thinned(opened, fps, nframes, start, end, most=_KEPT * (nframes or max_frames))
+    if not kept:
+        raise SourceError(
+            f"{name}: no picture from {start or 0:g} s on; it is {last:.1f} s long, choose a stretch in it"
+        )
+    times = np.array([frame.time for frame in kept])
+    return [kept[index] for index in _spread(times, fps, nframes, min_frames, max_frames)]
+
+
+def _thinned(
+    opened: Source, fps: float, nframes: int | None, start: float | None, end: float | None, *, most: int
+) -> tuple[list[Frame], float]:
+    """Frames of a stretch at most so often, every second one let go whenever there are too many to hold.
+
+    Returns:
+        The frames, and the time of the last one that was read.
+    """
+    sampler = FrameSampler(fps, opened.fps)
+    kept: list[Frame] = []
+    every, count, last = 1, 0, 0.0
+    for frame in opened:
+        last = frame.time
+        if end is not None and last > end:
+            break
+        wanted = nframes is not None or sampler.push(frame)[0] is not None
+        if last < (start or 0.0) or not wanted:
+            continue
+        if count % every == 0:
+            kept.append(frame)
+            if len(kept) > most:
+                kept, every = kept[::2], 2 * every
+        count += 1
+    return kept, last
+
+
+def window_of(frames: Sequence[Frame]) -> Window:
+    """Frames as one window; an odd last frame is shown twice."""
+    paired = [*frames, *frames[-1:]] if len(frames) % 2 else list(frames)
+    pairs = zip(paired[::2], paired[1::2], strict=True)
+    return Window(tuple(Slice(first, second, index) for index, (first, second) in enumerate(pairs)))
+
+
+def _check(
+    fps: float, nframes: int | None, min_frames: int, max_frames: int, start: float | None, end: float | None
+) -> None:
+    if not 0 < fps <= 1000:
+        raise ConfigError(f"fps is more than 0 and at most 1000, got {fps:g}")
+    if nframes is not None and nframes < 1:
+        raise ConfigError(f"nframes is at least 1, got {nframes}")
+    if not 1 <= min_frames <= max_frames:
+        raise ConfigError(
+            f"min_frames is at least 1 and at most max_frames, got {min_frames} and {max_frames}"
+        )
+    if (start or 0.0) < 0 or (end is not None and end <= (start or 0.0)):
+        raise ConfigError(
+            f"the stretch from {start or 0:g} to {end} s is empty; give its start, then its end"
+        )
+
+
+def _rgb(opened: PillowImage.Image) -> Image:
+    upright = ImageOps.exif_transpose(opened)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        return _grey(upright)
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        layered = upright.convert("RGBA")
+        upright = PillowImage.new("RGBA", layered.size, (255, 255, 255, 255))
+        upright.alpha_composite(layered)
+    return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _grey(picture: PillowImage.Image) -> Image:
+    """A picture of more than 8 bits a pixel; Pillow's own conversion cuts off all that is above 255."""
+    # Thermal pictures have no number where nothing was measured.
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)
+    least = 65_535 if picture.mode.startswith("I;16") else 1 if picture.mode == "F" else 255
+    most = float(values.max(initial=0.0))
+    white = next(limit for limit in (least, 255, 65_535, most) if max(least, most) <= limit)
+    grey = np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
+    """Encoded bytes of a picture, and what messages call it."""
+    if isinstance(source, bytes):
+        return "the picture", source
+    text = str(source)
+    if text.startswith(("http://", "https://")):
+        return text, _download(text)
+    if text.startswith("data:"):
+        header, _, body = text.partition(",")
+        if not header.endswith(";base64"):
+            raise SourceError(f"{text[:40]}...: a data URI of a picture is written data:image/png;base64,...")
+        return "the data URI", _decoded(body)
+    path = _local(text)
+    try:
+        return text, path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        # "/9j/" is how every JPEG begins in base64: it looks like a path.
+        if len(text) >= 64 and not path.suffix:
+            return "the base64 text", _decoded(text)
+        raise SourceError(f"{text[:200]}: there is no such file; check the path") from error
+    except OSError as error:
+        if len(text) >= 64 and not isinstance(source, Path):
+            return "the base64 text", _decoded(text)
+        raise SourceError(
+            f"{text[:200]}: cannot be read ({error.strerror}); check the path and its rights"
+        ) from error
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SourceError(
+            f"{text[:20]}...: neither a file that is there nor base64; check the path"
+        ) from error
+
+
+def _download(address: str) -> bytes:
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": "egolive"})
+        with urllib.request.urlopen(request, timeout=_DOWNLOAD_SECONDS) as answer:
+            data: bytes = answer.read(_DOWNLOAD_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise SourceError(f"{address}: the server answers {error.code}; check the address") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise SourceError(
+            f"{address}: cannot be reached ({reason}); check the address and the network"
+        ) from error
+    if len(data) > _DOWNLOAD_BYTES:
+        limit = _DOWNLOAD_BYTES // 1024**2
+        raise SourceError(f"{address}: larger than {limit} MiB; download it and give the file")
+    return data
+
+
+def _is_local(text: str) -> bool:
+    return "://" not in text or text.startswith("file://")
+
+
+def _local(text: str) -> Path:
+    return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
+
+
+def _stamps(path: Path) -> list[float]:
+    """Times of all pictures of a file in seconds, in order, read without decoding; empty where none."""
+    try:
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+            packets = container.demux(container.streams.video[0])
+            times = [float(p.pts * p.time_base) for p in packets if p.pts is not None and not p.is_discard]
+    except (av.FFmpegError, IndexError):
+        return []
+    return sorted(times)
+
+
+def _within(
+    times: NDArray[np.float64], start: float | None, end: float | None, name: str
+) -> NDArray[np.float64]:
+    inside = times[(times >= (start or 0.0)) & (times <= (np.inf if end is None else end))]
+    if not len(inside):
+        last = times[-1] if len(times) else 0.0
+        raise SourceError(
+            f"{name}: no picture from {start or 0:g} s on; it is {last:.1f} s long, choose a stretch in it"
+        )
+    return inside
+
+
+def _spread(
+    times: NDArray[np.float64], fps: float, nframes: int | None, min_frames: int, max_frames: int
+) -> NDArray[np.intp]:
+    """Which of the pictures to take: evenly spread, an even number where there are several."""
+    count = len(times)
+    step = (times[-1] - times[0]) / (count - 1) if count > 1 else 0.0
+    duration = times[-1] - times[0] + step
+    wanted = nframes or min(max(round(duration * fps), min_frames), max_frames)
+    number = min(wanted, count)
+    if number > 1:
+        number -= number % 2
+    return np.linspace(0, count - 1, number).round().astype(np.intp)
+
+
+def _pick(path: Path, name: str, origin: float, chosen: NDArray[np.float64]) -> Iterator[Frame]:
+    """Decode the pictures at the chosen times, which count from the first picture."""
+    convert = RgbConverter()
+    pending = list(chosen)
+    found = 0
+    with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        if chosen[0] > _SEEK_SECONDS:
+            container.seek(int((origin + chosen[0]) / stream.time_base), stream=stream)
+        for picture in _decoded_pictures(container, stream):
+            time = (picture.time if picture.time is not None else 0.0) - origin
+            if pending and time >= pending[0] - 1e-4:
+                while pending and time >= pending[0] - 1e-4:
+                    pending.pop(0)
+                yield Frame(convert(picture), max(0.0, time), found)
+                found += 1
+            if not pending:
+                break
+    if not found:
+        raise SourceError(f"{name}: no picture can be decoded there; the file is damaged or cut off")
+
+
+def _decoded_pictures(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    """All pictures that can be decoded; broken pieces are passed over."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            pictures = packet.decode() if packet is not None else []
+        except av.EOFError:
+            return
+        except av.FFmpegError:
+            continue
+        if packet is None:
+            return
+        yield from pictures

@@ -1,0 +1,1 @@
+"""Evidence of single answers, and replays of recorded runs."""

@@ -1,0 +1,267 @@
+"""Recordings of the assistant's runs: what is kept of questions and answers, and the run done again.
+
+How frames and moments are kept, and in which order things happen again, is in
+`egolive.streaming.recording.recording` and `egolive.streaming.recording.replay`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from egolive.assistant.generation.generate import AnswerObserver, Sampling
+from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.runner import Runner, metrics_event, say_the_same, totals
+from egolive.assistant.live.schedule import recurring_rules
+from egolive.assistant.live.sinks import Sink
+from egolive.assistant.schema.answers import Answer, Question, Task, Timing
+from egolive.assistant.schema.engine import Engine
+from egolive.streaming.clock import VirtualClock
+from egolive.streaming.errors import DataError
+from egolive.streaming.metrics import Metrics
+from egolive.streaming.pipeline.results import Result
+from egolive.streaming.pipeline.run_report import Report
+from egolive.streaming.pipeline.scheduler import Work
+from egolive.streaming.plain_values import above_zero, count, of_kind, seconds
+from egolive.streaming.recording.recording import Outcome, RecordedWork, Recorder, Recording
+from egolive.streaming.recording.replay import replay
+
+__all__ = ["Replayed", "RunSettings", "record_into", "replay_run", "said", "settings_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What decides a run beside its frames and its engine."""
+
+    model: str
+    """As it was named on the command line; what answers again unless another is named."""
+    questions: tuple[Question, ...]
+    fps: float
+    slices: int
+    seconds: float | None = None
+    every: int = 1
+    deadline: float | None = None
+    max_tokens: int | None = None
+    paper_prompt: bool | None = None
+    grammar: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How a replay went."""
+
+    report: Report
+    answers: int
+    """Answers that were given again."""
+    same: int
+    """Those that say what they said in the run."""
+    differing: Sequence[Answer]
+    """Those that do not, as they are now."""
+
+
+def record_into(folder: Path, settings: RunSettings, engine: Engine) -> Recorder[Question, Answer]:
+    """A recorder for a run with these settings, to be handed to `play`.
+
+    Raises:
+        SinkError: The folder is not empty, or cannot be written.
+    """
+    info = engine.info
+    about = {"name": info.name, "backend": info.backend, "precision": info.precision, "device": info.device}
+    return Recorder(
+        folder,
+        settings=asdict(settings) | {"engine": about},
+        fps=settings.fps,
+        slices=settings.slices,
+        seconds=settings.seconds,
+        name=asdict,
+        note=_note,
+    )
+
+
+def settings_of(recording: Recording) -> RunSettings:
+    """The settings of a recorded run.
+
+    Raises:
+        DataError: They cannot be understood.
+    """
+    try:
+        values = {key: value for key, value in recording.settings.items() if key != "engine"}
+        values["questions"] = tuple(_question(question) for question in values["questions"])
+        settings = RunSettings(**values)
+        _check(settings)
+        return settings
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{recording.folder}: its settings are damaged ({error}); record again") from error
+
+
+def replay_run(
+    recording: Recording, engine: Engine, sinks: Sequence[Sink], *, keeper: AnswerObserver | None = None
+) -> Replayed:
+    """Run a recording again into sinks, and close them.
+
+    The windows, the moments at which things are shown, what was dropped or had to make way, and the times in
+    the answers are those of the recorded run; the answers are this engine's. Two replays with the same engine
+    write the same events.
+
+    Args:
+        recording: What is run again.
+        engine: What answers; need not be the one that answered then.
+        sinks: Where pictures and answers go.
+        keeper: Keeps evidence of the answers.
+
+    Raises:
+        EgoliveError: The recording is damaged, or the engine or a sink failed.
+    """
+    settings = settings_of(recording)
+    clock = VirtualClock()
+    metrics = Metrics(clock)
+    player = Runner(sinks, metrics, steady=True)
+    with ExitStack() as stack:
+        for sink in reversed(sinks):
+            stack.callback(sink.close)
+        again = stack.enter_context(_Again(engine, settings, clock, metrics, keeper))
+        report = replay(
+            recording,
+            recurring_rules(settings.questions, every=settings.every, deadline=settings.deadline),
+            _question,
+            again,
+            player.show,
+            clock=clock,
+            metrics=metrics,
+            on_gap=player.gap,
+            same=say_the_same,
+        )
+        event = metrics_event(metrics, report.stream_seconds, steady=True)
+        # Its times are not those of the engine that answers here.
+        player.note(event | totals(report) | {"times_of": recording.settings.get("engine")})
+    return Replayed(report, again.answers, again.answers - len(again.differing), again.differing)
+
+
+def _check(settings: RunSettings) -> None:
+    """Raise TypeError or ValueError where a setting is of another kind, or out of its range."""
+    of_kind(settings.model, str)
+    above_zero(settings.fps)
+    for number in (settings.slices, settings.every, settings.max_tokens):
+        if number is not None:
+            count(number, least=1)
+    for stretch in (settings.seconds, settings.deadline):
+        if stretch is not None:
+            above_zero(stretch)
+    if settings.paper_prompt is not None:
+        of_kind(settings.paper_prompt, bool)
+    of_kind(settings.grammar, bool)
+
+
+class _Again:
+    """Answers the questions of recorded work, and says of each whether it is what was said then."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: RunSettings,
+        clock: VirtualClock,
+        metrics: Metrics,
+        keeper: AnswerObserver | None,
+    ) -> None:
+        self.answers = 0
+        self.differing: list[Answer] = []
+        self._metrics = metrics
+        # Its own figures would be of a clock that stands still while it works.
+        self._own = Metrics(clock)
+        self._assistant = Assistant(
+            engine,
+            questions=settings.questions,
+            sampling=Sampling(max_tokens=settings.max_tokens),
+            paper_prompt=settings.paper_prompt,
+            grammar=settings.grammar,
+            metrics=self._own,
+            clock=clock,
+            keeper=keeper,
+        )
+
+    def __enter__(self) -> _Again:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._assistant.close()
+
+    def __call__(self, work: Work[Question], then: RecordedWork) -> list[Result[Question, Answer]]:
+        # In the order in which they were asked, so that they share what they shared then.
+        asked = sorted(outcome.task for outcome in then.outcomes if outcome.status != "preempted")
+        before = self._own.counts
+        found: dict[int, Answer] = {}
+        if asked:
+            questions = [work.tasks[place] for place in asked]
+            if work.window is None and any(question.task != "ground" for question in questions):
+                raise DataError("the recording has questions about a window, but none there; record again")
+            answers = self._assistant.answer(questions, window=work.window, picture=work.picture)
+            found = dict(zip(asked, answers, strict=True))
+        counts = self._own.counts
+        self._metrics.count({name: number - before.get(name, 0) for name, number in counts.items()})
+        results = []
+        for outcome in then.outcomes:
+            answer = found.get(outcome.task) or _left_undone(work, outcome)
+            timing, said_then = _read_note(outcome.note)
+            answer = replace(answer, timing=timing)
+            if outcome.status != "preempted":
+                self._metrics.add("first_token", timing.first_token)
+                self._metrics.add("decode", timing.total - timing.first_token)
+                self.answers += 1
+                if said(answer) != said_then:
+                    self.differing.append(answer)
+            results.append(Result(work.tasks[outcome.task], answer, answer.time, outcome.status))
+        return results
+
+
+def _question(name: Any) -> Question:
+    """The question that stands for a task in a recording.
+
+    Raises:
+        DataError: It is none.
+    """
+    try:
+        question = Question(**name)
+        of_kind(question.think, bool)
+        if of_kind(question.task, str) not in get_args(Task) or not isinstance(question.phrase, str):
+            raise ValueError(f"nobody asks {question.task!r}")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"a question of the recording is damaged ({error}); record again") from error
+    return question
+
+
+def _read_note(note: Mapping[str, Any]) -> tuple[Timing, str]:
+    """How long an answer took then, and the mark of what it said.
+
+    Raises:
+        DataError: The note is not what `_note` wrote.
+    """
+    try:
+        timing = Timing(**{name: seconds(value) for name, value in note["timing"].items()})
+        return timing, of_kind(note["said"], str)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"an answer of the recording is damaged ({error}); record again") from error
+
+
+def _left_undone(work: Work[Question], outcome: Outcome) -> Answer:
+    question = work.tasks[outcome.task]
+    window = None if question.task == "ground" or work.window is None else work.window
+    seen = work.picture if window is None else window.newest
+    interval = None if window is None else window.interval
+    return Answer(question, "", status="preempted", time=seen.time, window=interval)
+
+
+def _note(answer: Answer) -> Mapping[str, Any]:
+    return {"timing": asdict(answer.timing), "said": said(answer)}
+
+
+def said(answer: Answer) -> str:
+    """A short mark that two answers share when they say the same: words, places, times, whether absent."""
+    places = [[round(value, 2) for value in box] for box in answer.boxes]
+    times = [[round(span.start, 3), round(span.end, 3)] for span in answer.intervals]
+    words = [answer.text, answer.reasoning, answer.absent, answer.status, places, times]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Inference above every backend: sessions, prefill, prefix cache, vision cache, speculative decoding."""

@@ -1,0 +1,115 @@
+"""One engine for several sessions on different threads: whoever asks first is answered first."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from egolive.assistant.schema.engine import Delta, Engine, EngineInfo, EngineSession, Request, Vision
+from egolive.assistant.schema.profiles import Profile
+from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+
+if TYPE_CHECKING:
+    # Who shares an engine behind an address does not wait for torch.
+    from egolive.assistant.schema.tokenizer import Tokenizer
+
+__all__ = ["EngineLock", "SharedEngine"]
+
+
+class EngineLock:
+    """A lock that is handed on in the order in which it was asked for; Python's own may starve a thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: deque[object] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the one whose turn it is."""
+        with self._changed:
+            return max(0, len(self._queue) - 1)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the turn, and hand it on at the end."""
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            self._changed.wait_for(lambda: self._queue[0] is ticket)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._queue.popleft()
+                self._changed.notify_all()
+
+
+class SharedEngine:
+    """Implements `Engine` on top of one that is shared: each session works in its turn."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Share an engine, which stays the caller's to close."""
+        self.turns = EngineLock()
+        """Whose turn it is."""
+        self._engine = engine
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded."""
+        return self._engine.info
+
+    @property
+    def profile(self) -> Profile:
+        """How the checkpoint is asked and read."""
+        return self._engine.profile
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Tells text and ids of tokens."""
+        return self._engine.tokenizer
+
+    def session(self, reuse: Reuse = FULL_REUSE) -> EngineSession:
+        """A fresh stream state, whose work waits for its turn."""
+        with self.turns.turn():
+            return _SharedSession(self._engine.session(reuse), self.turns)
+
+    def close(self) -> None:
+        """Nothing to free: the engine is the caller's."""
+
+
+class _SharedSession:
+    """One session of a shared engine."""
+
+    def __init__(self, session: EngineSession, turns: EngineLock) -> None:
+        self._session = session
+        self._turns = turns
+
+    def see(self, vision: Vision) -> None:
+        with self._turns.turn():
+            self._session.see(vision)
+
+    def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
+        # Whoever stops listening closes this, which ends the turn.
+        with self._turns.turn():
+            yield from self._session.ask(requests)
+
+    def usage(self, request: int | None = None) -> dict[str, int]:
+        return self._session.usage(request)
+
+    def forget(self) -> None:
+        self._session.forget()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def __enter__(self) -> _SharedSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,98 @@
+"""An engine on this machine: two halves, and what belongs to the checkpoint they come from.
+
+Every backend builds its halves and hands them over here; sessions over them are all the same.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Generic, TypeVar
+
+import torch
+
+from egolive.assistant.model.preprocess import Preprocessor
+from egolive.assistant.runtime.backend import Decoder, VisionTower
+from egolive.assistant.runtime.engine_session import Session
+from egolive.assistant.schema.engine import EngineInfo
+from egolive.assistant.schema.profiles import Profile
+from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+from egolive.assistant.schema.tokenizer import Tokenizer
+
+__all__ = ["LocalEngine"]
+
+TowerT = TypeVar("TowerT", bound=VisionTower, covariant=True)
+DecoderT = TypeVar("DecoderT", bound=Decoder, covariant=True)
+
+
+class LocalEngine(Generic[TowerT, DecoderT]):
+    """Two halves, ready to answer; an `Engine`."""
+
+    def __init__(
+        self,
+        tower: TowerT,
+        decoder: DecoderT,
+        *,
+        tokenizer: Tokenizer,
+        preprocessor: Preprocessor,
+        profile: Profile,
+        info: EngineInfo,
+        context: int,
+        vocabulary: int,
+        device: torch.device,
+    ) -> None:
+        """Take over the halves.
+
+        Args:
+            tower: Encodes slices.
+            decoder: Reads prompts.
+            tokenizer: Of the same checkpoint.
+            preprocessor: Of the same checkpoint.
+            profile: How it is asked and read.
+            info: What to say about it.
+            context: Tokens that the model can hold, prompt and answer together.
+            vocabulary: Outputs of the decoder.
+            device: Of the decoder's logits.
+        """
+        self.info = info
+        self.tokenizer = tokenizer
+        self.preprocessor = preprocessor
+        self.profile = profile
+        self._halves: tuple[TowerT, DecoderT] | None = (tower, decoder)
+        self.context = context
+        """Tokens that the model can hold, prompt and answer together."""
+        self.threads: int | None = None
+        """CPU threads of torch while a session works; None leaves them as they are."""
+        # Beyond the tokenizer's ids a model has unused outputs, up to a round number.
+        banned = sorted(tokenizer.vision_tokens | set(range(len(tokenizer), vocabulary)))
+        self._banned = torch.tensor(banned, device=device)
+
+    def halves(self) -> tuple[TowerT, DecoderT]:
+        """The two halves, for measuring and for exporting; called directly they use the caller's threads.
+
+        Raises:
+            ValueError: The engine is closed.
+        """
+        if self._halves is None:
+            raise ValueError("this engine is closed; load it again")
+        return self._halves
+
+    def session(self, reuse: Reuse = FULL_REUSE) -> Session:
+        """A fresh stream state; use as a context manager."""
+        tower, decoder = self.halves()
+        return Session(
+            tower,
+            decoder,
+            tokenizer=self.tokenizer,
+            preprocessor=self.preprocessor,
+            context=self.context,
+            banned=self._banned,
+            reuse=reuse,
+            threads=self.threads,
+        )
+
+    def close(self) -> None:
+        """Free the weights, as soon as no session holds them any more."""
+        self._halves = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Values that cross module boundaries: answers, profiles, coordinates, the engine protocol, tokenizer."""

@@ -1,0 +1,209 @@
+"""What an engine is: weights that are ready, and a session that holds one stream's state.
+
+An engine knows pixels, prompts and tokens; it knows nothing of tasks, boxes or time.
+`egolive.assistant.prompts.prompts` makes a `Prompt` of a task, `egolive.assistant.prompts.parsing` an
+`Answer` of tokens. Every backend supplies two halves (a vision tower and a decoder); what makes it fast is
+written once, above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from egolive.assistant.schema.profiles import Profile
+from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+from egolive.streaming.frames import Image
+
+if TYPE_CHECKING:
+    # Who only names an engine does not wait for torch and transformers.
+    import torch
+
+    from egolive.assistant.schema.tokenizer import Tokenizer
+
+__all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "GrammarMatcher", "Prompt", "Request", "Vision"]
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """Pictures that stand in a prompt: one image, or the frames of a video.
+
+    The markers round them (`<|vision_start|>`, `<|vision_end|>`) belong to the prompt's text.
+    """
+
+    frames: tuple[Image, ...]
+    """One picture for an image; an even number, oldest first, for a video (two make one slice)."""
+    height: int
+    """Height in pixels at which the model sees it, a multiple of 28."""
+    width: int
+    """Width in pixels at which the model sees it, a multiple of 28."""
+    kind: Literal["image", "video"] = "image"
+    keys: tuple[object, ...] = ()
+    """A hashable name for each slice, under which its encoding is kept and found again; empty: never kept."""
+    successor: int = 0
+    """How many of the newest slices a later video will begin with, once this one has become too long; a
+    session may read them ahead. 0 where nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The whole text that the model reads, chat markup included, with pictures where they stand."""
+
+    parts: tuple[str | Vision, ...]
+
+
+class GrammarMatcher(Protocol):
+    """A grammar that an answer has to follow. It stands where the answer stands, and serves one at a time.
+
+    Who asks gives it at its beginning; when the answer ends or is cut off, the session rolls it back there.
+    """
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete: no token may follow."""
+        ...
+
+    def mask(self, logits: torch.Tensor) -> None:
+        """Set the logits of all tokens that may not come next to -inf, in place; (vocabulary,) float32."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Step on by the token that was chosen."""
+        ...
+
+    def rollback(self, n: int) -> None:
+        """Take back the last `n` tokens that were accepted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to be answered."""
+
+    prompt: Prompt
+    max_tokens: int = 128
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps all tokens."""
+    seed: int = 0
+    key: Hashable = None
+    """Requests with the same key are the same question asked again: the last answer is likely to be this one
+    too. None: nothing is known."""
+    matcher: GrammarMatcher | None = None
+    """What the answer has to look like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One new token of one of the requests that were asked together."""
+
+    request: int
+    """Place of its request in the list given to `ask`."""
+    token: int
+    text: str
+    """The text that this token completes; may be empty inside a character. Special tokens are text
+    too, except the one that ends the answer."""
+    logprob: float
+    """Natural logarithm of its probability."""
+    finished: Literal["", "stop", "length"] = ""
+    """Why the request ends with this token, or empty."""
+    margin: float = math.inf
+    """By how much the likeliest token's logarithm lies above that of the second; infinite where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is loaded, for people and logs."""
+
+    name: str
+    backend: str
+    precision: str
+    device: str
+    profile: str
+    """Name of the checkpoint's profile (prompts, coordinate unit, picture size)."""
+    weight_bytes: int
+
+
+class EngineSession(Protocol):
+    """One stream's state. Not thread-safe: one thread owns it."""
+
+    def see(self, vision: Vision) -> None:
+        """Encode a picture or slices ahead of the questions that need them, and read them where possible.
+
+        Raises:
+            EngineError: The device failed.
+        """
+        ...
+
+    def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
+        """Answer all requests together; deltas come interleaved, closing the iterator stops the work.
+
+        An `ask` ends the one before it.
+
+        Raises:
+            EngineError: the prompt is too long, or the device failed.
+        """
+        ...
+
+    def usage(self, request: int | None = None) -> dict[str, int]:
+        """Counts of one request of the last `ask` so far, or of all of them added up.
+
+        prompt_tokens, prompt_tokens_reused, vision_tokens, completion_tokens, slices_encoded, slices_used,
+        draft_proposed, draft_accepted. What several requests share is counted as read for the first of them
+        and as reused for the others.
+
+        Args:
+            request: Place of the request in the list given to `ask`; without it also prompt_tokens_ahead and
+                slices_ahead: what was read and encoded for no request since the `ask` before.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop everything that was seen."""
+        ...
+
+    def close(self) -> None:
+        """Free the session; it cannot be used afterwards."""
+        ...
+
+    def __enter__(self) -> EngineSession: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """Weights, ready to answer; holds no stream state."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded."""
+        ...
+
+    @property
+    def profile(self) -> Profile:
+        """How the checkpoint is asked and read."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Tells text and ids of tokens; None where the engine keeps them to itself, as a remote one does."""
+        ...
+
+    def session(self, reuse: Reuse = FULL_REUSE) -> EngineSession:
+        """A fresh stream state; use as a context manager.
+
+        Args:
+            reuse: Which work of earlier questions is used again; the answers are the same.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the weights."""
+        ...

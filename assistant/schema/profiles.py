@@ -1,0 +1,296 @@
+"""What a checkpoint expects and how it answers: prompts, coordinate unit, picture size, think or not.
+
+A profile is plain data. It travels with a checkpoint as `egolive.json`; EgoThinker-v1's and the bundled nano
+model's are built in. Prompts are put together in `egolive.assistant.prompts.prompts`, answers are read in
+`egolive.assistant.prompts.parsing`; this file knows neither tokens nor pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from egolive.streaming.errors import ConfigError
+
+__all__ = [
+    "EGOTHINKER_V1",
+    "NANO",
+    "PROFILES",
+    "PROFILE_FILE",
+    "AnswerStyle",
+    "Profile",
+    "Templates",
+    "Unit",
+    "load_profile",
+    "profile_from_dict",
+    "profile_to_dict",
+    "save_profile",
+]
+
+PROFILE_FILE = "egolive.json"
+"""Name of a profile's file in a checkpoint folder."""
+
+Unit = Literal["norm1000", "norm1", "pixels", "auto"]
+"""What a box coordinate counts: thousandths of the picture, fractions of it, pixels of the resized picture
+(Qwen2.5-VL), or told by value (all of an answer's coordinates <= 1: fractions, else thousandths)."""
+
+AnswerStyle = Literal["box_tokens", "list"]
+"""How a box is written: `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` as Qwen2-VL does, or `[x1, y1, x2, y2]`."""
+
+_CELL = 28
+"""Pixels along the side of one merged visual token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """One question text for each task.
+
+    `{phrase}` stands for the question's words, `{duration}` for the window's length in seconds, `{range}` for
+    the coordinate range in words.
+    """
+
+    intent: str
+    next: str
+    ground: str
+    when: str
+    ask: str = "{phrase}"
+
+    def __post_init__(self) -> None:
+        for task in ("ground", "when", "ask"):
+            if "{phrase}" not in getattr(self, task):
+                raise ConfigError(
+                    f"profile: the {task} prompt has no {{phrase}} in it, so nothing is asked for"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How one checkpoint is asked and read."""
+
+    name: str
+    unit: Unit
+    prompts: Templates
+    """Questions that are answered directly."""
+    think_prompts: Templates | None = None
+    """Questions that ask for reasoning first; None where the model never learned to."""
+    think: bool = False
+    """Whether a question is asked with reasoning unless its asker decides."""
+    system: str = ""
+    """The system message; empty means no system turn at all."""
+    answer_style: AnswerStyle = "box_tokens"
+    time_decimals: int = 2
+    """Decimals of a second in a rendered interval."""
+    picture: tuple[int, int] | None = None
+    """Fixed (height, width) of every picture that the model sees, multiples of 28; None: from the budgets."""
+    image_pixels: tuple[int, int] = (50_176, 451_584)
+    """Least and most pixels of a single picture."""
+    video_pixels: tuple[int, int] = (50_176, 112_896)
+    """Least and most pixels of one frame of a window."""
+    window_slices: int = 8
+    """Slices in a full window."""
+    fps: float = 2.0
+    """Frames a second that are sampled from the stream."""
+    paper_prompt: bool = False
+    """Put the text before the picture, as EgoThinker's GRPO did; its SFT and evaluation put it after."""
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise _error("unit", f"is one of {', '.join(get_args(Unit))}", self.unit)
+        if self.answer_style not in get_args(AnswerStyle):
+            raise _error("answer_style", f"is one of {', '.join(get_args(AnswerStyle))}", self.answer_style)
+        if self.think and self.think_prompts is None:
+            raise ConfigError("profile: think is on, but there are no think_prompts to ask with")
+        if self.picture is not None and any(side < _CELL or side % _CELL for side in self.picture):
+            raise _error("picture", "is a height and a width, multiples of 28", self.picture)
+        for key in ("image_pixels", "video_pixels"):
+            least, most = getattr(self, key)
+            if not 1 <= least <= most:
+                raise _error(key, "is the least and the most pixels, in this order", (least, most))
+        if self.window_slices < 1:
+            raise _error("window_slices", "is at least 1", self.window_slices)
+        if not 0 < self.fps <= 1000:
+            raise _error("fps", "is above 0 and at most 1000", self.fps)
+        if not 0 <= self.time_decimals <= 6:
+            raise _error("time_decimals", "is from 0 to 6", self.time_decimals)
+
+
+EGOTHINKER_V1 = Profile(
+    name="egothinker-v1",
+    # GRPO scored integers, the evaluation asks for fractions: the value tells them apart.
+    unit="auto",
+    system="You are a helpful assistant.",
+    answer_style="list",
+    prompts=Templates(
+        intent="What is the wearer of this camera trying to do? Answer in a few words.",
+        next="What will the wearer of this camera do next? Answer in a few words.",
+        ground=(
+            "Give the bounding box of the {phrase} in this image as [x_min, y_min, x_max, y_max], {range}, "
+            "and nothing else. If it cannot be seen, say none."
+        ),
+        when=(
+            'This video lasts {duration} seconds. When does this happen: "{phrase}"? Give the interval as '
+            "(start,end) in seconds with two decimals, and nothing else. If it does not happen, say none."
+        ),
+    ),
+    think_prompts=Templates(
+        intent=(
+            "What is the wearer of this camera trying to do? Write your reasoning inside <think> and "
+            "</think>, then a few words as the answer inside <answer> and </answer>."
+        ),
+        next=(
+            "What will the wearer of this camera do next? Write your reasoning inside <think> and </think>, "
+            "then a few words as the answer inside <answer> and </answer>."
+        ),
+        ground=(
+            "Find the {phrase} in this image. Write your reasoning inside <think> and </think>, then its "
+            "bounding box inside <answer> and </answer> as [x_min, y_min, x_max, y_max], {range}. If it "
+            "cannot be seen, the answer is <answer>none</answer>."
+        ),
+        when=(
+            'This video lasts {duration} seconds. Find the interval in which this happens: "{phrase}". Write '
+            "your reasoning inside <think> and </think>, then the interval inside <answer> and </answer> as "
+            "(start,end) in seconds with two decimals. If it does not happen, the answer is "
+            "<answer>none</answer>."
+        ),
+        ask=(
+            "{phrase} Write your reasoning inside <think> and </think>, then the answer inside <answer> and "
+            "</answer>."
+        ),
+    ),
+)
+"""EgoThinker-v1, and any Qwen2-VL checkpoint that brings no profile of its own."""
+
+NANO = Profile(
+    name="nano",
+    unit="norm1000",
+    # Short on purpose: a prompt token costs a small model as much as a visual one.
+    prompts=Templates(
+        intent="What is the wearer doing?",
+        next="What comes next?",
+        ground="Find the {phrase}.",
+        when="When did the wearer {phrase}?",
+    ),
+    time_decimals=1,
+    picture=(140, 224),
+    # It was trained on windows of 2 to 8 slices; rolling ones grow to 7.
+    window_slices=4,
+)
+"""The bundled model that the project trains itself."""
+
+PROFILES = {profile.name: profile for profile in (EGOTHINKER_V1, NANO)}
+"""The built-in profiles by name."""
+
+
+def load_profile(folder: str | Path) -> Profile:
+    """The profile of a checkpoint folder: its `egolive.json`, else the built-in one for its architecture.
+
+    Raises:
+        ConfigError: no checkpoint there, a mistake in its profile, or an architecture without a built-in one.
+    """
+    path = Path(folder) / PROFILE_FILE
+    if path.is_file():
+        return profile_from_dict(_read_object(path), where=str(path))
+    config = Path(folder) / "config.json"
+    if not config.is_file():
+        raise ConfigError(
+            f"{folder}: no config.json, so this is no checkpoint; give a folder made by save_pretrained"
+        )
+    model_type = _read_object(config).get("model_type")
+    if model_type != "qwen2_vl":
+        raise ConfigError(
+            f"{folder}: no built-in profile for model type {model_type!r}; use a qwen2_vl checkpoint "
+            f"or put an {PROFILE_FILE} beside its config.json"
+        )
+    return EGOTHINKER_V1
+
+
+def save_profile(profile: Profile, folder: str | Path) -> None:
+    """Write a profile into a checkpoint folder, where `load_profile` finds it."""
+    text = json.dumps(profile_to_dict(profile), indent=2, ensure_ascii=False)
+    (Path(folder) / PROFILE_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def profile_to_dict(profile: Profile) -> dict[str, Any]:
+    """Plain JSON values of a profile; `profile_from_dict` turns them back."""
+    values = asdict(profile)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def profile_from_dict(values: object, *, where: str = "profile") -> Profile:
+    """A profile from plain JSON values; keys with a default may be left out.
+
+    Args:
+        values: what `profile_to_dict` gives.
+        where: named in the error.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong kind.
+    """
+    try:
+        checked = _checked(values, Profile)
+        for key in ("prompts", "think_prompts"):
+            if checked.get(key) is not None:
+                checked[key] = Templates(**_checked(checked[key], Templates))
+        return Profile(**checked)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {str(error).removeprefix('profile: ')}") from None
+
+
+_KINDS = {
+    "str": "a text",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "tuple[int, int]": "a list of two whole numbers",
+    "Templates": "an object of prompts",
+    "Unit": "a text",
+    "AnswerStyle": "a text",
+}
+
+
+def _checked(values: object, kind: type[Profile] | type[Templates]) -> dict[str, Any]:
+    """Keyword arguments for `kind`, every key known and every value of its field's type."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected an object, got {type(values).__name__}")
+    known = {field.name: str(field.type) for field in fields(kind)}
+    if unknown := sorted(set(map(str, values)) - set(known)):
+        raise ConfigError(f"unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    required = ("name", "unit", "prompts") if kind is Profile else ("intent", "next", "ground", "when")
+    if missing := [key for key in required if key not in values]:
+        raise ConfigError(f"the key {missing[0]!r} is missing")
+    return {key: _value(key, value, known[key]) for key, value in values.items()}
+
+
+def _value(key: str, value: Any, type_name: str) -> Any:
+    """The value as its field holds it, or a ConfigError."""
+    wanted = type_name.removesuffix(" | None")
+    if value is None and wanted != type_name:
+        return None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = {
+        "bool": isinstance(value, bool),
+        "int": whole,
+        "float": whole or isinstance(value, float),
+        "tuple[int, int]": isinstance(value, list) and [type(v) for v in value] == [int, int],
+        "Templates": isinstance(value, dict),
+    }.get(wanted, isinstance(value, str))
+    if not fits:
+        raise _error(key, f"is {_KINDS[wanted]}", value)
+    return tuple(value) if wanted == "tuple[int, int]" else value
+
+
+def _error(key: str, rule: str, value: object) -> ConfigError:
+    return ConfigError(f"profile: {key} {rule}, got {str(value)[:60]!r}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as JSON ({reason}); mend or remove it") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values

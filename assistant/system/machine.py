@@ -1,0 +1,178 @@
+"""What this machine is: processor, memory, accelerators, cameras and installed versions, as plain facts.
+
+`egolive doctor` and every measuring command write these beside their figures. Judging them is not done here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from egolive.assistant.system import jetson
+
+__all__ = ["Facts", "cameras", "commit", "gather", "gpus", "memory", "processor", "versions"]
+
+Facts = dict[str, object]
+
+PACKAGES = (
+    "egolive",
+    "torch",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "av",
+    "opencv-python-headless",
+    "supervision",
+    "numpy",
+    "pillow",
+    "xgrammar",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "bitsandbytes",
+    "trl",
+    "peft",
+    "datasets",
+)
+"""Distributions whose version matters for an answer or for its speed."""
+
+_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+
+def gather() -> Facts:
+    """Everything below in one object, ready for JSON; `command` and `commit` say what ran."""
+    return {
+        "command": " ".join(["egolive", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": {
+            "platform": platform.platform(),
+            "model": _read("/proc/device-tree/model").rstrip("\0"),
+            "processor": processor(),
+            "memory": memory(),
+            "gpus": gpus(),
+            "cameras": cameras(),
+            **jetson.accelerators(),
+        },
+        "versions": {"python": platform.python_version()}
+        | {k: v for k, v in versions().items() if v is not None},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Installed version of each package, None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def commit() -> str:
+    """Commit of the source tree that runs, with "+" where files differ; empty for an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def processor() -> Facts:
+    """Name, usable cores and the instruction sets that matter for inference."""
+    lines = _read("/proc/cpuinfo").splitlines()
+    pairs = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set((pairs.get("flags") or pairs.get("Features") or "").split())
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return {
+        "name": pairs.get("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "cores": cores,
+        "features": [name for name in _FEATURES if name in flags],
+    }
+
+
+def memory() -> dict[str, int]:
+    """Bytes of main memory: total (a container's limit counts) and available; 0 where not known."""
+    pairs = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+
+    def size(key: str) -> int:
+        return int(pairs[key].split()[0]) * 1024 if key in pairs else 0
+
+    total, available = size("MemTotal"), size("MemAvailable")
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    used = _read("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdigit() and used.isdigit() and 0 < int(limit) < total:
+        total = int(limit)
+        available = min(available, max(0, int(limit) - int(used)))
+    if not total and sys.platform != "win32":
+        total = available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"total": total, "available": available}
+
+
+def gpus() -> list[Facts]:
+    """Accelerators that torch can use: name, device, total and free bytes, compute capability.
+
+    `kernels` are the architectures that torch was built for, such as "sm_87".
+    """
+    # Imported here: help texts and the camera list do not wait for torch.
+    import torch
+
+    found: list[Facts] = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        found.append(
+            {
+                "device": f"cuda:{index}",
+                "name": properties.name,
+                "total": total,
+                "free": free,
+                "capability": f"{properties.major}.{properties.minor}",
+                "kernels": torch.cuda.get_arch_list(),
+            }
+        )
+    return found
+
+
+def cameras(devices: Path = Path("/dev"), classes: Path = Path("/sys/class/video4linux")) -> list[Facts]:
+    """Video nodes of Linux: path, name, and whether this user may read it. Cameras are not opened."""
+    found: list[Facts] = []
+    nodes = [node for node in devices.glob("video*") if node.name[5:].isdigit()]
+    for node in sorted(nodes, key=lambda node: int(node.name[5:])):
+        name = _read(classes / node.name / "name").strip()
+        found.append({"path": str(node), "name": name, "readable": os.access(node, os.R_OK | os.W_OK)})
+    return found
+
+
+def _read(path: str | Path) -> str:
+    """The file's text, or nothing where it cannot be read: most of these exist on some systems only."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

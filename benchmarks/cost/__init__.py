@@ -1,0 +1,1 @@
+"""Cost of engines, latency, overhead and energy."""

@@ -1,0 +1,87 @@
+"""`egolive bench quality`: how well engines answer, on the same held-out episodes, beside what chance scores.
+
+A thin command over `egolive.train.evaluate.evaluate`, which measures one model; what one engine loses against
+another, question by question, is told by `egolive quantize --compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.load_local import load_engine
+from egolive.benchmarks.output import check_places, tell
+from egolive.streaming.errors import UsageError
+from egolive.train.evaluate.episode_scores import report, scores_of
+from egolive.train.evaluate.evaluate import ask_episode, training_bags
+from egolive.train.evaluate.figures import shown
+from egolive.train.evaluate.result_files import Record
+
+__all__ = ["quality"]
+
+
+def quality(
+    *model: str,
+    episodes: int = 200,
+    slices: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Ask engines about simulated test episodes; prints a table, then one JSON line.
+
+    Args:
+        model: Checkpoints or engine folders; nano without any.
+        episodes: How many; 2,000 questions take about 110.
+        slices: Slices in a window.
+        seed: Of the simulator.
+        device: auto, cpu or cuda.
+        threads: CPU threads.
+        json_file: Also write the JSON object here.
+    """
+    if episodes < 1 or slices < 1:
+        raise UsageError("at least one episode and one slice are needed")
+    check_places(json_file)
+    found: list[dict[str, Any]] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        # What the baseline learns from takes as long as some dozens of episodes, and is the same for all.
+        bags = training_bags(seed, slices)
+        for name in model or ("nano",):
+            task = progress.add_task(name, total=episodes)
+            lines: list[Record] = []
+            with (
+                closing(load_engine(name, device=device, threads=threads)) as engine,
+                Assistant(engine) as assistant,
+            ):
+                for index in range(episodes):
+                    lines += ask_episode(assistant, index, "test", seed, slices)
+                    progress.advance(task)
+                info = engine.info
+            told = {"name": info.name, "precision": info.precision, "backend": info.backend}
+            found.append(told | report(scores_of(lines), bags))
+    tell({"episodes": episodes, "seed": seed, "engines": found}, _table(found), json_file)
+
+
+def _table(found: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="How well engines answer, with 95 % intervals", title_justify="left")
+    table.add_column("")
+    for entry in found:
+        table.add_column(f"{entry['name']}\n{entry['precision']} ({entry['backend']})", justify="right")
+    table.add_column("chance", justify="right")
+    for name in (key.removesuffix("_ci") for key in found[0] if key.endswith("_ci")):
+        cells = [_cell(entry[name], entry[f"{name}_ci"]) for entry in found]
+        table.add_row(name, *cells, shown(found[0].get(f"{name}_chance")))
+    return table
+
+
+def _cell(value: float | None, edges: Sequence[float | None]) -> str:
+    return f"{shown(value)} ({shown(edges[0])} to {shown(edges[1])})"

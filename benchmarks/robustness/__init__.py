@@ -1,0 +1,1 @@
+"""Long runs, fault injection and malformed input."""

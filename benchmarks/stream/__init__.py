@@ -1,0 +1,1 @@
+"""Cost of answers on a stream: reuse, peers, scaling, quantised weights."""

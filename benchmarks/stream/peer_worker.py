@@ -1,0 +1,207 @@
+"""One side of `egolive bench peers` in a process of its own, so that memory and threads are its own.
+
+It is told on standard input which hop of the stream to answer next, and tells on standard output what it said
+and how long that took; `Worker` is the other end. Every process makes the same hops of the same pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from egolive.assistant.backends.remote.remote_engine import RemoteEngine
+from egolive.assistant.backends.torch.torch_engine import TorchEngine
+from egolive.assistant.load_local import load_engine
+from egolive.assistant.model.prompt_tokens import lay_out
+from egolive.assistant.runtime.torch_threads import torch_threads
+from egolive.benchmarks.stream.peer_baselines import EgoliveSide, ServerSide, Side, TransformersSide
+from egolive.benchmarks.stream.stream_baselines import Said
+from egolive.benchmarks.stream.stream_bench import load_images
+from egolive.benchmarks.stream.stream_run import Hop, hops_of
+from egolive.quantize.new_folder import peak_memory
+from egolive.streaming.errors import EngineError
+
+__all__ = ["SETS", "Answers", "Plan", "Worker"]
+
+SETS = ("window", "live")
+"""All questions about the window; or the intent of the window and boxes of the newest picture, as live."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Who answers what; travels to the process as JSON."""
+
+    name: str
+    kind: Literal["egolive", "transformers", "onnx", "server"]
+    model: str
+    """What `load_engine` takes."""
+    source: str
+    setting: str = ""
+    """Of transformers; for onnx "prefix kept" or "one by one"; the address of a server."""
+    server_model: str | None = None
+    """Its name at the server, where that serves several."""
+    device: str = "cpu"
+    threads: int | None = None
+    slices: int = 8
+    hops: int = 16
+    max_tokens: int = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What one side said at one hop, to one set of questions."""
+
+    wall: float
+    """Seconds that passed."""
+    cpu: float | None
+    """Seconds of the processor; None where another process does the work."""
+    first_token: float
+    """Seconds until the first token."""
+    said: list[Said] = field(default_factory=list)
+    """Empty for a side that tells words alone."""
+    tokens: int = 0
+
+
+class Worker:
+    """A side in its process; the process ends when it is closed.
+
+    Raises:
+        EngineError: The side cannot answer here; the message says why.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        command = [sys.executable, "-m", "egolive.benchmarks.stream.peer_worker", json.dumps(asdict(plan))]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        told = self._take()
+        self.load_s: float = told["load_s"]
+        self.precision: str = told["precision"]
+
+    def answer(self, kind: str, hop: int) -> Answers:
+        """Answer a set of questions at a hop.
+
+        Raises:
+            EngineError: It failed.
+        """
+        found = self._put({"kind": kind, "hop": hop})
+        said = [Said(tuple(one["tokens"]), tuple(one["margins"])) for one in found.pop("said")]
+        return Answers(said=said, **found)
+
+    def peak_mb(self) -> float | None:
+        """Most memory that the process has held so far; None where another one holds the model."""
+        found: float = self._put({"kind": "memory"})["peak_mb"]
+        return None if self.plan.kind == "server" else found
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _put(self, asked: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return self._take()
+
+    def _take(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        found: dict[str, Any] = json.loads(line) if line else {"error": "its process ended without a word"}
+        if "error" in found:
+            self.close()
+            raise EngineError(found["error"])
+        return found
+
+
+def make_side(plan: Plan, hops: Sequence[Hop], engine: Any) -> Side:
+    """The side of a plan over a loaded engine."""
+    if plan.kind == "egolive":
+        return EgoliveSide(engine)
+    if plan.kind == "server":
+        return ServerSide(RemoteEngine(plan.setting, engine.profile, model=plan.server_model))
+    asked = [request for hop in (hops[-1], max(hops, key=lambda hop: hop.length)) for request in hop.asked]
+    longest = max(len(lay_out(request.prompt, engine.tokenizer)) + plan.max_tokens for request in asked)
+    if plan.kind == "onnx":
+        # Only here: onnxruntime need not be installed.
+        from egolive.benchmarks.stream.peer_onnx import OnnxSide
+
+        return OnnxSide(
+            Path(plan.model),
+            engine,
+            threads=plan.threads,
+            longest=longest,
+            prefix=plan.setting == "prefix kept",
+        )
+    assert isinstance(engine, TorchEngine)
+    return TransformersSide(engine, plan.setting, longest)
+
+
+def answer(side: Side, kind: str, hop: Hop) -> Answers:
+    """Let a side answer one set of questions, timed."""
+    requests = hop.live if kind == "live" else hop.asked
+    _finish()
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = side.answer(kind, requests)
+    _finish()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    tokens = found.tokens + sum(len(one.tokens) for one in found.said)
+    busy = None if isinstance(side, ServerSide) else cpu
+    return Answers(wall=wall, cpu=busy, first_token=found.first_token, said=found.said, tokens=tokens)
+
+
+def _finish() -> None:
+    """Wait for what was started on a GPU: what is read ahead belongs to the side that reads it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _serve(plan: Plan, tell: Any) -> None:
+    begun = time.perf_counter()
+    # The engine's own dtype where it has one; fp32 for checkpoints on a CPU, as `load_engine` chooses.
+    with (
+        torch_threads(plan.threads),  # of the sides that are not sessions of this engine, too
+        closing(load_engine(plan.model, device=plan.device, threads=plan.threads)) as engine,
+    ):
+        images = load_images(Path(plan.source), 2 * (plan.slices - 1 + plan.hops))
+        hops = list(hops_of(engine, images, slices=plan.slices, max_tokens=plan.max_tokens))
+        side = make_side(plan, hops, engine)
+        tell({"load_s": round(time.perf_counter() - begun, 2), "precision": engine.info.precision})
+        for line in sys.stdin:
+            asked = json.loads(line)
+            if asked["kind"] == "memory":
+                tell({"peak_mb": round(peak_memory() / 1e6)})
+            else:
+                tell(asdict(answer(side, asked["kind"], hops[asked["hop"]])))
+
+
+def main() -> None:
+    """Read hops and answer them until standard input ends."""
+    # Libraries may print; what is told goes by another way.
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def tell(found: dict[str, Any]) -> None:
+        told.write(json.dumps(found) + "\n")
+        told.flush()
+
+    try:
+        _serve(Plan(**json.loads(sys.argv[1])), tell)
+    except Exception as error:  # whatever it is, the other end is told instead of waiting
+        tell({"error": " ".join(str(error).split())[:300] or type(error).__name__})
+
+
+if __name__ == "__main__":
+    main()

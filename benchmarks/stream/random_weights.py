@@ -1,0 +1,146 @@
+"""Engines with random weights in the true structure of Qwen2-VL, to measure cost without a checkpoint.
+
+What they say means nothing. Widths, heads, vocabulary and prompts' lengths are the real ones; layers may be
+left out, each costs the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, Qwen2VLConfig
+from transformers.initialization import no_init_weights
+
+from egolive.assistant.backends.torch.torch_engine import TorchEngine
+from egolive.assistant.model.positions import install_rope_override
+from egolive.assistant.model.preprocess import Preprocessor
+from egolive.assistant.prompts.prompts import build_prompt
+from egolive.assistant.schema.answers import Question
+from egolive.assistant.schema.engine import EngineInfo
+from egolive.assistant.schema.profiles import EGOTHINKER_V1
+from egolive.assistant.schema.tokenizer import load_tokenizer
+from egolive.train.nano.tokenizer_training import SPECIAL_TOKENS, build_tokenizer
+
+__all__ = ["STRUCTURES", "Structure", "random_engine"]
+
+_PICTURE = (252, 448)
+"""Height and width at which windows and pictures are seen: 144 tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """Numbers of one Qwen2-VL, as its `config.json` has them."""
+
+    width: int
+    mlp_width: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool
+    text_layers: int = 28
+    vision_layers: int = 32
+
+
+STRUCTURES = {
+    "2b": Structure(width=1536, mlp_width=8960, heads=12, kv_heads=2, vocabulary=151_936, tied=True),
+    "7b": Structure(width=3584, mlp_width=18_944, heads=28, kv_heads=4, vocabulary=152_064, tied=False),
+}
+"""Qwen2-VL-2B and Qwen2-VL-7B, of which EgoThinker-v1 was made."""
+
+
+def random_engine(
+    name: str,
+    structure: Structure,
+    *,
+    questions: Sequence[Question],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    graphs: bool = True,
+    seed: int = 0,
+) -> TorchEngine:
+    """An engine with random weights, EgoThinker-v1's prompts and pictures of 448x252.
+
+    Its vocabulary is that of the questions' own texts, where a word is a token as it is in Qwen2-VL's; all
+    other outputs are there and never said.
+
+    Args:
+        name: What to call it.
+        structure: Of the model.
+        questions: Those that it will be asked.
+        device: Where it runs.
+        dtype: Of its weights.
+        graphs: On CUDA, decode by graphs.
+        seed: Of the weights.
+    """
+    profile = replace(EGOTHINKER_V1, picture=_PICTURE)
+    texts = [part for question in questions for part in build_prompt(profile, question, []).parts]
+    # A pair of letters is merged where it is met more than once.
+    words = build_tokenizer([str(text) for text in texts] * 3)
+    ids = {token: words.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    install_rope_override()
+    config = Qwen2VLConfig(
+        text_config={
+            "hidden_size": structure.width,
+            "intermediate_size": structure.mlp_width,
+            "num_hidden_layers": structure.text_layers,
+            "num_attention_heads": structure.heads,
+            "num_key_value_heads": structure.kv_heads,
+            "vocab_size": structure.vocabulary,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32_768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+        },
+        vision_config={"depth": structure.vision_layers, "hidden_size": structure.width},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=structure.tied,
+    )
+    with torch.device(device), no_init_weights():
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.tie_weights()
+    _randomise(model, device, seed)
+    model.requires_grad_(requires_grad=False)
+    with tempfile.TemporaryDirectory() as folder:
+        words.save_pretrained(folder)
+        tokenizer = load_tokenizer(
+            Path(folder), image_token=ids["<|image_pad|>"], video_token=ids["<|video_pad|>"]
+        )
+    info = EngineInfo(
+        name=name,
+        backend="torch",
+        precision="fp32" if dtype == torch.float32 else "bf16",
+        device=str(device),
+        profile=profile.name,
+        weight_bytes=sum(parameter.nbytes for parameter in model.parameters()),
+    )
+    return TorchEngine(
+        model.eval(),
+        tokenizer=tokenizer,
+        preprocessor=Preprocessor(),
+        profile=profile,
+        info=info,
+        graphs=graphs,
+    )
+
+
+def _randomise(model: torch.nn.Module, device: torch.device, seed: int) -> None:
+    """Weights so wide that what is said depends on what is seen: with small ones it is one token again."""
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight.normal_(std=0.1, generator=generator)
+                if "norm" in name or "ln_q" in name:
+                    weight.add_(1)
+                continue
+            gain = 2.5 if "self_attn" in name else 1.5
+            spread = 0.05 if "embed_tokens" in name else gain * weight[0].numel() ** -0.5
+            weight.normal_(std=spread, generator=generator)

@@ -1,0 +1,150 @@
+"""`egolive bench scaling`: what an answer costs as windows, pictures, questions or hours of stream grow.
+
+    egolive bench scaling --hours 8 --threads 1
+
+Whether a curve is flat is computed from a fit, and told as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from egolive.assistant.load_local import load_engine
+from egolive.assistant.model.media import bundled_clip
+from egolive.benchmarks.output import check_places, save_figure, tell
+from egolive.benchmarks.stream.scaling_run import SIDES, Point, Scales, shape_of
+from egolive.benchmarks.stream.stream_bench import load_images
+from egolive.streaming.errors import UsageError
+
+__all__ = ["scaling"]
+
+_LENGTHS = (2, 4, 8, 16)
+_SIZES = ((112, 168), (140, 224), (196, 308), (252, 448), (364, 644))
+_COUNTS = (1, 2, 4, 8, 12)
+_MARKS = 8
+"""Points of the curve over hours, the start not counted."""
+_AXES = {
+    "windows": "slices of a window",
+    "resolutions": "tokens of a picture",
+    "questions": "questions",
+    "hours": "hours of stream",
+}
+
+
+def scaling(
+    *,
+    model: str = "nano",
+    hours: float = 0.2,
+    slices: int = 8,
+    hops: int = 8,
+    device: str = "auto",
+    threads: int | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    plot_file: Annotated[Path | None, Parameter(name="--plot")] = None,
+) -> None:
+    """Measure how the cost of an answer set grows; prints a table, then one JSON line.
+
+    Args:
+        model: A checkpoint; an engine folder has one size of pictures, which then is not varied.
+        hours: Length of the longest stream, every slice of which is seen.
+        slices: N of the windows, where it is not varied.
+        hops: Of which a cost is the mean, at most N.
+        device: auto, cpu or cuda.
+        threads: CPU threads.
+        json_file: Also write the JSON object here.
+        plot_file: Also draw the curves into this PNG.
+    """
+    if not 0 < hours < float("inf") or min(slices, hops) < 2 or (threads is not None and threads < 1):
+        raise UsageError("--hours is more than 0, --slices and --hops 2 or more, --threads 1 or more")
+    check_places(json_file, plot_file)
+    images = load_images(bundled_clip(), 40)
+    with (
+        closing(load_engine(model, device=device, threads=threads)) as engine,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        fixed = engine.info.backend != "torch"
+        total = 2 * (len(_LENGTHS) + len(_COUNTS) + (0 if fixed else len(_SIZES))) + _MARKS + 1
+        task = progress.add_task("points", total=total)
+        scales = Scales(engine, images, slices=slices, hops=hops, progress=lambda: progress.advance(task))
+        found: dict[str, dict[str, list[Point]]] = {
+            "windows": {name: scales.windows(_LENGTHS, reuse) for name, reuse in SIDES.items()},
+            "questions": {name: scales.questions(_COUNTS, reuse) for name, reuse in SIDES.items()},
+            "hours": {"ours": scales.hours([hours * mark / _MARKS for mark in range(_MARKS + 1)])},
+        }
+        if not fixed:
+            found["resolutions"] = {name: scales.resolutions(_SIZES, reuse) for name, reuse in SIDES.items()}
+        # A GPU works while the processor waits.
+        processor = not engine.info.device.startswith("cuda")
+        told: dict[str, Any] = {"model": engine.info.name, "precision": engine.info.precision}
+        told |= {
+            "device": engine.info.device,
+            "threads": threads,
+            "slices": slices,
+            "judged_by": "cpu_ms" if processor else "wall_ms",
+        }
+    told["curves"] = {
+        curve: {
+            side: {"points": [_means(point) for point in points]} | shape_of(points, processor=processor)
+            for side, points in sides.items()
+        }
+        for curve, sides in found.items()
+    }
+    told["not_flat"] = [
+        curve for curve, sides in told["curves"].items() if sides["ours"]["verdict"] != "flat"
+    ]
+    if plot_file is not None:
+        _plot(told, plot_file)
+    tell(told, _table(told), json_file)
+
+
+def _means(point: Point) -> dict[str, float]:
+    return {"x": point.x, "wall_ms": point.wall_ms, "cpu_ms": point.cpu_ms}
+
+
+def _table(told: dict[str, Any]) -> Table:
+    table = Table(title="Cost of an answer set as one thing grows", title_justify="left")
+    for title in ("", "", "from", "to", "first ms", "last ms", "fitted growth", "verdict"):
+        table.add_column(title, justify="left" if not title or title == "verdict" else "right", no_wrap=True)
+    for curve, sides in told["curves"].items():
+        for side, figures in sides.items():
+            first, last = figures["points"][0], figures["points"][-1]
+            ends = [f"{point['x']:g}" for point in (first, last)]
+            costs = [f"{point[told['judged_by']]:.1f}" for point in (first, last)]
+            table.add_row(_AXES[curve], side, *ends, *costs, _growth(figures), _verdict(figures))
+        table.add_section()
+    return table
+
+
+def _growth(figures: dict[str, Any]) -> str:
+    return "{:.2f} ({:.2f} to {:.2f})".format(figures["growth"], *figures["growth_ci"])
+
+
+def _verdict(figures: dict[str, Any]) -> str:
+    if figures["verdict"] == "not flat" and figures["exponent"] is not None:
+        return f"not flat, doubled {2 ** figures['exponent']:.2f}"
+    return str(figures["verdict"])
+
+
+def _plot(told: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    curves = told["curves"]
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    panels: Sequence[Any] = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (curve, sides) in zip(panels, curves.items(), strict=True):
+        for side, figures in sides.items():
+            x, y = ([point[name] for point in figures["points"]] for name in ("x", told["judged_by"]))
+            axes.plot(x, y, "o-", markersize=3, label=f"{side}: {figures['verdict']}")
+        axes.set(xlabel=_AXES[curve], ylim=(0, None))
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("ms of an answer set" + (", CPU" if told["judged_by"] == "cpu_ms" else ""))
+    save_figure(figure, path)

@@ -1,0 +1,264 @@
+"""Who is looking: one run of the assistant for each visitor with a camera, one for all who watch a source."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from egolive.assistant.live.assistant import Assistant, live_questions
+from egolive.assistant.live.runner import run_stream
+from egolive.assistant.runtime.engine_lock import SharedEngine
+from egolive.assistant.schema.answers import Question, Task
+from egolive.demo.browser_source import BrowserSource
+from egolive.demo.state_sink import State, StateSink
+from egolive.streaming.errors import EgoliveError, SourceError
+from egolive.streaming.metrics import Metrics
+from egolive.streaming.sources.source import Source
+
+__all__ = ["Settings", "VisitorSession", "VisitorSessions"]
+
+_log = logging.getLogger(__name__)
+
+_EVERY = 2
+"""Slices from one intent and next step to the following ones, as in `egolive run`."""
+_FAULT = "the server met a fault of its own, which its log tells; start again"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is asked of a stream."""
+
+    tasks: tuple[Task, ...] = ("intent", "next", "ground")
+    phrases: tuple[str, ...] = ()
+    """Further things to find."""
+    think: bool | None = None
+    """Reason before the answer, or not; the model's own habit where None."""
+
+
+class VisitorSession:
+    """One stream with its assistant. A run begins with each change of what is asked; `post` feeds it."""
+
+    def __init__(
+        self, engine: SharedEngine, open_source: Callable[[], Source], settings: Settings, *, pictures: bool
+    ) -> None:
+        """Begin a run.
+
+        Args:
+            engine: What answers.
+            open_source: Opens what is seen, anew for each run.
+            settings: What is asked.
+            pictures: Keep pictures for pages to look at.
+
+        Raises:
+            SourceError: The source cannot be opened.
+        """
+        self.settings = settings
+        self._engine = engine
+        self._open = open_source
+        self._pictures = pictures
+        self._turning = threading.Lock()
+        self._run = _Run(engine, open_source(), settings, pictures=pictures)
+        self._run.start()
+
+    @property
+    def board(self) -> StateSink:
+        """What a page is told."""
+        return self._run.board
+
+    @property
+    def over(self) -> bool:
+        """Whether its run has ended, and no other is about to begin."""
+        return not self.changing and self.board.state["over"]
+
+    @property
+    def changing(self) -> bool:
+        """Whether one run is being exchanged for another."""
+        return self._turning.locked()
+
+    @property
+    def source(self) -> Source:
+        """What is seen."""
+        return self._run.source
+
+    @property
+    def queue(self) -> int:
+        """How many visitors wait for the engine now."""
+        return self._engine.turns.waiting
+
+    def post(self, jpeg: bytes, time: float) -> Future[State]:
+        """Take a picture of the visitor's camera.
+
+        Args:
+            jpeg: The picture.
+            time: Its capture time by the page's clock, seconds.
+
+        Returns:
+            The moment in which it, or a newer one, is shown.
+
+        Raises:
+            SourceError: It cannot be taken.
+        """
+        run = self._run
+        if not isinstance(run.source, BrowserSource):
+            raise SourceError("this page watches a camera of the server; it takes no pictures")
+        return run.board.wait_for(run.source.put(jpeg, time))
+
+    def ask(self, question: Question) -> None:
+        """Ask something once."""
+        self._run.assistant.put(question)
+
+    def change(self, settings: Settings) -> None:
+        """Ask other things from now on; what was seen is forgotten.
+
+        Raises:
+            SourceError: The source cannot be opened again.
+        """
+        with self._turning:
+            self._run.stop()
+            self._run.join()
+            run = _Run(self._engine, self._open(), settings, pictures=self._pictures)
+            self.settings, self._run = settings, run
+            run.start()
+
+    def close(self) -> None:
+        """End the run, without waiting for it."""
+        self._run.stop()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the run."""
+        self._run.join(timeout)
+
+
+class _Run:
+    """The assistant on one source, on a thread of its own."""
+
+    def __init__(self, engine: SharedEngine, source: Source, settings: Settings, *, pictures: bool) -> None:
+        profile = engine.profile
+        self.source = source
+        self._metrics = Metrics()
+        think = profile.think if settings.think is None else settings.think
+        try:
+            self.assistant = Assistant(
+                engine,
+                questions=live_questions(settings.tasks, settings.phrases, think=think),
+                every=_EVERY if source.live else 1,
+                metrics=self._metrics,
+            )
+        except BaseException:
+            source.close()
+            raise
+        self.board = StateSink(
+            self._metrics, waiting=lambda: self.assistant.scheduler.waiting, pictures=pictures
+        )
+        self._fps, self._slices = profile.fps, profile.window_slices
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._play, name="egolive-visit", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.source.close()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._thread.join(timeout)
+
+    def _play(self) -> None:
+        error = ""
+        try:
+            with self.assistant:
+                run_stream(
+                    self.source,
+                    self.assistant,
+                    [self.board],
+                    fps=self._fps,
+                    slices=self._slices,
+                    stop=self._stop,
+                    metrics=self._metrics,
+                )
+        except EgoliveError as failure:
+            error = str(failure)
+            _log.warning("a visitor's run ended: %s", error)
+        except Exception:
+            error = _FAULT
+            _log.exception("a visitor's run ended by a fault")
+        finally:
+            self.board.end(error)
+
+
+class VisitorSessions:
+    """All visits of a server, at most so many at once; each is known by a word that cannot be guessed."""
+
+    def __init__(
+        self, engine: SharedEngine, open_source: Callable[[], Source] | None = None, *, most: int = 4
+    ) -> None:
+        """Start with nobody.
+
+        Args:
+            engine: What answers all of them.
+            open_source: Opens the server's own source, which all pages watch; pages bring their cameras
+                without it.
+            most: Visitors with a camera at once.
+        """
+        self.engine = engine
+        self.watched = open_source is not None
+        """Whether pages watch a source of the server."""
+        self._open = open_source or BrowserSource
+        self._most = most
+        self._changing = threading.Lock()
+        self._visits: dict[str, VisitorSession] = {}
+
+    def open(self, settings: Settings) -> str | None:
+        """Begin a visit; returns its word, or None where the server is full.
+
+        Raises:
+            SourceError: The server's source cannot be opened.
+            EngineError: The engine has no room for one more.
+        """
+        with self._changing:
+            self._sweep()
+            if self.watched and self._visits:
+                return next(iter(self._visits))
+            if len(self._visits) >= self._most:
+                return None
+            word = secrets.token_urlsafe(16)
+            self._visits[word] = VisitorSession(self.engine, self._open, settings, pictures=self.watched)
+            return word
+
+    def get(self, word: str) -> VisitorSession | None:
+        """The visit of this word; None where it is over. Never waits: the page's event loop asks."""
+        return self._visits.get(word)
+
+    def leave(self, word: str) -> None:
+        """A page was closed; what is watched by all goes on."""
+        with self._changing:
+            if not self.watched and (visit := self._visits.pop(word, None)):
+                visit.close()
+
+    def close(self) -> None:
+        """End all visits and wait for them."""
+        with self._changing:
+            visits = list(self._visits.values())
+            self._visits.clear()
+        for visit in visits:
+            visit.close()
+        started = time.monotonic()
+        for visit in visits:
+            visit.join(max(0.0, 10.0 - (time.monotonic() - started)))
+
+    def __len__(self) -> int:
+        with self._changing:
+            self._sweep()
+            return len(self._visits)
+
+    def _sweep(self) -> None:
+        """Forget visits whose run has ended, for example because no picture came any more."""
+        for word, visit in list(self._visits.items()):
+            if visit.over:
+                del self._visits[word]

@@ -1,0 +1,1 @@
+"""Speed, agreement and quality of engines, and their comparison."""

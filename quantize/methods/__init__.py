@@ -1,0 +1,1 @@
+"""Quantisation methods: AWQ, bitsandbytes, and calibration data."""

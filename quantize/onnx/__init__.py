@@ -1,0 +1,1 @@
+"""Writers of ONNX graphs: decoder, vision tower, quantised weights, and their parity checks."""

@@ -1,0 +1,211 @@
+"""`egolive export` and `egolive quantize`: a checkpoint or a training run becomes an engine folder.
+
+egolive export nano --out engines/onnx-fp32
+egolive export nano --to tensorrt --out engines/tensorrt
+egolive quantize runs/nano-sft --to int4 --out engines/onnx-int4
+egolive run --engine engines/onnx-int4
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from egolive.assistant.backends.tensorrt.tensorrt_runtime import tensorrt_module
+from egolive.assistant.model.engine_folder import EngineCard, is_engine_folder
+from egolive.quantize.build import Recipe, build_onnx
+from egolive.quantize.methods.bnb import build_torch
+from egolive.quantize.methods.calibration import simulated_windows, windows_of_video
+from egolive.quantize.tensorrt_build import build_engines
+from egolive.streaming.errors import UsageError
+from egolive.streaming.frames import Window
+
+__all__ = ["export", "quantize"]
+
+SIMULATOR = "sim"
+
+
+def export(
+    model: str = "nano",
+    *,
+    out: Path | None = None,
+    to: Literal["onnx", "tensorrt"] = "onnx",
+    dtype: Literal["fp32", "bf16"] | None = None,
+    weights: Literal["full", "int4", "awq-int4"] | None = None,
+    group: Literal[64, 128] = 64,
+    graphs_only: Annotated[bool, Parameter(negative="")] = False,
+    height: int | None = None,
+    width: int | None = None,
+    calibrate: str = SIMULATOR,
+    windows: int = 16,
+    slices: int = 8,
+) -> None:
+    """Write a checkpoint as an engine folder: for ONNX Runtime at full precision, or for TensorRT.
+
+    TensorRT's engines are built on the machine that runs them. Where the checkpoint does not fit that
+    machine, write the folder elsewhere with `--graphs-only`, copy it, and give it there as the model.
+
+    Args:
+        model: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
+            `--to tensorrt` also an engine folder whose engines are to be built here, in place.
+        out: The engine folder; an engine there is replaced.
+        to: onnx, or tensorrt (10 or 11).
+        dtype: In which hidden states are computed: fp32, for tensorrt bf16; bf16 is for GPUs.
+        weights: For tensorrt: int4 in groups; awq-int4, in groups of 128, with modelopt's scales; or full.
+        group: Weights that share a scale, for int4.
+        graphs_only: For tensorrt: write what it builds from, and leave building to another machine.
+        height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
+        width: Their width, rounded to a multiple of 28; with `--height`.
+        calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
+        windows: Windows that AWQ is shown.
+        slices: Slices in each of them.
+    """
+    console = Console(stderr=True)
+    if to == "onnx":
+        if weights is not None or graphs_only:
+            raise UsageError("--weights and --graphs-only are for --to tensorrt; see egolive quantize")
+        if out is None:
+            raise UsageError("--out names the engine folder")
+        with console.status(f"exporting {model}"):
+            card = build_onnx(model, out, Recipe(dtype=dtype or "fp32"), size=_size(height, width))
+        _tell(out, card)
+        return
+    if not graphs_only:
+        # Before the graphs are written, which takes a while.
+        tensorrt_module()
+    if is_engine_folder(Path(model)):
+        if graphs_only or out not in (None, Path(model)):
+            raise UsageError("the engines of a folder of graphs are built in place: leave --out away")
+        out = Path(model)
+    else:
+        if out is None:
+            raise UsageError("--out names the engine folder")
+        if windows < 1:
+            raise UsageError("at least one window is needed")
+        recipe = Recipe(
+            precision=weights or "int4", dtype=dtype or "bf16", block=group, head_bits=32, standard=True
+        )
+        with console.status(f"writing the graphs of {model}"):
+            shown = _shown(calibrate, windows, slices) if weights == "awq-int4" else []
+            card = build_onnx(model, out, recipe, size=_size(height, width), windows=shown)
+        _tell(out, card)
+    if not graphs_only:
+        with console.status("TensorRT builds and measures: minutes, for a large model much longer"):
+            card = build_engines(out)
+        console.print(f"{out}: engines built in {card.made['build_seconds']} s", highlight=False)
+
+
+def quantize(
+    *models: str,
+    out: Path | None = None,
+    to: Literal["int8", "int4", "awq-int4", "nf4", "bnb-int8"] = "int4",
+    block: Literal[32, 64, 128] = 32,
+    head_bits: Literal[4, 8, 32] = 8,
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    height: int | None = None,
+    width: int | None = None,
+    calibrate: str = SIMULATOR,
+    windows: int | None = None,
+    slices: int = 8,
+    compare: bool = False,
+    episodes: int = 40,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    plot: Path | None = None,
+) -> None:
+    """Write a checkpoint as an engine folder with fewer bits, or compare engines with the first of them.
+
+    The vision tower always stays as it is.
+
+    Args:
+        models: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
+            `--compare` several of these or engine folders.
+        out: The engine folder; an engine there is replaced.
+        to: int8, int4 and awq-int4 for ONNX Runtime; nf4 and bnb-int8 (bitsandbytes) for torch.
+        block: Weights that share a scale, for int8 and int4.
+        head_bits: Of the last layer; 32 leaves it as it is.
+        dtype: In which the rest is stored and computed, for ONNX; bf16 for GPUs.
+        height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
+        width: Their width, rounded to a multiple of 28; with `--height`.
+        calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
+        windows: Windows that AWQ is shown (16), or about which `--compare` asks token by token (210).
+        slices: Slices in a window that AWQ is shown.
+        compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.
+        episodes: Test episodes of the comparison.
+        seed: Of the comparison's episodes.
+        device: Where the comparison runs: auto, cpu or cuda.
+        threads: CPU threads of the comparison.
+        json_file: Also write the comparison here.
+        plot: Draw the comparison here.
+    """
+    if windows is not None and windows < 1:
+        raise UsageError("at least one window is needed")
+    if compare:
+        if len(models) < 2:
+            raise UsageError("--compare needs at least two engines")
+        if episodes < 1:
+            raise UsageError("a comparison needs at least one episode")
+        for path in (json_file, plot):
+            if path is not None and not path.parent.is_dir():
+                raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        # Imported here: only this needs what training needs.
+        from egolive.quantize.measure.compare_engines import compare as compare_engines
+
+        compare_engines(
+            models,
+            episodes=episodes,
+            windows=windows or 210,
+            seed=seed,
+            device=device,
+            threads=threads,
+            json_file=json_file,
+            plot=plot,
+        )
+        return
+    if len(models) > 1 or out is None:
+        raise UsageError("give one model and --out for its engine folder, or --compare")
+    model = models[0] if models else "nano"
+    size = _size(height, width)
+    with Console(stderr=True).status(f"quantising {model}"):
+        if to == "nf4" or to == "bnb-int8":
+            if (dtype, block, head_bits, size) != ("fp32", 32, 8, None):
+                raise UsageError(f"--dtype, --block, --head-bits, --height and --width are not for {to}")
+            card = build_torch(model, out, to)
+        else:
+            shown = _shown(calibrate, windows or 16, slices) if to == "awq-int4" else []
+            recipe = Recipe(precision=to, dtype=dtype, block=block, head_bits=head_bits)
+            card = build_onnx(model, out, recipe, size=size, windows=shown)
+    _tell(out, card)
+
+
+def _shown(calibrate: str, windows: int, slices: int) -> list[Window]:
+    if slices < 1:
+        raise UsageError("a window has at least one slice")
+    if calibrate == SIMULATOR:
+        return simulated_windows(windows, slices)
+    return windows_of_video(calibrate, windows, slices)
+
+
+def _size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    if (height is None) != (width is None):
+        raise UsageError("an exact size needs --height and --width")
+    if height is None or width is None:
+        return None
+    return max(28, round(height / 28) * 28), max(28, round(width / 28) * 28)
+
+
+def _tell(out: Path, card: EngineCard) -> None:
+    """What was made, in two lines."""
+    console = Console(stderr=True)
+    size = sum(known["bytes"] for known in card.files.values())
+    parts = ", ".join(f"{part} {precision}" for part, precision in card.precision.items())
+    console.print(f"{out}: {size / 1e6:.1f} MB for {card.backend} ({parts})", highlight=False)
+    parity = ", ".join(f"{key} {value:.1e}" for key, value in card.made.get("parity", {}).items())
+    told = f"differences from torch: {parity}; " if parity else ""
+    seconds, peak = card.made["seconds"], card.made["peak_memory_bytes"] / 2**30
+    console.print(f"{told}{seconds} s, {peak:.1f} GiB at most", highlight=False)

@@ -1,0 +1,108 @@
+"""Pictures kept exactly: every pixel that was written comes back, in H.264's lossless mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from egolive.streaming.errors import DataError, SinkError
+from egolive.streaming.frames import Image
+from egolive.streaming.sources.rgb import RgbConverter
+
+__all__ = ["PictureFiles", "read_pictures"]
+
+_PATTERN = "pictures-{:03d}.mkv"
+
+
+class PictureFiles:
+    """Writes pictures into Matroska files in a folder, which a kill leaves readable; one for each size.
+
+    A picture of 640x360 takes about 8 ms of a core and, by what moves in it, 20 to 200 kB.
+
+    Args:
+        folder: An existing one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._container: av.container.OutputContainer | None = None
+        self._stream: av.VideoStream | None = None
+        self._size: tuple[int, ...] = ()
+        self._files = 0
+        self._count = 0
+
+    def write(self, image: Image) -> None:
+        """Append a picture, (H, W, 3) RGB.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        try:
+            if self._stream is None or image.shape != self._size:
+                self._start(image)
+            assert self._stream is not None
+            assert self._container is not None
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            picture.pts, picture.time_base = self._count, Fraction(1, 1000)
+            self._count += 1
+            self._container.mux(self._stream.encode(picture))
+        except (av.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Finish the file; closing twice does nothing.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        if self._container is None or self._stream is None:
+            return
+        container, self._container = self._container, None
+        try:
+            container.mux(self._stream.encode(None))
+            container.close()
+        except (av.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+
+    def _start(self, image: Image) -> None:
+        self.close()
+        path = self._folder / _PATTERN.format(self._files)
+        self._container = av.open(
+            str(path.absolute()), "w", format="matroska", container_options={"flush_packets": "1"}
+        )
+        # RGB throughout: a detour by YUV would round.
+        options = {"qp": "0", "preset": "ultrafast", "tune": "zerolatency", "g": "300"}
+        stream = self._container.add_stream("libx264rgb", options=options)
+        stream.width, stream.height, stream.pix_fmt = image.shape[1], image.shape[0], "rgb24"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        self._stream, self._size = stream, image.shape
+        self._files += 1
+        self._count = 0
+
+    def _failure(self, error: Exception) -> SinkError:
+        reason = error.strerror if isinstance(error, (OSError, av.FFmpegError)) else str(error)
+        return SinkError(f"{self._folder}: pictures cannot be written ({reason}); check the free space")
+
+
+def read_pictures(folder: Path) -> Iterator[Image]:
+    """All pictures of a folder in the order in which they were written.
+
+    Raises:
+        DataError: A file is damaged; one that was cut off by a kill just ends earlier.
+    """
+    to_rgb = RgbConverter()
+    for path in sorted(folder.glob(_PATTERN.replace("{:03d}", "*"))):
+        try:
+            with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+                if not container.streams.video:
+                    raise DataError(f"{path}: holds no pictures; record again")
+                for picture in container.decode(video=0):
+                    yield to_rgb(picture)
+        except av.EOFError:
+            continue
+        except av.FFmpegError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); record again") from error

@@ -1,0 +1,128 @@
+"""Runs a recording again: the same frames, windows, drops and moments, whatever thinks and however fast.
+
+Nothing races here. What threads and clocks decided is in the recording: which picture and window each piece
+of work saw, when it ended, and with which frame its results were shown. Only the thinking is done anew.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from egolive.streaming.clock import VirtualClock
+from egolive.streaming.errors import DataError
+from egolive.streaming.frames import Interval
+from egolive.streaming.metrics import Metrics
+from egolive.streaming.pipeline.cutting import Sampled, Windower
+from egolive.streaming.pipeline.latest_results import LatestResults, Showing
+from egolive.streaming.pipeline.results import Result
+from egolive.streaming.pipeline.run_report import Report
+from egolive.streaming.pipeline.scheduler import TaskRule, Work
+from egolive.streaming.recording.recording import RecordedWork, Recording
+
+__all__ = ["replay"]
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+def replay(
+    recording: Recording,
+    rules: Mapping[K, TaskRule],
+    task: Callable[[object], K],
+    think: Callable[[Work[K], RecordedWork], Sequence[Result[K, T]]],
+    show: Callable[[Showing[K, T]], None],
+    *,
+    clock: VirtualClock,
+    metrics: Metrics,
+    on_gap: Callable[[Interval], None] | None = None,
+    same: Callable[[T, T], bool] = operator.eq,
+) -> Report:
+    """Run a recording again on the calling thread.
+
+    Args:
+        recording: What is run again.
+        rules: Those of the recurring tasks, as in the run.
+        task: From what stands for a task in the recording to the task.
+        think: Given the work and what became of it then; returns one result for each of the outcomes, in
+            their order and with their statuses.
+        show: Called with each frame that was shown, and the results that came with it.
+        clock: Set to each moment of the run before something happens in it.
+        metrics: Takes "wait", "glass_to_overlay" and "answer_age" as they were in a live run.
+        on_gap: Told of each gap before the frame that follows it is shown.
+        same: Whether two results of a task say the same, which is counted.
+
+    Returns:
+        What was counted again (frames, windows, results, gaps, statuses). Drops, the length of the run by the
+        clock, why it ended, and what became of requests that were never taken, are the recording's own.
+
+    Raises:
+        DataError: A picture is missing or damaged, or the windows come out otherwise than in the run.
+        BaseException: Whatever `think` or `show` raised.
+    """
+    told = recording.report or Report(ended="interrupt")
+    report = Report(seconds=told.seconds, drops=dict(told.drops), ended=told.ended)
+    board: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
+    cutter = Windower(recording.fps, recording.slices, recording.source_fps)
+    works, shows = deque(recording.works), deque(recording.shows)
+    results: deque[Result[K, T]] = deque()
+    gaps: deque[Interval] = deque()
+    window_asked = None
+    for frame in recording.frames():
+        if recording.seconds is not None and frame.time >= recording.seconds:
+            break
+        cut = cutter.push(frame)
+        report.captured += 1
+        report.stream_seconds = frame.time
+        if cut.gap is not None:
+            gaps.append(cut.gap)
+        while works and works[0].picture == frame.index:
+            then = works.popleft()
+            work = _work(then, cut, [task(name) for name in then.tasks], recording)
+            if work.window is not None and work.window is not window_asked:
+                window_asked = work.window
+                report.windows += 1
+            _move(clock, then.time)
+            if recording.live:
+                metrics.add("wait", then.time - frame.time)
+            results.extend(think(work, then))
+            report.steps += 1
+        while shows and shows[0].frame == frame.index:
+            shown = shows.popleft()
+            _move(clock, shown.now)
+            while gaps and gaps[0].end <= frame.time:
+                gap = gaps.popleft()
+                board.gap(gap.end)
+                if on_gap is not None:
+                    on_gap(gap)
+            found = [results.popleft() for _ in range(min(shown.new, len(results)))]
+            showing = board.show(cut.frame, shown.now, found)
+            show(showing)
+            report.shown += 1
+            in_time = [result for result in showing.new if result.status == "ok"]
+            report.results += len(in_time)
+            if recording.live:
+                metrics.add("glass_to_overlay", shown.now - frame.time)
+                for result in in_time:
+                    metrics.add("answer_age", shown.now - result.time)
+    report.gaps = cutter.gaps
+    report.requests = dict(told.requests) | dict(board.counts)
+    return report
+
+
+def _work(then: RecordedWork, cut: Sampled, tasks: Sequence[K], recording: Recording) -> Work[K]:
+    """The work as it was, from the frames as they are cut now."""
+    window = cut.window if then.slices else None
+    if (len(window) if window else 0) != then.slices:
+        raise DataError(
+            f"{recording.folder}: at {then.time:.2f} s the window has {len(window) if window else 0} slices, "
+            f"in the run it had {then.slices}; another egolive recorded it"
+        )
+    return Work(tuple(tasks), cut.frame, window, then.time)
+
+
+def _move(clock: VirtualClock, time: float) -> None:
+    """On to a moment; some belong to different threads, and are not told in order."""
+    clock.advance(max(0.0, time - clock.now()))

@@ -1,0 +1,158 @@
+"""The front door of the sources: one call takes whatever a user names as input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from egolive.streaming.clock import Clock, MonotonicClock
+from egolive.streaming.errors import ConfigError, SourceError
+from egolive.streaming.sources.gstreamer import open_gstreamer
+from egolive.streaming.sources.picture_folder import Folder
+from egolive.streaming.sources.playback import Looped, Paced
+from egolive.streaming.sources.reconnect import Reconnecting
+from egolive.streaming.sources.source import Source
+from egolive.streaming.sources.video import Video, without_password
+from egolive.streaming.sources.webcam import open_webcam
+
+__all__ = ["open_source"]
+
+_TEST_SIZE = (640, 360)
+_TEST_FPS = 30
+_LONGEST_NUMBER = 9
+"""Digits of a camera's number; more do not fit into OpenCV's integer."""
+
+
+def open_source(
+    spec: str | int | Path,
+    *,
+    realtime: bool = False,
+    fps: float | None = None,
+    loop: bool = False,
+    size: tuple[int, int] | None = None,
+    timeout: float = 5.0,
+    reconnect_timeout: float = 0.0,
+    clock: Clock | None = None,
+) -> Source:
+    """Open a camera, an address, a file, a folder of pictures or the test picture.
+
+    Args:
+        spec: `0` or "/dev/video0" (camera) · "rtsp://…", "http://…" (address) · "gst:…" (GStreamer pipeline
+            without its sink) · "test:" or "test:640x360@30" (moving test picture, live) · path of a video, a
+            picture, or a folder of pictures. Open live sources last: their time runs from here on.
+        realtime: play a recording at its own speed, as if it were live.
+        fps: frames a second, of a folder of pictures (2 without it), a camera or the test picture.
+        loop: start a recording again when it is over.
+        size: width and height, of a camera, a pipeline or the test picture.
+        timeout: seconds to wait for an answer before a source counts as unreachable or lost.
+        reconnect_timeout: seconds for which a live source that was lost is opened again; the first
+            time it must open at once.
+        clock: what live time is read from; the machine's own without it.
+
+    Raises:
+        SourceError: it is not there, cannot be reached or cannot be decoded.
+        ConfigError: an option does not fit the kind of source.
+
+    Example:
+        >>> import egolive
+        >>> with egolive.open_source(egolive.example_clip()) as source:
+        ...     times = [round(frame.time, 2) for frame in source]
+        >>> source.live, len(times), times[:3]
+        (False, 373, [0.0, 0.07, 0.13])
+    """
+    clock = clock or MonotonicClock()
+    text = str(spec).strip()
+    if isinstance(spec, Path) and text.isdecimal():
+        # A path is no camera, even if its name is a number.
+        text = f"./{text}"
+    if fps is not None and not 0 < fps <= 1000:
+        raise ConfigError(f"fps: {fps:g} frames a second cannot work; give more than 0 and at most 1000")
+    if size is not None and min(size) < 1:
+        raise ConfigError(f"size: {size[0]}x{size[1]} is not a picture; give width and height in pixels")
+    if text.startswith("test:"):
+        return Paced(_open_test(text, size=size, fps=fps, timeout=timeout), clock)
+    connect = _camera(text, size=size, fps=fps, timeout=timeout, clock=clock)
+    reopen = connect or _recording(text, fps=fps, size=size, timeout=timeout)
+    source = Looped(reopen) if loop and connect is None else reopen()
+    if source.live:
+        return (
+            Reconnecting(source, reopen, clock=clock, reconnect_timeout=reconnect_timeout)
+            if reconnect_timeout > 0
+            else source
+        )
+    return Paced(source, clock) if realtime else source
+
+
+def _camera(
+    text: str, *, size: tuple[int, int] | None, fps: float | None, timeout: float, clock: Clock
+) -> Callable[[], Source] | None:
+    """How to open a camera or pipeline; None where the text names neither."""
+    numbered = text.isdecimal() and len(text) <= _LONGEST_NUMBER
+    if numbered or text.startswith("/dev/video"):
+        camera = int(text) if numbered else text
+        return partial(open_webcam, camera, size=size, fps=fps, timeout=timeout, clock=clock)
+    if text.startswith("gst:"):
+        _refuse(text, fps=fps)
+        pipeline = text.removeprefix("gst:").strip()
+        return partial(open_gstreamer, pipeline, size=size, timeout=timeout, clock=clock)
+    return None
+
+
+def _recording(
+    text: str, *, fps: float | None, size: tuple[int, int] | None, timeout: float
+) -> Callable[[], Source]:
+    """How to open a folder, a file or an address (which may turn out to be live)."""
+    _refuse(text, size=size)
+    if "://" in text:
+        _refuse(text, fps=fps)
+        try:
+            urlsplit(text)
+        except ValueError as error:
+            raise SourceError(
+                f"{without_password(text)}: not an address that can be read; check its spelling"
+            ) from error
+        return partial(Video, text, timeout=timeout)
+    try:
+        path = Path(text).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        # Too long, of a user who is not known, or with characters that no file name has.
+        raise SourceError(f"{text}: cannot be a path ({error}); check its spelling") from error
+    if not there:
+        raise SourceError(f"{text}: there is no such file or folder; check the path")
+    if path.is_dir():
+        return partial(Folder, path, fps=fps or 2.0)
+    if not path.is_file():
+        raise SourceError(
+            f"{text}: neither a file nor a folder; give a video, a folder of pictures or a camera"
+        )
+    _refuse(text, fps=fps)
+    # FFmpeg takes what stands before a colon for a protocol, unless the path begins at the root.
+    return partial(Video, path.absolute(), name=text, timeout=timeout)
+
+
+def _refuse(text: str, *, fps: float | None = None, size: tuple[int, int] | None = None) -> None:
+    """Tell the user which option does not fit this kind of source."""
+    if fps is not None:
+        raise ConfigError(
+            f"fps: {without_password(text)} brings its own times; fps is for cameras and folders"
+        )
+    if size is not None:
+        raise ConfigError(f"size: {without_password(text)} brings its own size; size is for cameras")
+
+
+def _open_test(text: str, *, size: tuple[int, int] | None, fps: float | None, timeout: float) -> Video:
+    """The moving test picture of FFmpeg, without end."""
+    match = re.fullmatch(r"test:(?:(\d+)x(\d+))?(?:@(\d+(?:\.\d+)?))?", text)
+    if match is None:
+        raise SourceError(
+            f"{text}: not a test picture; write test: or test:{_TEST_SIZE[0]}x{_TEST_SIZE[1]}@{_TEST_FPS}"
+        )
+    named_size = (int(match[1]), int(match[2])) if match[1] else None
+    width, height = size or named_size or _TEST_SIZE
+    rate = fps or float(match[3] or _TEST_FPS)
+    graph = f"testsrc2=size={width}x{height}:rate={rate:g}"
+    return Video(graph, name=f"test:{width}x{height}@{rate:g}", timeout=timeout, container_format="lavfi")

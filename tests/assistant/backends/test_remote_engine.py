@@ -1,0 +1,182 @@
+"""An engine behind an OpenAI-compatible server: what is sent, what comes back, how failures are told."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from egolive.assistant.backends.remote.remote_engine import RemoteEngine, messages_of
+from egolive.assistant.cli import main as cli
+from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.prompts.prompts import build_prompt, make_vision
+from egolive.assistant.schema.answers import Question
+from egolive.assistant.schema.engine import Prompt, Request, Vision
+from egolive.assistant.schema.profiles import NANO
+from egolive.streaming.errors import ConfigError, EngineError
+from egolive.streaming.frames import Frame, Slice, Window
+
+IMAGES = [np.full((70, 112, 3), shade, np.uint8) for shade in (10, 20, 30, 40)]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one model that answers boxes and words; holds what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[dict[str, Any]] = []
+        self.models = ["nano"]
+        self.status = 200
+        self.body: bytes | None = None
+        self.address = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Streams what the server says."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self._send(json.dumps({"data": [{"id": name} for name in self.server.models]}).encode())
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(asked)
+        text = asked["messages"][-1]["content"][-1]["text"]
+        said = ["<|box_start|>", "(500,500)", ",(750,1000)"] if "Find" in text else ["make ", "tea"]
+        events: list[dict[str, Any]] = [{"choices": [{"delta": {"role": "assistant"}}]}]
+        events += [{"choices": [{"delta": {"content": piece}}]} for piece in said]
+        events[-1]["choices"][0]["logprobs"] = {"content": [{"token": said[-1], "logprob": -0.5}]}
+        usage = {"prompt_tokens": 40, "completion_tokens": 3}
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage})
+        lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+        self._send("".join([*lines, "data: [DONE]\n\n"]).encode())
+
+    def _send(self, body: bytes) -> None:
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(body if self.server.body is None else self.server.body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as served:
+        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()
+
+
+def request(question: Question, vision: Vision) -> Request:
+    return Request(build_prompt(NANO, question, [vision]), max_tokens=9)
+
+
+def test_a_prompt_becomes_messages_with_one_picture_a_slice() -> None:
+    vision = make_vision(IMAGES, NANO, kind="video")
+    (message,) = messages_of(build_prompt(NANO, Question("intent"), [vision]))
+    assert message["role"] == "user"
+    *pictures, text = message["content"]
+    assert text == {"type": "text", "text": "What is the wearer doing?"}
+    shades = []
+    for picture in pictures:
+        head, data = picture["image_url"]["url"].split(",")
+        assert head == "data:image/png;base64"
+        with PillowImage.open(io.BytesIO(base64.b64decode(data))) as shown:
+            assert shown.size == (224, 140)
+            shades.append(np.asarray(shown)[0, 0, 0])
+    # The newer frame of each pair.
+    assert shades == [20, 40]
+
+
+def test_a_system_message_stays_one() -> None:
+    text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert [message["role"] for message in messages_of(Prompt((text,)))] == ["system", "user"]
+
+
+def test_questions_are_asked_greedily_and_answered_as_they_come(server: Server) -> None:
+    engine = RemoteEngine(server.address, NANO)
+    picture = make_vision(IMAGES[:1], NANO)
+    with engine.session() as session:
+        asked = [request(Question("ground", "right hand"), picture), request(Question("intent"), picture)]
+        deltas = list(session.ask(asked))
+        texts = ["".join(delta.text for delta in deltas if delta.request == number) for number in (0, 1)]
+        assert texts == ["<|box_start|>(500,500),(750,1000)", "make tea"]
+        assert sorted(delta.request for delta in deltas if delta.finished == "stop") == [0, 1]
+        assert [delta.logprob for delta in deltas if delta.text == "tea"] == [-0.5]
+        assert session.usage(0) == {"prompt_tokens": 40, "completion_tokens": 3}
+        assert session.usage()["prompt_tokens"] == 80
+    for sent in server.asked:
+        assert (sent["model"], sent["temperature"], sent["stream"], sent["max_tokens"]) == (
+            "nano",
+            0.0,
+            True,
+            9,
+        )
+
+
+def test_the_assistant_reads_boxes_and_words_of_a_server(server: Server) -> None:
+    frames = [Frame(image, number / 2, number) for number, image in enumerate(IMAGES)]
+    window = Window((Slice(frames[0], frames[1], 0), Slice(frames[2], frames[3], 1)))
+    with Assistant(RemoteEngine(server.address, NANO)) as assistant:
+        hand, intent = assistant.answer([Question("ground", "right hand"), Question("intent")], window=window)
+    assert [tuple(box) for box in hand.boxes] == [(56.0, 35.0, 84.0, 70.0)]
+    assert intent.text == "make tea"
+
+
+def test_the_command_line_takes_an_address(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PillowImage.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    asked = ["ask", str(tmp_path / "a.png"), "left hand", "--task", "ground", "--engine"]
+    assert cli.call([*asked, server.address, "--served-as", "nano"]) == 0
+    assert "56" in capsys.readouterr().out
+    assert cli.call([*asked, server.address, "--served-as", "other"]) == 1
+    assert "egothinker-v1, nano" in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
+    with pytest.raises(EngineError, match=r"^http://127.0.0.1:9 cannot be reached: .*is the server running"):
+        RemoteEngine("http://127.0.0.1:9/v1", NANO)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (500, b"CUDA\nout of memory", "refused with status 500: CUDA out of memory"),
+        (200, b"data: {broken\n\n", "does not answer as an OpenAI-compatible server"),
+        (200, b'data: {"error": {"message": "too long"}}\n\n', "failed: .*too long"),
+    ],
+)
+def test_wrong_answers_are_told_in_one_line(server: Server, status: int, body: bytes, told: str) -> None:
+    engine = RemoteEngine(server.address, NANO)
+    server.status, server.body = status, body
+    with pytest.raises(EngineError, match=told) as error:
+        list(engine.session().ask([request(Question("intent"), make_vision(IMAGES[:1], NANO))]))
+    assert "\n" not in str(error.value)
+
+
+def test_the_model_has_to_be_named_where_there_are_several(server: Server) -> None:
+    server.models = ["nano", "other"]
+    with pytest.raises(EngineError, match="serves nano, other: name the model"):
+        RemoteEngine(server.address, NANO)
+    assert RemoteEngine(server.address, NANO, model="other").info.name == "other"
+
+
+@pytest.mark.parametrize("address", ["nano", "ftp://there", "http://"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="is no address of a server"):
+        RemoteEngine(address, NANO)

@@ -1,0 +1,282 @@
+"""The Clip tab's server side: watching, asking, the timeline, what is served and what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from zipfile import ZipFile
+
+import av
+import gradio as gr
+import pytest
+from clips import write_clip
+from fakes import FakeEngine
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from egolive.assistant.runtime.engine_lock import SharedEngine
+from egolive.assistant.schema.answers import Answer, Question
+from egolive.demo.clip_jobs import find_when, find_where, length_of, watch_clip, write_evidence
+from egolive.demo.clip_tab import ClipPage
+from egolive.demo.timeline import rows_of, timeline
+from egolive.demo.visitor_clips import Clips, add_clip_routes
+from egolive.streaming.errors import SourceError, UsageError
+from egolive.streaming.frames import Box, Interval
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def test_a_clip_is_watched_to_its_end(clip: Path, out: Path) -> None:
+    times: list[float] = []
+    watched = watch_clip(FakeEngine(), clip, out, most_seconds=60, tell=times.append)
+    assert len(times) == 30
+    assert not watched.cut
+    assert watched.seconds == pytest.approx(3.0, abs=0.1)
+    assert {answer.question.task for answer in watched.answers} == {"intent", "next", "ground"}
+    kinds = [json.loads(line)["type"] for line in (out / "events.jsonl").read_text().splitlines()]
+    assert kinds.count("answer") == len(watched.answers)
+    with av.open(str(out / "overlay.mp4")) as overlay:
+        assert sum(1 for _ in overlay.decode(video=0)) == 30
+        # In one piece: a browser knows its length and can jump.
+        assert overlay.duration == pytest.approx(3.0 * av.time_base, rel=0.1)
+    assert sorted(path.name for path in out.iterdir()) == ["events.jsonl", "overlay.mp4"]
+
+
+def test_no_more_is_watched_than_allowed(clip: Path, out: Path) -> None:
+    watched = watch_clip(FakeEngine(), clip, out, most_seconds=1.0)
+    assert watched.cut
+    assert watched.seconds < 1.0
+    assert max(answer.time for answer in watched.answers) < 1.0
+
+
+def test_watching_can_be_stopped_and_what_was_seen_stays(clip: Path, out: Path) -> None:
+    stop = threading.Event()
+    watched = watch_clip(
+        FakeEngine(),
+        clip,
+        out,
+        most_seconds=60,
+        tell=lambda time: stop.set() if time > 1 else None,
+        stop=stop,
+    )
+    assert watched.cut
+    assert watched.seconds < 3
+    assert (out / "overlay.mp4").exists()
+
+
+def test_when_and_where_are_answered_and_packed_as_evidence(clip: Path, out: Path) -> None:
+    engine = FakeEngine()
+    watched = watch_clip(engine, clip, out, most_seconds=60)
+    when = find_when(engine, watched, " open  the fridge ")
+    assert when.question.phrase == "open the fridge"
+    assert when.intervals == (Interval(0.5, 1.5),)
+    where, frame = find_where(engine, watched, "right hand")
+    assert where.boxes
+    assert frame.time > 2
+    nowhere, first = find_where(engine, watched, "unicorn")
+    assert not nowhere.boxes
+    assert first.time == 0
+    with ZipFile(write_evidence(engine, watched)) as bundle:
+        assert {"engine.json", "asked.json", "events.jsonl", "where.jpg"} == set(bundle.namelist())
+        asked = json.loads(bundle.read("asked.json"))
+    assert [answer["phrase"] for answer in asked] == ["open the fridge", "right hand", "unicorn"]
+    with pytest.raises(UsageError, match="open the fridge"):
+        find_when(engine, watched, "  ")
+
+
+def test_what_is_no_video_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "notes.mp4"
+    path.write_text("not a film")
+    with pytest.raises(SourceError, match="not a video"):
+        length_of(path)
+
+
+def answer(task: Any, time: float, text: str = "", *, phrase: str = "", box: bool = False) -> Answer:
+    boxes = (Box(1, 2, 3, 4, phrase),) if box else ()
+    return Answer(Question(task, phrase), text, time=time, boxes=boxes)
+
+
+def test_the_timeline_merges_what_stays_the_same() -> None:
+    held = "object in the left hand"
+    answers = [
+        answer("intent", 1, "make tea"),
+        answer("intent", 2, "make tea"),
+        answer("intent", 3, "wash up"),
+        answer("ground", 1, phrase=held, box=True),
+        answer("ground", 2, phrase=held),
+        answer("ground", 3, phrase=held, box=True),
+    ]
+    asked = [Answer(Question("when", "pour"), "", intervals=(Interval(1, 2),))]
+    rows = {row.name: [(s.start, s.end, s.text) for s in row.spans] for row in rows_of(answers, asked, 4.0)}
+    assert rows["intent"] == [(1, 3, "make tea"), (3, 4, "wash up")]
+    assert rows["left hand holds"] == [(1, 2, "holds"), (3, 4, "holds")]
+    assert rows["right hand holds"] == []
+    assert rows["when: pour"] == [(1, 2, "1.0 to 2.0 s")]
+
+
+def test_what_a_model_writes_is_never_markup() -> None:
+    bad = "<script>alert(1)</script>\" onclick='x'"
+    markup = timeline(rows_of([answer("intent", 0, bad)], [answer("when", 0, phrase=bad)], 2.0), 2.0)
+    tags: list[tuple[str, set[str]]] = []
+    reader = HTMLParser()
+    reader.handle_starttag = lambda tag, attrs: tags.append((tag, {name for name, _ in attrs}))  # type: ignore[method-assign]
+    reader.feed(markup)
+    assert {tag for tag, _ in tags} == {"div", "span", "button"}
+    assert not [name for _, names in tags for name in names if name.startswith("on")]
+
+
+class Desk:
+    """The tab's functions as one visitor calls them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.uploads = folder / "uploads"
+        self.uploads.mkdir()
+        self.clips = Clips(folder / "clips")
+        self.page = ClipPage(SharedEngine(FakeEngine()), self.clips, self.uploads)
+        app = FastAPI()
+        add_clip_routes(app, self.clips)
+        self.client = TestClient(app)
+
+    def request(self, name: str) -> gr.Request:
+        return gr.Request(SimpleNamespace(), session_hash=name)  # type: ignore[arg-type]
+
+    def upload(self, source: Path) -> str:
+        folder = self.uploads / "0f"
+        folder.mkdir(exist_ok=True)
+        return str(source.rename(folder / source.name))
+
+    def served(self, visitor: str, name: str) -> int:
+        return self.client.get(f"/clip/{self.clips.of(visitor).word}/{name}").status_code
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.client.close()
+
+
+def quiet_progress(*_: object, **__: object) -> None:
+    """In place of Gradio's, which needs a browser."""
+
+
+def test_an_upload_is_taken_watched_asked_about_and_deleted_with_its_visitor(desk: Desk, clip: Path) -> None:
+    ann = desk.request("ann")
+    upload = desk.upload(clip)
+    cleared, told = desk.page.take_upload(upload, ann)
+    assert cleared is None
+    assert "clip.mp4, 2.9 s long" in told
+    assert not Path(upload).exists()
+    told, result, strip, _ = desk.page.watch(ann, quiet_progress)  # type: ignore[arg-type]
+    assert "answers about 2.9 s" in told
+    assert "overlay.mp4" in result
+    assert "make tea" in strip
+    found, strip = desk.page.when("open it", ann)
+    assert "0.5 to 1.5 s" in found
+    assert "when: open it" in strip
+    found, _ = desk.page.where("right hand", ann)
+    assert "where.jpg" in found
+    for name in ("overlay.mp4", "events.jsonl", "evidence.zip", "where.jpg"):
+        assert desk.served("ann", name) == 200
+    folder = desk.clips.of("ann").folder
+    desk.page.leave(ann)
+    assert not folder.exists()
+    assert desk.served("ann", "overlay.mp4") == 404
+
+
+@pytest.mark.parametrize("ends", ["another clip", "the visit"])
+def test_what_is_watched_is_stopped_and_dropped_when_it_is_not_wanted_any_more(
+    desk: Desk, clip: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    ann = desk.request("ann")
+    desk.page.take_upload(desk.upload(clip), ann)
+    visit = desk.clips.of("ann")
+    under_way = threading.Event()
+
+    def seen(*_: object, desc: str = "", **__: object) -> None:
+        if "watched" in desc:
+            under_way.set()
+            # Until it is stopped, so that it is under way when something else comes.
+            assert visit.stop.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(desk.page.watch, ann, seen)  # type: ignore[arg-type]
+        assert under_way.wait(10)
+        # Nothing else of this visitor waits for it.
+        assert "under way" in desk.page.when("open it", ann)[0]
+        assert "under way" in desk.page.watch(ann, quiet_progress)[0]  # type: ignore[arg-type]
+        if ends == "another clip":
+            assert "make_coffee.mp4" in desk.page.take_bundled(ann)
+        else:
+            desk.page.leave(ann)
+        told, *_ = watching.result(10)
+    assert "Another clip" in told
+    assert visit.watched is None
+    assert not visit.folder.exists() or not list(visit.folder.iterdir())
+    if ends == "another clip":
+        assert visit.clip is not None
+        assert visit.clip.name == "make_coffee.mp4"
+
+
+def test_only_results_are_served_and_only_to_whom_they_belong(desk: Desk, clip: Path) -> None:
+    ann, bob = desk.request("ann"), desk.request("bob")
+    desk.page.take_upload(desk.upload(clip), ann)
+    visit = desk.clips.of("ann")
+    assert visit.clip is not None
+    (visit.folder / "secret.txt").write_text("x")
+    for name in ("clip.mp4", "secret.txt", "..%2f..%2fsecret.txt", "%2e%2e/events.jsonl"):
+        assert desk.served("ann", name) == 404
+    for word in ("..", "%2e%2e", visit.word + "/..", "ann"):
+        assert desk.client.get(f"/clip/{word}/overlay.mp4").status_code == 404
+    told, *_ = desk.page.watch(bob, quiet_progress)  # type: ignore[arg-type]
+    assert "Bring a clip first" in told
+    assert "Watch a clip first" in desk.page.when("open it", bob)[0]
+
+
+def test_a_file_from_elsewhere_is_not_taken(desk: Desk, clip: Path) -> None:
+    os.link(clip, desk.uploads.parent / "other.mp4")
+    for path in (clip, desk.uploads / ".." / "other.mp4", desk.uploads / "gone.mp4"):
+        _, told = desk.page.take_upload(str(path), desk.request("ann"))
+        assert "upload it again" in told
+    assert clip.exists()
+
+
+def test_an_upload_of_a_visitor_who_has_left_is_not_kept(desk: Desk, clip: Path) -> None:
+    ann = desk.request("ann")
+    shutil.rmtree(desk.clips.of("ann").folder)
+    upload = desk.upload(clip)
+    _, told = desk.page.take_upload(upload, ann)
+    assert "page was closed" in told
+    assert not Path(upload).exists()
+
+
+def test_an_upload_that_is_no_video_is_told_and_leaves_nothing(desk: Desk, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.mp4"
+    notes.write_text("<b>not a film</b>")
+    _, told = desk.page.take_upload(desk.upload(notes), desk.request("ann"))
+    assert "notes.mp4" in told
+    assert "not a video" in told
+    assert str(tmp_path) not in told
+    assert not list(desk.clips.of("ann").folder.iterdir())
+
+
+def test_the_bundled_clip_is_there(desk: Desk) -> None:
+    assert "make_coffee.mp4" in desk.page.take_bundled(desk.request("ann"))

@@ -1,0 +1,1 @@
+"""The ablation of GRPO against SFT on the same rows."""

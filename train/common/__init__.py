@@ -1,0 +1,1 @@
+"""What all kinds of training share: recipes, run folders, the loop, plots, cards."""

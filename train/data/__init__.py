@@ -1,0 +1,1 @@
+"""Rows of training and evaluation data, and the readers of published data sets."""

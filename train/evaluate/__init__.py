@@ -1,0 +1,1 @@
+"""Evaluation: questions with known answers, scores, intervals, comparisons."""

@@ -1,0 +1,1 @@
+"""The bundled small model: architecture, losses, and its training from random weights."""

@@ -1,0 +1,1 @@
+"""Rendering of simulated frames with their ground truth."""

@@ -1,0 +1,1 @@
+"""Objects of the simulator: kinds, appearance and sprites."""

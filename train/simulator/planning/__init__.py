@@ -1,0 +1,1 @@
+"""Goals, steps and timelines of simulated episodes."""
