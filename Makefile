@@ -30,6 +30,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # The documentation, into build/docs. Its packages have an environment and a lock of their own, so that `make run`
@@ -75,4 +76,4 @@ lock: $(UV)
 	  --python-version 3.11 --group docs --constraint requirements.lock -o docs/requirements.lock
 
 clean:
-	rm -rf .venv .venv-docs .uv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs .uv build out *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
