@@ -19,10 +19,10 @@ from PIL import Image as PillowImage
 from scripted import PATIENCE, Scripted, tenths
 
 import egolive
-from egolive.assistant.carrying import Carrier
+from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.stream import questions_of
 from egolive.streaming.errors import EngineError, SourceError
-from egolive.streaming.writer import VideoWriter
+from egolive.streaming.video_writer import VideoWriter
 
 
 def our_threads() -> list[str]:
@@ -405,7 +405,7 @@ def test_settings_that_cannot_work_are_refused_at_once(
 
 
 def test_a_score_that_nobody_told_stays_unknown_while_the_box_is_carried() -> None:
-    carrier = Carrier()
+    carrier = BoxTracker()
     texture = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     box = egolive.Box(40, 30, 90, 70, "left hand")
     found = egolive.Answer(egolive.Question("ground", "left hand"), "left hand", boxes=(box,))
