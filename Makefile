@@ -39,7 +39,7 @@ docs: $(UV)
 	test -d .venv-docs || $(UV) venv --quiet --python $(PYTHON) .venv-docs
 	$(UV) pip sync --quiet --python .venv-docs requirements.lock docs/requirements.lock
 	$(UV) pip install --quiet --python .venv-docs --no-deps --reinstall-package egolive -e .
-	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --nitpicky -q docs build/docs
+	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env -q docs build/docs
 	@echo "wrote build/docs/index.html"
 
 format: setup
