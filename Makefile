@@ -14,7 +14,7 @@ $(UV):
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
 
-.venv/.ready: $(UV) requirements.lock pyproject.toml $(wildcard */*.py) $(wildcard */*/*.py)
+.venv/.ready: $(UV) requirements.lock pyproject.toml $(wildcard */*.py */*/*.py */*/*/*.py)
 	test -d .venv || $(UV) venv --quiet --python $(PYTHON) .venv
 	test -f .venv/.locked && cmp -s requirements.lock .venv/.locked || $(UV) pip sync --quiet --compile-bytecode --python .venv requirements.lock
 	cp requirements.lock .venv/.locked
