@@ -486,10 +486,14 @@ def model_card(work: Workspace) -> dict[str, Any]:
     """README.md of a model: its head, and the table that `evaluate --card` writes, with its heading."""
     text = (work.evaluated[2] / "README.md").read_text(encoding="utf-8")
     _, head, body = text.split("---\n", 2)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in body.splitlines() if line[:1] == "|"]
+    # What is above the last table, and the table.
+    lines = body.splitlines()
+    last = max(number for number, line in enumerate(lines[1:], 1) if line[:1] == "|" != lines[number - 1][:1])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[last:] if line[:1] == "|"]
     return {
         "head": yaml.safe_load(head),
-        "heading": [line for line in body.split("\n| ")[0].splitlines() if line.startswith("#")][-1],
+        "heading": [line for line in lines[:last] if line.startswith("#")][-1],
+        "tables": sum(line.startswith("| ---") for line in lines),
         "columns": rows[0],
         "measures": [row[0] for row in rows[2:]],
     }
@@ -532,6 +536,7 @@ def exit_codes(work: Workspace) -> dict[str, Any]:
     found = {
         "--version": work.call("--version").code,
         "run, a file that is not there": work.call("run", work.folder / "nothing.mp4").code,
+        "run, a value that cannot be": work.call("run", "--fps", 0).code,
         "run, an option that is not there": work.call("run", "--bogus").code,
         "a command that is not there": work.call("bogus").code,
     }
