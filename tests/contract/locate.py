@@ -14,24 +14,24 @@ from typing import Any
 from cyclopts import App
 
 RECIPES = {
-    "sft, new model": "egolive.train.recipe:Recipe",
-    "sft, new model: tower": "egolive.train.recipe:Phase",
-    "sft, new model: answers": "egolive.train.recipe:AnswerPhase",
-    "sft, checkpoint": "egolive.train.trainer_recipe:CheckpointRecipe",
-    "grpo": "egolive.train.trainer_recipe:GrpoRecipe",
-    "rates": "egolive.train.trainer_recipe:Rates",
-    "lora": "egolive.train.trainer_recipe:Lora",
-    "simulator": "egolive.train.trainer_recipe:SimulatorShares",
-    "ablation": "egolive.train.ablation_recipe:AblationRecipe",
+    "sft, new model": "egolive.train.common.recipe:Recipe",
+    "sft, new model: tower": "egolive.train.common.recipe:Phase",
+    "sft, new model: answers": "egolive.train.common.recipe:AnswerPhase",
+    "sft, checkpoint": "egolive.train.common.trainer_recipe:CheckpointRecipe",
+    "grpo": "egolive.train.common.trainer_recipe:GrpoRecipe",
+    "rates": "egolive.train.common.trainer_recipe:Rates",
+    "lora": "egolive.train.common.trainer_recipe:Lora",
+    "simulator": "egolive.train.common.trainer_recipe:SimulatorShares",
+    "ablation": "egolive.train.ablation.ablation_recipe:AblationRecipe",
 }
 """The settings of each kind of recipe."""
-PROFILE = "egolive.assistant.profiles:Profile"
-PROFILES = "egolive.assistant.profiles:PROFILES"
-ANSWER = "egolive.assistant.answers:Answer"
+PROFILE = "egolive.assistant.schema.profiles:Profile"
+PROFILES = "egolive.assistant.schema.profiles:PROFILES"
+ANSWER = "egolive.assistant.schema.answers:Answer"
 """Has the statuses of an answer as the type of its field `status`."""
-BAG_BASELINE = "egolive.train.evaluate:training_bags"
+BAG_BASELINE = "egolive.train.evaluate.evaluate:training_bags"
 """Renders 300 episodes unless told `episodes`; the contract tests have no time for that."""
-FAULTS = ("egolive.benchmarks.soak:stream_faults", "egolive.benchmarks.soak:process_faults")
+FAULTS = ("egolive.benchmarks.robustness.soak:stream_faults", "egolive.benchmarks.robustness.soak:process_faults")
 """Each yields one fault after the other; the contract tests take the first of the first."""
 
 
