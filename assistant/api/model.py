@@ -460,7 +460,8 @@ def _media(media: Media) -> Picture | Video:
         )
     if not media:
         raise ConfigError("a video of no frames was given; give at least one picture")
-    return [item.image if isinstance(item, Frame) else item for item in media]
+    items = cast("Sequence[Picture | Frame]", media)
+    return [item.image if isinstance(item, Frame) else item for item in items]
 
 
 def _as_video(media: Picture | Video, clip: ClipOptions) -> Video | None:
