@@ -14,7 +14,7 @@ $(UV):
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
 
-.venv/.ready: $(UV) requirements.lock pyproject.toml $(wildcard */*.py) $(wildcard */*/*.py)
+.venv/.ready: $(UV) requirements.lock pyproject.toml $(wildcard */*.py */*/*.py */*/*/*.py)
 	test -d .venv || $(UV) venv --quiet --python $(PYTHON) .venv
 	test -f .venv/.locked && cmp -s requirements.lock .venv/.locked || $(UV) pip sync --quiet --compile-bytecode --python .venv requirements.lock
 	cp requirements.lock .venv/.locked
@@ -30,6 +30,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # The documentation, into build/docs. Its packages have an environment and a lock of their own, so that `make run`
@@ -38,7 +39,7 @@ docs: $(UV)
 	test -d .venv-docs || $(UV) venv --quiet --python $(PYTHON) .venv-docs
 	$(UV) pip sync --quiet --python .venv-docs requirements.lock docs/requirements.lock
 	$(UV) pip install --quiet --python .venv-docs --no-deps --reinstall-package egolive -e .
-	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --nitpicky -q docs build/docs
+	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env -q docs build/docs
 	@echo "wrote build/docs/index.html"
 
 format: setup
@@ -75,4 +76,4 @@ lock: $(UV)
 	  --python-version 3.11 --group docs --constraint requirements.lock -o docs/requirements.lock
 
 clean:
-	rm -rf .venv .venv-docs .uv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs .uv build out *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

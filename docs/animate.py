@@ -31,16 +31,15 @@ def animate(video: Path, out: Path, *, start: float, seconds: float, fps: float)
             if frame.time is not None and frame.time >= start + len(frames) / fps:
                 frames.append(frame.to_image())
     out.parent.mkdir(parents=True, exist_ok=True)
+    milliseconds = round(1000 / fps)
     frames[0].save(
-        out, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, quality=70, method=6
+        out, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, quality=70, method=6
     )
     return out.stat().st_size
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Turn a part of a video into an animated WebP.")
     parser.add_argument("video", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", type=float, default=1.0)

@@ -22,11 +22,12 @@ extensions = [
 ]
 
 # Markdown: links to headings of other pages are checked, too.
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 3
 
 # Help texts of the command line mark code with single backticks.
 default_role = "code"
+smartquotes = False
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
@@ -34,8 +35,11 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
 
-# Types of other packages; their own pages are not reached from here.
-nitpick_ignore_regex = [("py:.*", r"(?!egolive).*")]
+# Types of other packages, and those of egolive's own that stand in signatures but are not public.
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!egolive\.).*"),
+    ("py:class", r"egolive\..*\.(Clock|EngineInfo|Pixels|Profile)"),
+]
 
 html_theme = "furo"
 html_title = f"egolive {release}"

@@ -87,19 +87,21 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is used for the first time (PEP 562)."""
-    value: object
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:
+    # Type checkers would take any name for one of this module.
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is used for the first time (PEP 562)."""
+        value: object
+        if name == "__version__":
+            from importlib.metadata import version
 
-        value = version("egolive")
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+            value = version("egolive")
+        elif name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -119,7 +119,7 @@ class FrameResult:
         none.
         """
         return tuple(
-            TrackedBox(*box, label=box.label, score=box.score, age=self._age_of(answer))
+            TrackedBox(box.x1, box.y1, box.x2, box.y2, box.label, box.score, self._age_of(answer))
             for answer in self._answers
             if answer.question.task == "ground"
             for box in answer.boxes

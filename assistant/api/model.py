@@ -344,7 +344,7 @@ class Model:
                 is tried again only if it was opened so.
             tasks: What is asked again and again: "intent", "next", "hands", "objects" (in the hands); a text
                 that ends with a question mark is a question about the last seconds, any other text a thing
-                to find; or `Question`s.
+                to find; or `Question` objects.
             fps: Frames a second that the model sees; the model's own rate without it.
             slices: Pairs of frames in a full window; the model's own number without it.
             every: Pairs of frames from one question about the window to the next; 2 without it, for a
@@ -460,7 +460,8 @@ def _media(media: Media) -> Picture | Video:
         )
     if not media:
         raise ConfigError("a video of no frames was given; give at least one picture")
-    return [item.image if isinstance(item, Frame) else item for item in media]
+    items = cast("Sequence[Picture | Frame]", media)
+    return [item.image if isinstance(item, Frame) else item for item in items]
 
 
 def _as_video(media: Picture | Video, clip: ClipOptions) -> Video | None:

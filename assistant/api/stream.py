@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
-from egolive.assistant.schema.answers import Answer, Question
+from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine
 from egolive.frame_result import FrameResult
 from egolive.streaming.clock import MonotonicClock
@@ -87,8 +87,8 @@ def questions_of(tasks: str | Question | Iterable[str | Question], *, think: boo
         if not isinstance(task, str) or not task.strip():
             raise ConfigError(f"a task is a name, a thing to find, or a question, got {task!r}")
         words = task.strip()
-        if words == "intent" or words == "next":
-            questions.append(Question(words, think=think))
+        if words in ("intent", "next"):
+            questions.append(Question(cast("Task", words), think=think))
         elif words.endswith("?"):
             questions.append(Question("ask", words, think))
         else:
@@ -155,7 +155,8 @@ class Stream:
     those before it that you were too slow for do not.
 
     The threads start with the first result. They end with the stream, an error, `close`, the end of a `with`,
-    or when nothing refers to the stream any more, as after a `for` loop that was left.
+    or when nothing refers to the stream any more, as after a `for` loop that was left; a debugger or notebook
+    that keeps a traceback refers to it, a `with` ends them there too.
 
     Example:
         >>> import egolive
@@ -194,9 +195,9 @@ class Stream:
         return self
 
     def __next__(self) -> FrameResult:
-        if self._ending.alive and self._assistant is None:
-            self._start()
         try:
+            if self._ending.alive and self._assistant is None:
+                self._start()
             result = self._handover.pull()
         except BaseException:
             self.close()

@@ -118,8 +118,9 @@ def is_lost(answer: Answer) -> bool:
 
 
 def _box(track: Track) -> Box:
-    score = 1.0 if track.found.score is None else track.found.score
-    return replace(track.box, score=score * track.confidence)
+    score = track.found.score
+    # A score that nobody told is not 1: it stays unknown.
+    return replace(track.box, score=None if score is None else score * track.confidence)
 
 
 def _apart(held: Track, hand: Track) -> float:

@@ -8,8 +8,9 @@ import sys
 
 import egolive
 
-question = {"type": "text", "text": "What is the wearer doing?"}
-chats = [[{"role": "user", "content": [{"type": "video", "video": clip}, question]}] for clip in sys.argv[1:]]
+text = {"type": "text", "text": "What is the wearer doing?"}
+videos = [{"type": "video", "video": clip, "nframes": 8} for clip in sys.argv[1:]]
+chats = [[{"role": "user", "content": [video, text]}] for video in videos]
 with egolive.load_model("nano") as model:
     for clip, answer in zip(sys.argv[1:], model.ask(chats), strict=True):
         print(json.dumps({"clip": clip, "text": answer.text}))

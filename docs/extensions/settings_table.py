@@ -42,14 +42,10 @@ class SettingsTable(SphinxDirective):
 def _default(parameter: inspect.Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return "must be given"
-    # A factory's product is not in the signature: it is an empty list, or told in the meaning.
-    return (
-        ""
-        if "factory" in str(parameter.default)
-        else f"``{parameter.default}``"
-        if parameter.default != ""
-        else '``""``'
-    )
+    if "factory" in str(parameter.default):
+        # What it makes is not in the signature: an empty list, or told in the meaning.
+        return ""
+    return f"``{parameter.default!r}``" if parameter.default == "" else f"``{parameter.default}``"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def test_a_list_of_frames_is_a_video(
         "arrays": [pixels, PillowImage.fromarray(pixels), pixels, pixels],
         "array": np.stack([pixels] * 4),
     }
-    for asked in ({"question": "What is done?"}, {"task": "intent"}):
+    questions: list[dict[str, Any]] = [{"question": "What is done?"}, {"task": "intent"}]
+    for asked in questions:
         model.ask(forms[form], **asked)
         (vision,) = seen(engine)
         assert (vision.kind, len(vision.frames)) == ("video", 4)
@@ -179,7 +180,7 @@ def test_what_would_have_no_effect_or_no_sense_is_refused(
 def test_media_that_cannot_be_seen_are_refused(
     model: egolive.Model, video: Path, pixels: Image, media: Any, arguments: dict[str, Any], expected: str
 ) -> None:
-    named = {"VIDEO": video, "FRAMES": [pixels, pixels]}
+    named: dict[str, Any] = {"VIDEO": video, "FRAMES": [pixels, pixels]}
     shown = named[media] if isinstance(media, str) else media
     with pytest.raises(egolive.ConfigError, match=expected):
         model.ask(shown, "What?", **arguments)
@@ -187,7 +188,8 @@ def test_media_that_cannot_be_seen_are_refused(
 
 def test_messages_bring_their_own_settings(model: egolive.Model) -> None:
     messages: Any = [{"role": "user", "content": "Who are you?"}]
-    for name, value in {"task": "ground", "start": 1.0, "system": "x", "paper_prompt": True}.items():
+    settings: dict[str, Any] = {"task": "ground", "start": 1.0, "system": "x", "paper_prompt": True}
+    for name, value in settings.items():
         with pytest.raises(egolive.ConfigError, match=f"leave out {name}"):
             model.ask(messages, **{name: value})
     with pytest.raises(egolive.ConfigError, match="leave out a question beside them"):
