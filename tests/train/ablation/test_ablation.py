@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +227,11 @@ def test_the_recipe_that_comes_with_the_package_is_read_and_a_wrong_one_refused(
     recipe = load_ablation_recipe("nano-ablation")
     assert recipe.seeds == 3
     assert recipe.grpo.rates.text > 0
-    text = (Path(ablation_runs.__file__).parent / "recipes" / "nano-ablation.yaml").read_text()
+    text = (files("egolive.train") / "recipes" / "nano-ablation.yaml").read_text()
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text.replace("    live: 1.0", "    boxes: 0.5"))
     with pytest.raises(ConfigError, match="boxes alone"):
         load_ablation_recipe(str(wrong))
     wrong.write_text(text.replace("    live: 1.0", "    lively: 1.0"))
-    with pytest.raises(ConfigError, match=r"grpo: simulator: unknown key 'lively'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'grpo.simulator.lively'; did you mean 'live'"):
         load_ablation_recipe(str(wrong))
