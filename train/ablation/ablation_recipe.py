@@ -23,7 +23,7 @@ class AblationRecipe:
     """Checkpoint whose tower stands still throughout: nano, or a folder."""
     data: Path
     """Folder of simulated episodes for training; made first if it is not there."""
-    episodes: Annotated[int, Field(ge=2)]
+    episodes: Count
     """Training episodes."""
     out: Path
     """Where tokens, runs, results, the table and the plot go."""
