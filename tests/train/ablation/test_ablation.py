@@ -18,7 +18,8 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.schema.profiles import NANO
 from egolive.streaming.errors import ConfigError
-from egolive.train.ablation import ablation_report, ablation_runs
+from egolive.train.ablation import ablation as ablation_module
+from egolive.train.ablation import ablation_report
 from egolive.train.ablation.ablation import run_ablation
 from egolive.train.ablation.ablation_questions import answer_questions, encode_questions, stored_questions
 from egolive.train.ablation.ablation_recipe import AblationRecipe, load_ablation_recipe
@@ -194,10 +195,10 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     for name in ("tokens", "questions"):
         (tmp_path / name).symlink_to(folder / name)
     # The episodes are smaller than the real ones, which it would make itself.
-    monkeypatch.setattr(ablation_runs, "simulate", lambda *_, **__: None)
+    monkeypatch.setattr(ablation_module, "simulate", lambda *_, **__: None)
     monkeypatch.setattr(ablation_report, "DRAWS", 20)
     monkeypatch.setattr(SimulatedData, "split", lambda self, share: (self, self))
-    measured = ablation_runs.Bench.measured
+    measured = ablation_module.Bench.measured
     broken = ConfigError("the power went")
 
     def cut(self: Any, way: str, *args: Any, **settings: Any) -> Run:
@@ -205,10 +206,10 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
             raise broken
         return measured(self, way, *args, **settings)
 
-    monkeypatch.setattr(ablation_runs.Bench, "measured", cut)
+    monkeypatch.setattr(ablation_module.Bench, "measured", cut)
     with pytest.raises(ConfigError, match="the power went"):
         run_ablation(recipe)
-    monkeypatch.setattr(ablation_runs.Bench, "measured", measured)
+    monkeypatch.setattr(ablation_module.Bench, "measured", measured)
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model/model.safetensors")}
     assert {path.parts[-3] for path in done} == {"start-0", "grpo-0", "sft-0"}
     table = run_ablation(recipe).read_text()
