@@ -30,7 +30,7 @@ from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image, Slice, Window
 from egolive.train.common.model_card import add_measurements, check_card
 from egolive.train.data.questions import HANDS, window_questions
-from egolive.train.data.row_media import Sampling
+from egolive.train.data.row_media import FrameSampling
 from egolive.train.evaluate.compare_results import compare_records, comparison_table
 from egolive.train.evaluate.episode_scores import record, report, scores_of
 from egolive.train.evaluate.evaluate_rows import FileOptions, evaluate_file
@@ -134,7 +134,7 @@ def evaluate(
                 limit=limit,
                 think=think,
                 grammar=grammar,
-                frames=Sampling(fps=fps, max_frames=max_frames, min_frames=min(4, max_frames)),
+                frames=FrameSampling(fps=fps, max_frames=max_frames, min_frames=min(4, max_frames)),
                 seed=seed,
             )
             figures, left_out = evaluate_file(engine, asked, model, samples, progress)

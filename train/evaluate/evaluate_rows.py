@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from egolive.assistant.generation.generate import GenerationRequest, generate_answers
-from egolive.assistant.generation.generate import Sampling as TokenSampling
+from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.prompts.prompts import Message, build_prompt, chat_prompt, uses_thinking
 from egolive.assistant.schema.answers import Question
@@ -21,7 +20,7 @@ from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import DataError
 from egolive.train.data.row_files import RowMix, mix_rows
-from egolive.train.data.row_media import Sampling, Shown, show
+from egolive.train.data.row_media import FrameSampling, Shown, show
 from egolive.train.data.rows import RowError, Tally
 from egolive.train.evaluate.examples import Example, examples_in
 from egolive.train.evaluate.figures import Figures
@@ -40,7 +39,7 @@ class FileOptions:
     limit: int | None
     think: bool
     grammar: bool
-    frames: Sampling
+    frames: FrameSampling
     seed: int
 
 
@@ -95,7 +94,7 @@ def ask_examples(
     media: Path,
     think: bool = False,
     grammar: bool = True,
-    sampling: Sampling | None = None,
+    sampling: FrameSampling | None = None,
 ) -> Iterator[list[Record]]:
     """Ask about examples; those that show the same and follow each other are asked together.
 
@@ -129,7 +128,7 @@ def ask_examples(
                 continue
             session.forget()
             answers = dict(
-                generate_answers(session, jobs, profile, TokenSampling(), MonotonicClock(), matchers=matchers)
+                generate_answers(session, jobs, profile, Sampling(), MonotonicClock(), matchers=matchers)
             )
             tally.good += len(asked)
             yield [

@@ -15,7 +15,7 @@ from egolive.train.common.hub import upload
 from egolive.train.common.model_card import write_tuned_card
 from egolive.train.common.plots import plot_curves
 from egolive.train.common.run_folder import plain
-from egolive.train.common.trainer_recipe import GrpoRecipe, Shared
+from egolive.train.common.trainer_recipe import GrpoRecipe, TrainerRecipe
 from egolive.train.common.training_clock import seconds_of, spoken
 from egolive.train.finetune.trainers import Loaded
 
@@ -34,7 +34,7 @@ CURVES = {
 def finish(
     trainer: Trainer,
     loaded: Loaded,
-    recipe: Shared,
+    recipe: TrainerRecipe,
     out: Path,
     *,
     command: str,

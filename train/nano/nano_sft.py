@@ -25,14 +25,13 @@ from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.prompts.prompts import build_prompt
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import NANO, save_profile
-from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Interval
 from egolive.train.common.hub import check_loggers, upload
 from egolive.train.common.loop import fit
 from egolive.train.common.model_card import write_card
 from egolive.train.common.plots import plot_history
 from egolive.train.common.processes import part_of, together
-from egolive.train.common.recipe import NEW_NANO, AnswerPhase, Recipe
+from egolive.train.common.recipe import AnswerPhase, Recipe
 from egolive.train.common.run_folder import first_process, keep_settings, plain
 from egolive.train.common.training_clock import seconds_of, spoken
 from egolive.train.data.simulated_data import Clip, SimulatedData, load_simulated
@@ -62,8 +61,6 @@ def run_recipe(
         ConfigError: steps that cannot be cut over the processes, a logger that is not there, or a folder
             that holds a run by other settings or on other data.
     """
-    if recipe.base != NEW_NANO:
-        raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
     for phase in (recipe.tower, *rounds(recipe).values()):
         part_of(phase.batch)
     part_of(recipe.windows)

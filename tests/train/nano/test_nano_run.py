@@ -299,12 +299,6 @@ def test_windows_that_decide_the_next_step_come_as_often_as_is_asked(
         assert sum(asked) >= least
 
 
-def test_a_base_that_cannot_be_trained_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    other = Recipe(data=recipe.data, episodes=3, tower=PHASE, answers=PHASE, base="hyf015/EgoThinker-v1")
-    with pytest.raises(ConfigError, match="cannot be trained yet"):
-        sft.run_recipe(other, tmp_path)
-
-
 def test_folders_without_enough_episodes_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no simulated episodes"):
         load_simulated(tmp_path, height=HEIGHT, width=WIDTH)
