@@ -13,6 +13,7 @@ import process_state
 import pytest
 import torch
 from checkpoints import TEXT, VISION, make_checkpoint
+from examples import register_profiles
 from PIL import Image as PillowImage
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
@@ -22,6 +23,8 @@ from egolive.streaming.video_writer import VideoWriter
 # Taken before any test loads a model and so puts our rule in its place.
 STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
 
+
+register_profiles()
 
 BEFORE = process_state.snapshot()
 

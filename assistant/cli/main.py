@@ -144,7 +144,11 @@ bench.command(
     name="soak",
     help="Hours of stream, and all that goes wrong in a day.",
 )
-bench.command("egolive.benchmarks.robustness.fuzz:fuzz", name="fuzz", help="Spoilt input of every kind.")
+bench.command(
+    "egolive.benchmarks.robustness.fuzz:fuzz",
+    name="fuzz",
+    help="Removed; see `make robustness` in a source tree.",
+)
 bench.command(
     "egolive.benchmarks.cost.overhead:overhead",
     name="overhead",
