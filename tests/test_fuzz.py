@@ -11,7 +11,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egolive.assistant.replaying import settings_of as settings_of_recording
@@ -28,9 +29,6 @@ from egolive.streaming.recording import Recording
 from egolive.streaming.video import without_password
 
 Feed = Callable[[Random], object]
-FEW = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +42,10 @@ def test_every_target_has_a_share(targets: Mapping[str, Feed]) -> None:
     assert sum(SHARES.values()) == pytest.approx(1)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", [name for name in SHARES if name not in ("parser", "route")])
 def test_bad_input_is_refused_in_one_line_or_taken(targets: Mapping[str, Feed], name: str) -> None:
-    @FEW
+    @few(25)
     @given(st.randoms(use_true_random=False))
     def spoil(random: Random) -> None:
         with suppress(EgoliveError):
