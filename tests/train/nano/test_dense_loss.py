@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -50,7 +51,7 @@ sides = st.tuples(st.floats(0, 0.97), st.floats(0, 0.97), st.floats(0.004, 1), s
 rects = sides.map(lambda s: (s[0], s[1], min(1.0, s[0] + s[2]), min(1.0, s[1] + s[3])))
 
 
-@settings(max_examples=50, deadline=None)
+@few(50)
 @given(st.lists(st.dictionaries(st.sampled_from(LETTERS), rects), min_size=1, max_size=3))
 def test_heads_that_say_the_truth_give_back_every_box_and_lose_nothing(
     pictures: list[dict[str, Rect]],
