@@ -31,7 +31,10 @@ ANSWER = "egolive.assistant.schema.answers:Answer"
 """Has the statuses of an answer as the type of its field `status`."""
 BAG_BASELINE = "egolive.train.evaluate.evaluate:training_bags"
 """Renders 300 episodes unless told `episodes`; the contract tests have no time for that."""
-FAULTS = ("egolive.benchmarks.robustness.soak:stream_faults", "egolive.benchmarks.robustness.soak:process_faults")
+FAULTS = (
+    "egolive.benchmarks.robustness.soak:stream_faults",
+    "egolive.benchmarks.robustness.soak:process_faults",
+)
 """Each yields one fault after the other; the contract tests take the first of the first."""
 
 
