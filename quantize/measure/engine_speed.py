@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,8 +136,8 @@ def time_engine(
         layout = lay_out(build_prompt(engine.profile, Question("intent"), [vision]), engine.tokenizer)
         prompt = embeddings_of(layout, tower, decoder, engine.preprocessor), layout.positions
         spent = timed(
-            lambda prompt=prompt: decoder.forward([ForwardInput(decoder.new_cache(), *prompt)]), device
-        )  # type: ignore[misc]
+            partial(lambda read: decoder.forward([ForwardInput(decoder.new_cache(), *read)]), prompt), device
+        )
         prefill.append((count, len(layout), spent))
     cache = decoder.new_cache()
     decoder.forward([ForwardInput(cache, *prompt)])

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from contract import observe
 from contract.shapes import extended, lost, missing
 
+_WIDTH = 200
+
 
 def added(frozen: Any, now: Any) -> Any:
     """The frozen values with those keys and items that are new."""
@@ -33,6 +35,18 @@ def added(frozen: Any, now: Any) -> Any:
     ):
         return frozen + [one for one in now if one not in frozen]
     return frozen
+
+
+def text_of(value: Any, indent: str = "") -> str:
+    """JSON in which whatever fits stands in one line."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not value or not isinstance(value, dict | list) or len(indent) + len(line) <= _WIDTH:
+        return line
+    deeper = f"{indent} "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {text_of(one, deeper)}" for key, one in value.items()]
+        return "{\n" + ",\n".join(deeper + item for item in items) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(deeper + text_of(one, deeper) for one in value) + f"\n{indent}]"
 
 
 def save_recording(folder: Path) -> None:
@@ -72,7 +86,7 @@ def main() -> int:
             else:
                 told += [f"{name}: {line}" for line in lost(frozen, now)]
                 kept = added(frozen, now)
-            path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(f"{text_of(kept)}\n", encoding="utf-8")
         save_recording(Path(folder) / "saved")
     sys.stdout.write("".join(f"{line}\n" for line in told) + f"{observe.FROZEN}: written\n")
     return int(bool(told))

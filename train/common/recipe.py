@@ -39,7 +39,7 @@ __all__ = [
     "validate",
 ]
 
-NEW_NANO = "new-nano"
+NEW_NANO: Literal["new-nano"] = "new-nano"
 """The base of a recipe that starts from random nano weights."""
 
 STRICT = ConfigDict(strict=True, extra="forbid")
