@@ -26,7 +26,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Image, Slice, Window
-from egolive.streaming.pipeline.frame_sampling import FrameSampler
+from egolive.streaming.pipeline.windowing import FrameSampler
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.rgb import RgbConverter
 from egolive.streaming.sources.source import Source

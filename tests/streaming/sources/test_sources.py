@@ -15,9 +15,9 @@ from paths import REAL, needs_real, real_files
 
 from egolive.streaming import Frame, VideoWriter, VirtualClock, open_source
 from egolive.streaming.errors import ConfigError, SourceError, SourceLost
-from egolive.streaming.sources.playback import Looped, Paced
 from egolive.streaming.sources.rgb import RgbConverter, upright
 from egolive.streaming.sources.video import Video, without_password
+from egolive.streaming.sources.wrappers import Looped, Paced
 
 CODEC = REAL / "video" / "codec"
 CLIPS = real_files("video")
