@@ -1,9 +1,9 @@
-"""`egolive train ablation`: what further rows of grounding do to a model, learned by SFT or by GRPO.
+"""`egolive train ablation`: compares further training on grounding by SFT and by GRPO.
 
     egolive train ablation nano-ablation
 
 One start, from SFT on reasoning with few boxes; from it, for each seed, the same rows of boxes by GRPO, by
-SFT, and by SFT with further rows for as long as GRPO took. The tower stands still and its tokens are kept on
+SFT, and by SFT with further rows for as long as GRPO took. The tower is frozen and its tokens are kept on
 disk. Every model is asked the same test questions. What is done already is not done again, a run that was
 interrupted goes on from its last checkpoint, and the table and the plot are written anew after every seed.
 """
@@ -33,7 +33,7 @@ from egolive.train.common.recipe import Phase
 from egolive.train.common.run_folder import keep_settings, plain
 from egolive.train.common.trainer_recipe import SimulatorShares
 from egolive.train.data.simulated_data import SimulatedData, load_simulated
-from egolive.train.evaluate.result_files import Results, stamp_of
+from egolive.train.evaluate.result_files import Results, model_stamp
 from egolive.train.finetune.grpo import trainer_for
 from egolive.train.finetune.trainers import load_for_training
 from egolive.train.finetune.window_processor import WindowProcessor
@@ -42,7 +42,7 @@ from egolive.train.nano.nano_model import HEIGHT, WIDTH
 from egolive.train.nano.tower_training import Tower
 from egolive.train.simulator.write import LOOK, simulate
 
-__all__ = ["Bench", "prepare", "run_ablation"]
+__all__ = ["AblationRuns", "prepare", "run_ablation"]
 
 QUESTION_SEED = 0
 """Of the test episodes: those of `egolive evaluate`."""
@@ -63,7 +63,7 @@ def run_ablation(recipe: AblationRecipe) -> Path:
     return table
 
 
-def prepare(recipe: AblationRecipe) -> Bench:
+def prepare(recipe: AblationRecipe) -> AblationRuns:
     """Simulate and encode what is missing: training episodes and test questions.
 
     Raises:
@@ -84,12 +84,12 @@ def prepare(recipe: AblationRecipe) -> Bench:
         slices=recipe.slices,
     )
     train, held_out = data.split(SimulatorShares(episodes=recipe.episodes).held_out)
-    return Bench(recipe, train, held_out)
+    return AblationRuns(recipe, train, held_out)
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What all runs share."""
+class AblationRuns:
+    """What all runs of the ablation share."""
 
     recipe: AblationRecipe
     train: SimulatedData
@@ -162,7 +162,7 @@ class Bench:
             folder, image_token=model.config.image_token_id, video_token=model.config.video_token_id
         )
         parts = list(stored_questions(recipe.out / "questions", recipe.questions))
-        asked = {"questions": recipe.questions, "slices": recipe.slices, **stamp_of(str(folder))}
+        asked = {"questions": recipe.questions, "slices": recipe.slices, **model_stamp(str(folder))}
         results = Results(recipe.out / f"{way}-{seed}.jsonl", asked, whole="batch")
         answer_questions(model, tokenizer, parts, results, description=f"asking {way} {seed}")
         results.close()

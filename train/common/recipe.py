@@ -69,7 +69,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class AnswerPhase(Phase):
-    """One pass over the text part."""
+    """One pass of training the text decoder."""
 
     ahead: Share = 0.0
     """Next-step share: of the windows, those that are drawn again until the next step can be asked about,
@@ -81,19 +81,19 @@ class AnswerPhase(Phase):
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Recipe:
-    """Everything that decides the weights that come out."""
+    """Everything that determines the trained weights."""
 
     data: Path
     """Folder of simulated episodes, 2 frames a second; made first if it is not there."""
     episodes: Annotated[int, Field(ge=2)]
-    """Episodes to simulate; more where a pass over the text part asks for unseen ones."""
+    """Episodes to simulate, without the extra ones of `unseen`."""
     tower: Phase
-    """First: the vision tower alone, by the dense loss."""
+    """Phase one: the vision tower alone, with the dense loss."""
     answers: AnswerPhase
-    """Then: the text part on packed questions, over the visual tokens of the finished tower."""
+    """Phase two: the text decoder on packed questions, over the visual tokens of the finished tower."""
     again: list[AnswerPhase] = field(default_factory=list)
-    """Then the text part once more for each, from where it stood, on other draws; a finished run goes on when
-    one is added."""
+    """Further passes of phase two, each from the weights of the one before, on other random rows; a finished
+    run resumes when one is added."""
     base: Literal["new-nano"] = NEW_NANO
     """What to start from: new-nano, random weights."""
     slices: Annotated[int, Field(ge=2)] = 8

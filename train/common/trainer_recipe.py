@@ -28,28 +28,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Rates:
-    """Peak learning rates by part of the model; a part at 0 stands still."""
+    """Peak learning rates by part of the model; a part at 0 is frozen."""
 
     text: Number
     tower: Number = 0.0
     merger: Number = 0.0
-    """Of the two layers that turn tower outputs into visual tokens."""
+    """Of the merger, which turns tower outputs into visual tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Lora:
-    """Adapters on the text part in place of its weights; the tower and the merger stand still."""
+    """LoRA adapters on the text decoder; the tower and the merger are frozen."""
 
     rank: Count = 64
     alpha: Whole = 128
     dropout: Share = 0.0
     nf4: bool = False
-    """QLoRA: the text part underneath in 4 bits; the tower stays as it is."""
+    """QLoRA: the text decoder's own weights in 4 bits; the tower stays as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class SimulatorShares:
-    """What is asked about simulated episodes; each step asks one kind alone, so that nothing is padded."""
+    """Questions about simulated episodes; prompts of a step are of one kind, so that none is padded."""
 
     episodes: Count
     boxes: Share = 1.0
@@ -66,7 +66,7 @@ class SimulatorShares:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class TrainerRecipe:
-    """What SFT and GRPO have in common."""
+    """Settings that SFT and GRPO share."""
 
     base: str
     """Checkpoint to start from: a folder, a hub id, or nano."""
@@ -117,7 +117,7 @@ class TrainerRecipe:
         if self.simulator is not None and self.data is None:
             raise ValueError("a recipe on the simulator needs data, the folder of its episodes")
         if self.lora is not None and (self.rates.tower or self.rates.merger):
-            raise ValueError("with lora the tower and the merger stand still: set their rates to 0")
+            raise ValueError("with lora the tower and the merger are frozen: set their rates to 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

@@ -1,4 +1,4 @@
-"""What a row shows, as pictures at the model's size, and what the model reads and should write about them."""
+"""The pictures of a row at the model's size, and its conversation as the model reads and writes it."""
 
 from __future__ import annotations
 

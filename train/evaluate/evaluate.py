@@ -35,7 +35,7 @@ from egolive.train.evaluate.compare_results import compare_records, comparison_t
 from egolive.train.evaluate.episode_scores import record, report, scores_of
 from egolive.train.evaluate.evaluate_rows import FileOptions, evaluate_file
 from egolive.train.evaluate.figures import Figures, markdown, table
-from egolive.train.evaluate.result_files import Record, Results, read_records, stamp_of, told_by
+from egolive.train.evaluate.result_files import Record, Results, engine_settings, model_stamp, read_records
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
 from egolive.train.simulator.write import LOOK
 
@@ -124,7 +124,7 @@ def evaluate(
             found["episodes"] = episodes
             split = data.removeprefix("sim:")
             asked_of = {"data": data, "look": LOOK, "slices": slices, "seed": seed, "grammar": grammar}
-            asked_of |= stamp_of(model) | told_by(engine)
+            asked_of |= model_stamp(model) | engine_settings(engine)
             with closing(Results(samples, asked_of, whole="episode")) as results:
                 figures = ask_simulator(engine, split, episodes, slices, seed, grammar, results, progress)
         else:

@@ -1,4 +1,4 @@
-"""Asks a model about the examples of a file, one line of results each; goes on where it was interrupted."""
+"""Evaluates a model on the examples of a file, with one result line each; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from egolive.train.data.row_media import FrameSampling, Shown, show
 from egolive.train.data.rows import RowError, Tally
 from egolive.train.evaluate.examples import Example, examples_in
 from egolive.train.evaluate.figures import Figures
-from egolive.train.evaluate.result_files import Record, Results, stamp_of, told_by
+from egolive.train.evaluate.result_files import Record, Results, engine_settings, model_stamp
 from egolive.train.evaluate.scoring import figures_of, record_of
 
 __all__ = ["FileOptions", "ask_examples", "evaluate_file"]
@@ -62,7 +62,12 @@ def evaluate_file(
     examples = list(examples_in(mix, tally))
     if not examples:
         raise DataError(f"{options.data}: nothing to ask; {tally}")
-    settings = {**asdict(options), "media": str(options.media), **stamp_of(model), **told_by(engine)}
+    settings = {
+        **asdict(options),
+        "media": str(options.media),
+        **model_stamp(model),
+        **engine_settings(engine),
+    }
     # A file that was written anew has other rows under the same names.
     stamps = [file.path.stat() for file in mix.files]
     settings["rows"] = [[stamp.st_size, stamp.st_mtime_ns] for stamp in stamps]

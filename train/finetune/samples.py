@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question, what it is asked of, and its true answer."""
+    """One question with its picture or window and its true answer."""
 
     question: Question
     seen: Seen
@@ -59,7 +59,7 @@ class Sample:
     seen_size: Size | None = None
     """Width and height at which the model sees it, for profiles that count pixels."""
     broken: bool = False
-    """Stands for a row that cannot be read: no reward applies to it, so nothing is learned from it."""
+    """Placeholder for a row that cannot be read: no reward applies to it, so nothing is learned from it."""
 
 
 class Samples(Protocol):
@@ -132,7 +132,7 @@ class SimulatedSamples:
         return Sample(self._question(asked), seen, _size(clip), box=asked.box)
 
     def _shown(self, clip: Clip, rng: random.Random) -> tuple[int, Seen]:
-        """A frame by its number, and the way to it."""
+        """The number of a frame, and how to load it."""
         frame = rng.randrange(len(clip.truths))
         return frame, Seen(partial(_vision, clip.path, frame, 1, self.profile))
 
@@ -174,7 +174,7 @@ def only_questions(mix: RowMix, tally: Tally) -> RowMix:
 
 
 class RowSamples:
-    """The rows of a mix in their order, from the beginning again where they are used up.
+    """The rows of a mix in their order, repeated as often as needed.
 
     A row whose picture or video turns out to be broken is reported and counted, and no other row takes its
     place: its sample is a blank picture to which no reward applies.
@@ -249,7 +249,7 @@ def _first(row: Row, media: Path, profile: Profile, sampling: FrameSampling) -> 
 
 
 class Recent:
-    """Keeps the samples that were asked for last: TRL asks for all of a step again in each of its passes."""
+    """Cache of the latest samples: TRL requests those of a step again in each of its passes."""
 
     def __init__(self, samples: Samples, keep: int) -> None:
         """Take the samples, and how many of them to keep."""

@@ -95,7 +95,7 @@ def rows_of(recipe: CheckpointRecipe, loaded: Loaded, tally: Tally) -> Dataset:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """How rows become what is learned."""
+    """Turns rows into training examples."""
 
     processor: WindowProcessor
     media: Path
@@ -180,7 +180,7 @@ def collate_rows(examples: Sequence[dict[str, Any]], *, pad: int, unseen: Tensor
 
 
 class CheckpointTrainer(PartTrainer, SFTTrainer):  # type: ignore[misc]  # trl is untyped
-    """TRL's trainer on rows in their order, with a rate for each part; counts the rows that were left out."""
+    """TRL's trainer on rows in order, with a learning rate for each part; counts rows left out."""
 
     left_out = 0
 
@@ -194,7 +194,7 @@ class CheckpointTrainer(PartTrainer, SFTTrainer):  # type: ignore[misc]  # trl i
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """TRL's, of a batch that also tells how many rows it lost."""
+        """TRL's, on a batch that also has the number of rows left out of it."""
         lost = self.accelerator.reduce(inputs.pop("left_out"), reduction="sum")
         self.left_out += int(lost)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

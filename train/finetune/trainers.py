@@ -1,4 +1,4 @@
-"""What SFT and GRPO of a finished checkpoint share: loading it, rates by part, resuming.
+"""Shared by SFT and GRPO of a checkpoint: loading, learning rates by part of the model, resuming.
 
 The loops are transformers' and TRL's own; multi-GPU training is accelerate's.
 """
@@ -47,7 +47,7 @@ class Loaded:
 
 
 def load_for_training(recipe: TrainerRecipe) -> Loaded:
-    """Load a recipe's base, with the parts that stand still frozen and the positions of transformers 4.x.
+    """Load a recipe's base, with parts at rate 0 frozen and the position ids of transformers 4.x.
 
     Weights that are trained are float32: at a rate of 1e-6 a bfloat16 weight would never move. Weights under
     adapters are bfloat16 on a GPU, or 4 bits.
@@ -175,7 +175,7 @@ def common_arguments(recipe: TrainerRecipe, out: Path, *, rows: int) -> dict[str
 
 
 class PartTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """To be mixed into a trainer: a learning rate for each part of the model, and weights that come back."""
+    """Mixin for a trainer: a learning rate for each part of the model, and working resumption."""
 
     rates: Rates
     optimizer: torch.optim.Optimizer | None
@@ -211,7 +211,7 @@ class PartTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return self.optimizer
 
     def create_model_card(self, *_: object, **__: object) -> None:
-        """TRL's own, which it would write with every checkpoint, knows nothing of pictures; see `finish`."""
+        """Nothing: TRL's card, written with every checkpoint, does not fit vision models; see `finish`."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # save_pretrained writes other names than the model's own, and the Trainer passes over names that it

@@ -198,7 +198,7 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     monkeypatch.setattr(ablation_module, "simulate", lambda *_, **__: None)
     monkeypatch.setattr(ablation_report, "DRAWS", 20)
     monkeypatch.setattr(SimulatedData, "split", lambda self, share: (self, self))
-    measured = ablation_module.Bench.measured
+    measured = ablation_module.AblationRuns.measured
     broken = ConfigError("the power went")
 
     def cut(self: Any, way: str, *args: Any, **settings: Any) -> Run:
@@ -206,10 +206,10 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
             raise broken
         return measured(self, way, *args, **settings)
 
-    monkeypatch.setattr(ablation_module.Bench, "measured", cut)
+    monkeypatch.setattr(ablation_module.AblationRuns, "measured", cut)
     with pytest.raises(ConfigError, match="the power went"):
         run_ablation(recipe)
-    monkeypatch.setattr(ablation_module.Bench, "measured", measured)
+    monkeypatch.setattr(ablation_module.AblationRuns, "measured", measured)
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model/model.safetensors")}
     assert {path.parts[-3] for path in done} == {"start-0", "grpo-0", "sft-0"}
     table = run_ablation(recipe).read_text()

@@ -29,7 +29,7 @@ def test_recipes_are_egothinkers_settings_unless_they_say_otherwise(tmp_path: Pa
     ("change", "message"),
     [
         ("rows: []", "rows, or on the simulator"),
-        ("lora: {rank: 8}; rates: {text: 1.0, tower: 1.0}", "the tower and the merger stand still"),
+        ("lora: {rank: 8}; rates: {text: 1.0, tower: 1.0}", "the tower and the merger are frozen"),
         ("rates: 3", "mapping of settings"),
         ("lora: {rang: 8}", "unknown key 'lora.rang'; did you mean 'rank'"),
         ("checkpointing: 1", "checkpointing must be a valid boolean, got 1"),

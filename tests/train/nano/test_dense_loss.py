@@ -19,9 +19,9 @@ from egolive.train.nano.dense_loss import (
     DenseTarget,
     box_iou,
     cell_centres,
+    decode_boxes,
     dense_loss,
     dense_target,
-    read_boxes,
 )
 from egolive.train.nano.nano_model import COLUMNS, HEIGHT, ROWS, WIDTH
 from egolive.train.nano.tower_training import CLASSES, HELD, STEPS, TowerBatches, class_boxes
@@ -58,7 +58,7 @@ def test_heads_that_say_the_truth_give_back_every_box_and_lose_nothing(
 ) -> None:
     target = target_of(pictures)
     heads = perfect_heads(target)
-    boxes, score = read_boxes(heads, ROWS, COLUMNS)
+    boxes, score = decode_boxes(heads, ROWS, COLUMNS)
     for number, picture in enumerate(pictures):
         for place, name in enumerate(LETTERS):
             assert (score[number, place] > 0.5) == (name in picture)
@@ -121,7 +121,7 @@ def test_heads_learn_a_handful_of_pictures_by_heart() -> None:
         slower.step()
     assert losses[-1] < 0.1 * losses[0]
     said = heads(tokens)
-    boxes, score = read_boxes(said, ROWS, COLUMNS)
+    boxes, score = decode_boxes(said, ROWS, COLUMNS)
     present = target.inside.any(1)
     assert ((score > 0.5) == present).all()
     assert box_iou(boxes, target.boxes)[present].min() > 0.8

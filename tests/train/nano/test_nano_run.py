@@ -257,7 +257,7 @@ def answer_batches(data: SimulatedData, out: Path, ahead: float = 0.0) -> Answer
         slices=3,
         seed=0,
         pictures_first=1,
-        ahead=ahead,
+        next_step_share=ahead,
     )
 
 
