@@ -32,7 +32,7 @@ from egolive.benchmarks.stream.baselines import (
     TransformersBaseline,
 )
 from egolive.benchmarks.stream.runner import Hop, hops_of, load_images
-from egolive.quantize.new_folder import peak_memory
+from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.errors import EngineError
 
 __all__ = ["Plan", "Worker"]

@@ -295,7 +295,7 @@ def live_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
         "from fakes import FakeEngine\n"
-        "from egolive.assistant import cli\n"
+        "from egolive.assistant.cli import main as cli\n"
         "from egolive.assistant.cli.options import ModelOptions\n"
         "ModelOptions.load = lambda self: FakeEngine()\n"
         "cli.main()\n"

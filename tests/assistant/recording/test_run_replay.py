@@ -22,7 +22,7 @@ from egolive.streaming.clock import MonotonicClock, VirtualClock
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.recording.lossless import PictureFiles, read_pictures
+from egolive.streaming.recording.pictures import PictureFiles, read_pictures
 from egolive.streaming.recording.recording import Recording
 from egolive.streaming.sources.source import Source
 
