@@ -38,7 +38,7 @@ from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.recording.run_replay import RunSettings, record_into
 from egolive.assistant.schema.answers import Question, Task
 from egolive.assistant.schema.engine import Engine
-from egolive.streaming.errors import UsageError
+from egolive.streaming.errors import SinkError, UsageError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.paths import existing_path
 from egolive.streaming.sources.opening import open_source
@@ -137,7 +137,7 @@ def run(
     model.check()
     for folder in (out, record, evidence, memory):
         if folder is not None and existing_path(folder) is not None and not folder.is_dir():
-            raise UsageError(f"{folder} is a file; name a folder")
+            raise SinkError(f"cannot write to {folder}: it is a file; name a folder")
     phrase = tuple(readable(words) for words in phrase)
     if record is not None and memory is not None:
         raise UsageError("what is recorded cannot be forgotten: give --record or --memory, not both")
