@@ -6,7 +6,7 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: setup run test check docs format gpu lock nano compare clean
+.PHONY: setup run test robustness check docs format gpu lock nano compare clean
 
 setup: .venv/.ready
 
@@ -24,8 +24,17 @@ $(UV):
 run: setup
 	$(BIN)/egolive run --out $(OUT)
 
+# One process a core, four at most, each with one thread of its own. A file's tests stay together, for they
+# share what is costly to make. `ARGS=-x`, a file's name, ... are handed on.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n logical --maxprocesses 4 \
+  --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu and not robustness" $(ARGS)
+
+# Slow runs of many repetitions, and a thousand new examples of what hypothesis draws.
+robustness: setup
+	$(PYTEST) -m "not gpu and (robustness or hypothesis)" --hypothesis-profile robustness $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

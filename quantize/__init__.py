@@ -1,1 +1,1 @@
-"""From a checkpoint to an engine folder. Nothing is built here yet."""
+"""From a checkpoint to an engine folder: export, quantisation, and what each engine gains and loses."""

@@ -33,30 +33,29 @@ from egolive.assistant.schema.profiles import Profile, load_profile, save_profil
 from egolive.assistant.schema.tokenizer import Tokenizer, load_tokenizer
 from egolive.assistant.system import machine
 from egolive.quantize.checkpoint_source import checkpoint_of
-from egolive.quantize.engine_card import write_card
 from egolive.quantize.methods import awq
 from egolive.quantize.methods.calibration import shown_windows
-from egolive.quantize.new_folder import (
-    copy_small_files,
-    model_shapes,
-    new_folder,
-    package_versions,
-    peak_memory,
-)
 from egolive.quantize.onnx.block_int4 import GROUPS, check_widths, group_writer
 from egolive.quantize.onnx.decoder_graph import LinearWriter, linear_layers, write_decoder
 from egolive.quantize.onnx.onnx_graph import BF16, FP32, Graph, fix_sizes
 from egolive.quantize.onnx.parity import LIMIT, Probe, check_decoder, check_steps, check_tower
 from egolive.quantize.onnx.tower_graph import write_tower
 from egolive.quantize.onnx.weights import block_writer, plain_writer
+from egolive.quantize.output_folder import (
+    DEFAULT_SIZE,
+    copy_small_files,
+    model_shapes,
+    new_folder,
+    package_versions,
+    peak_memory,
+    write_card,
+)
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Window
 
-__all__ = ["DEFAULT_SIZE", "Precision", "Recipe", "build_onnx"]
+__all__ = ["Precision", "Recipe", "build_onnx"]
 
 Precision = Literal["full", "int8", "int4", "awq-int4"]
-DEFAULT_SIZE = (252, 448)
-"""Height and width of the pictures that an engine takes, where neither caller nor profile says."""
 _BITS = {"int8": 8, "int4": 4}
 _PRODUCER = "egolive"
 _CPU = torch.device("cpu")

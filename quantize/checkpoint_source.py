@@ -13,7 +13,7 @@ import torch
 from egolive.assistant.load_local import load_transformers_model
 from egolive.assistant.model.checkpoint import inspect_checkpoint, resolve_model
 from egolive.assistant.schema.profiles import load_profile, save_profile
-from egolive.quantize.new_folder import copy_small_files
+from egolive.quantize.output_folder import copy_small_files
 from egolive.streaming.errors import EngineError
 
 __all__ = ["checkpoint_of"]

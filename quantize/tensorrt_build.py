@@ -34,7 +34,7 @@ from egolive.assistant.model.engine_folder import (
     read_engine_card,
     verify_files,
 )
-from egolive.quantize.engine_card import write_card
+from egolive.quantize.output_folder import write_card
 from egolive.streaming.errors import ConfigError, EngineError
 
 __all__ = ["build_engines"]

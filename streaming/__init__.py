@@ -3,14 +3,13 @@
 from egolive.streaming.clock import Clock, MonotonicClock, VirtualClock
 from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.pipeline.frame_sampling import FrameSampler
 from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.mailbox import Mailbox
 from egolive.streaming.pipeline.pipeline import run
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Scheduler, TaskRule, Work
-from egolive.streaming.pipeline.windowing import Slicer, Windows
+from egolive.streaming.pipeline.windowing import FrameSampler, Slicer, Windows
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.reconnect import Reconnecting
 from egolive.streaming.sources.source import Source

@@ -5,22 +5,18 @@ Stages and counts are plain names that callers give; what they mean is their bus
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import psutil
 
 from egolive.streaming.clock import Clock, MonotonicClock
 
 __all__ = ["Metrics", "Stage", "rss_bytes", "slope_per_hour"]
-
-_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +97,9 @@ class Metrics:
         return {name: stage for name, stage in found if stage is not None}
 
 
-def rss_bytes() -> int | None:
-    """Memory that this process holds, in bytes; the most so far, or None, where the system tells no more."""
-    if _STATM.exists():
-        resident_pages = int(_STATM.read_text().split()[1])
-        return resident_pages * os.sysconf("SC_PAGE_SIZE")
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return highest if sys.platform == "darwin" else highest * 1024
+def rss_bytes() -> int:
+    """Memory that this process holds now, in bytes (resident set size)."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def slope_per_hour(samples: Sequence[tuple[float, float]]) -> float:

@@ -13,6 +13,7 @@ import process_state
 import pytest
 import torch
 from checkpoints import TEXT, VISION, make_checkpoint
+from examples import register_profiles
 from PIL import Image as PillowImage
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
@@ -23,7 +24,14 @@ from egolive.streaming.video_writer import VideoWriter
 STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
 
 
+register_profiles()
+
 BEFORE = process_state.snapshot()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests first: where several processes share the files, none ends long after the others."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 @pytest.fixture(autouse=True)

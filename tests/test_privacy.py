@@ -37,7 +37,7 @@ def watch(event, arguments):
         told.append([event, str(arguments[0])])
 
 sys.addaudithook(watch)
-from egolive.assistant import cli
+from egolive.assistant.cli import main as cli
 code = cli.call(sys.argv[1:])
 if os.path.isdir("/proc/self/fd"):
     # Native code is not audited, but what it leaves open is seen.
@@ -48,8 +48,6 @@ print(json.dumps(told))
 sys.exit(code)
 """
 """The command under an audit hook; what changes anything outside of the process is told at the end."""
-# urllib3, which supervision imports, looks in this way whether there is IPv6: nothing listens or connects.
-PROBE = [["socket.__new__", "(10, 1, 0)"], ["socket.bind", "(('::1', 0),)"]]
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +93,7 @@ def run(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_run_does_not_touch_the_network(run: dict[str, Any]) -> None:
-    sockets = [one for one in run["told"] if one[0] == "handle" or one[0].startswith("socket.")]
-    assert [one for one in sockets if one not in PROBE] == []
-    assert len(sockets) <= len(PROBE)
+    assert [one for one in run["told"] if one[0] == "handle" or one[0].startswith("socket.")] == []
 
 
 def test_a_run_writes_only_what_was_asked_for(run: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from importlib import metadata
 from io import TextIOWrapper
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 from cyclopts.completion.detect import ShellDetectionError
@@ -55,9 +55,11 @@ bench = App(name="bench", help="Measure speed and quality; prints a table and on
 
 def _add(parent: App, name: str, target: str, text: str, *examples: str, group: Group | None = None) -> None:
     """A command whose module is imported when it is called; `examples` end its help."""
-    lines = "\n".join(f"  egolive {example}" for example in examples)
-    more = {} if group is None else {"group": group}
-    parent.command(f"egolive.{target}", name=name, help=text, help_epilogue=f"Examples:\n{lines}", **more)
+    more: dict[str, Any] = {} if group is None else {"group": group}
+    if examples:
+        lines = "\n".join(f"  egolive {example}" for example in examples)
+        more["help_epilogue"] = f"Examples:\n{lines}"
+    parent.command(f"egolive.{target}", name=name, help=text, **more)
 
 
 _add(
@@ -274,8 +276,7 @@ _add(
     bench,
     "fuzz",
     "benchmarks.robustness.fuzz:fuzz",
-    "Spoilt input of every kind.",
-    "bench fuzz --inputs 10000",
+    "Removed; see `make robustness` in a source tree.",
 )
 _add(
     bench,

@@ -26,7 +26,6 @@ from egolive.assistant.live.overlay import (
     colour_of,
     coloured_boxes,
     draw_boxes,
-    prepare_drawing,
     short_phrase,
 )
 from egolive.assistant.live.sinks import Shown
@@ -104,7 +103,6 @@ class TerminalView:
         self._rates = Rates(clock)
         self._dropped = 0
         self._gaps = 0
-        prepare_drawing()
         self._live = Live(
             console=console,
             get_renderable=self._newest,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from egolive.assistant.diagnostics.doctor_nvidia import nvidia_lacks, nvidia_rows
 from egolive.assistant.load import check_model
-from egolive.assistant.system import machine
+from egolive.assistant.system import machine, nvml
 from egolive.streaming.errors import SinkError, SourceError, UsageError
 from egolive.streaming.paths import existing_path
 
@@ -99,11 +99,11 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
     found = []
     if not here["gpus"]:
         mend = "the bundled nano model runs on the processor; EgoThinker-7B wants a CUDA device with 22 GB"
-        if Path("/proc/driver/nvidia/version").exists():
+        if nvml.driver_version() is not None:
             mend = "an NVIDIA driver is here: install torch's CUDA build, or check it with nvidia-smi"
         found.append(Finding("no accelerator that torch can use", mend))
     found += [Finding(what, mend) for what, mend in nvidia_lacks(here)]
-    if not cameras:
+    if not cameras and _is_linux(here):
         found.append(
             Finding(
                 "no camera found", "plug one in, or use a file, an rtsp:// address or the pattern `test:`"
@@ -252,10 +252,11 @@ def _machine_rows(facts: machine.Facts, here: machine.Facts) -> list[tuple[str, 
     processor = cast(machine.Facts, here["processor"])
     memory = cast(dict[str, int], here["memory"])
     cameras = cast(Sequence[machine.Facts], here["cameras"])
+    unknown = "none that matter" if _is_linux(here) else "not known on this system"
     rows = [
         ("system", str(here["platform"])),
         ("processor", f"{processor['name']}, {processor['cores']} cores"),
-        ("features", " ".join(cast(Sequence[str], processor["features"])) or "none that matter"),
+        ("features", " ".join(cast(Sequence[str], processor["features"])) or unknown),
         ("memory", f"{memory['total'] / GB:.1f} GB, {memory['available'] / GB:.1f} GB free"),
     ]
     if here["model"]:
@@ -269,6 +270,11 @@ def _machine_rows(facts: machine.Facts, here: machine.Facts) -> list[tuple[str, 
     if facts["commit"]:
         rows.append(("commit", str(facts["commit"])))
     return rows
+
+
+def _is_linux(here: machine.Facts) -> bool:
+    """Whether cameras and instruction sets are known; elsewhere an empty list says nothing."""
+    return str(here.get("platform", "Linux")).startswith("Linux")
 
 
 def _devices(here: machine.Facts) -> list[tuple[str, int]]:

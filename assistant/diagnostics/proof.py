@@ -6,8 +6,6 @@ worth more than none. Nothing is sent anywhere.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +33,7 @@ from egolive.assistant.recording.evidence import (
     weights_hash,
 )
 from egolive.assistant.schema.engine import Engine
-from egolive.assistant.system import machine
+from egolive.assistant.system import machine, nvml
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import EgoliveError, SinkError
 from egolive.streaming.metrics import Metrics, rss_bytes
@@ -171,42 +169,38 @@ def _evidence(engine: Engine, out: Path) -> dict[str, Any]:
 
 
 def _memory(engine: Engine) -> dict[str, Any]:
-    found: dict[str, Any] = {"weights_mb": round(engine.info.weight_bytes / 1e6, 1)}
-    resident = rss_bytes()
-    if resident is not None:
-        found["process_mb"] = round(resident / 1e6, 1)
+    found: dict[str, Any] = {
+        "weights_mb": round(engine.info.weight_bytes / 1e6, 1),
+        "process_mb": round(rss_bytes() / 1e6, 1),
+    }
     if engine.info.device.startswith("cuda"):
         found["device_peak_mb"] = round(torch.cuda.max_memory_allocated(engine.info.device) / 1e6, 1)
     return found
 
 
 class _Power:
-    """Reads power twice a second while something runs, where an NVIDIA tool tells it."""
+    """Reads the first GPU's power twice a second while something runs, where the driver tells it."""
 
     def __init__(self) -> None:
         self.watts: float | None = None
         """Mean of what was read; None where nothing was."""
-        self._tool = shutil.which("nvidia-smi")
         self._over = threading.Event()
         self._read: list[float] = []
         self._thread = threading.Thread(target=self._loop, name="egolive-power", daemon=True)
 
     def __enter__(self) -> _Power:
-        if self._tool:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if self._tool:
-            self._thread.join()
+        self._thread.join()
         if self._read:
             self.watts = round(sum(self._read) / len(self._read), 1)
 
     def _loop(self) -> None:
-        command = [str(self._tool), "--query-gpu=power.draw", "--format=csv,noheader,nounits"]
         while not self._over.wait(0.5):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-            first = done.stdout.strip().split("\n")[0]
-            if done.returncode == 0 and first.replace(".", "", 1).isdigit():
-                self._read.append(float(first))
+            watts = nvml.power_watts()
+            if watts is None:
+                return
+            self._read.append(watts)

@@ -2,7 +2,7 @@
 
 The age of the boxes stands in a badge at the top right, which turns from white over amber to red.
 
-supervision draws the boxes; text is set by Pillow once and blended in, since the same words stay for many
+OpenCV draws the boxes; text is rendered by Pillow once and blended in, since the same words stay for many
 pictures. Which answers are current is the caller's business: everything that is handed in is drawn.
 """
 
@@ -31,7 +31,6 @@ __all__ = [
     "draw",
     "draw_boxes",
     "place_labels",
-    "prepare_drawing",
     "short_phrase",
     "status_line",
 ]
@@ -94,26 +93,18 @@ def coloured_boxes(answers: Iterable[Answer], now: float) -> list[tuple[Box, Col
     ]
 
 
-def prepare_drawing() -> None:
-    """Import what draws boxes: it takes seconds, for which no picture of a live source should have to wait.
-
-    Nor should `--help`, which is why it does not stand at the top.
-    """
-    import supervision  # noqa: F401
-
-
 def draw_boxes(canvas: Image, boxes: Iterable[tuple[Box, Colour]], thickness: int) -> None:
-    """Draw the outlines on the canvas itself, cut at its edges."""
-    import supervision as sv
+    """Draw the outlines on the canvas itself, cut at its edges.
 
+    Args:
+        canvas: (H, W, 3) RGB bytes, changed in place.
+        boxes: Each with its RGB colour.
+        thickness: Of the lines, pixels.
+    """
     height, width = canvas.shape[:2]
-    limits = np.array([width - 1, height - 1, width - 1, height - 1], dtype=np.float32)
     for box, colour in boxes:
-        corners = np.clip(np.array([[*box]], dtype=np.float32), 0, limits)
-        detections = sv.Detections(xyxy=corners, class_id=np.zeros(1, dtype=int))
-        # supervision writes BGR; the canvas is RGB.
-        swapped = sv.Color(r=colour[2], g=colour[1], b=colour[0])
-        sv.BoxAnnotator(color=swapped, thickness=thickness).annotate(canvas, detections)
+        x1, y1, x2, y2 = np.clip([*box], 0, [width - 1, height - 1] * 2).astype(int).tolist()
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
 
 
 def colour_of(phrase: str) -> Colour:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from egolive.assistant.live.overlay import draw, prepare_drawing
+from egolive.assistant.live.overlay import draw
 from egolive.assistant.schema.answers import Answer
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Frame, Image
@@ -144,7 +144,6 @@ class VideoSink:
 
     def __init__(self, writer: VideoWriter) -> None:
         self._writer = writer
-        prepare_drawing()
 
     def emit(self, shown: Shown) -> None:
         """Append one picture."""

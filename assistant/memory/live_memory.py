@@ -19,8 +19,8 @@ from egolive.assistant.memory.recall import Recalled, recall, thing_asked_for
 from egolive.assistant.schema.answers import Answer
 from egolive.assistant.schema.engine import Engine, Request, Vision
 from egolive.streaming.errors import EgoliveError
-from egolive.streaming.sources.interruption import Interruptible
 from egolive.streaming.sources.source import Source
+from egolive.streaming.sources.wrappers import Interruptible
 
 __all__ = ["LiveMemory", "in_words", "seconds_to_forget"]
 

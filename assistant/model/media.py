@@ -13,12 +13,11 @@ import http.client
 import io
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
@@ -27,10 +26,10 @@ from PIL import ImageOps, UnidentifiedImageError
 from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Image, Slice, Window
 from egolive.streaming.paths import existing_path
-from egolive.streaming.pipeline.frame_sampling import FrameSampler
+from egolive.streaming.pipeline.windowing import FrameSampler
 from egolive.streaming.sources.opening import open_source
-from egolive.streaming.sources.rgb import RgbConverter
 from egolive.streaming.sources.source import Source
+from egolive.streaming.sources.video import Video as VideoSource
 
 __all__ = ["Picture", "Video", "bundled_clip", "is_video", "load_picture", "load_video", "window_of"]
 
@@ -59,8 +58,6 @@ _KEPT = 8
 """Frames that are held for each one that is wanted, where they cannot be chosen beforehand."""
 _DOWNLOAD_BYTES = 64 * 1024**2
 _DOWNLOAD_SECONDS = 20.0
-_SEEK_SECONDS = 5.0
-"""A stretch that starts earlier than this is reached by decoding; later ones by a jump to a key frame."""
 
 
 def bundled_clip() -> Path:
@@ -166,11 +163,10 @@ def load_video(
         if opened.live:
             raise SourceError(f"{opened.name}: a live source has no end; watch it with egolive run")
         name = opened.name
-        stamps = _stamps(_local(text)) if _is_local(text) and _local(text).is_file() else []
-        if stamps:
+        if _is_local(text) and isinstance(opened, VideoSource) and (stamps := opened.stamps()):
             wanted = _within(np.array(stamps) - stamps[0], start, end, name)
             chosen = wanted[_spread(wanted, fps, nframes, min_frames, max_frames)]
-            return list(_pick(_local(text), name, stamps[0], chosen))
+            return list(opened.frames_at(chosen.tolist(), stamps[0]))
         # No time stamps to choose from beforehand: thin it while it is read.
         kept, last = _thinned(opened, fps, nframes, start, end, most=_KEPT * (nframes or max_frames))
     if not kept:
@@ -319,17 +315,6 @@ def _local(text: str) -> Path:
     return existing_path(_path_text(text)) or Path(_path_text(text))
 
 
-def _stamps(path: Path) -> list[float]:
-    """Times of all pictures of a file in seconds, in order, read without decoding; empty where none."""
-    try:
-        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
-            packets = container.demux(container.streams.video[0])
-            times = [float(p.pts * p.time_base) for p in packets if p.pts is not None and not p.is_discard]
-    except (av.FFmpegError, IndexError):
-        return []
-    return sorted(times)
-
-
 def _within(
     times: NDArray[np.float64], start: float | None, end: float | None, name: str
 ) -> NDArray[np.float64]:
@@ -354,44 +339,3 @@ def _spread(
     if number > 1:
         number -= number % 2
     return np.linspace(0, count - 1, number).round().astype(np.intp)
-
-
-def _pick(path: Path, name: str, origin: float, chosen: NDArray[np.float64]) -> Iterator[Frame]:
-    """Decode the pictures at the chosen times, which count from the first picture."""
-    convert = RgbConverter()
-    pending = list(chosen)
-    found = 0
-    with av.open(str(path.absolute()), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        if chosen[0] > _SEEK_SECONDS:
-            container.seek(int((origin + chosen[0]) / stream.time_base), stream=stream)
-        for picture in _decoded_pictures(container, stream):
-            time = (picture.time if picture.time is not None else 0.0) - origin
-            if pending and time >= pending[0] - 1e-4:
-                while pending and time >= pending[0] - 1e-4:
-                    pending.pop(0)
-                yield Frame(convert(picture), max(0.0, time), found)
-                found += 1
-            if not pending:
-                break
-    if not found:
-        raise SourceError(f"{name}: no picture can be decoded there; the file is damaged or cut off")
-
-
-def _decoded_pictures(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
-    """All pictures that can be decoded; broken pieces are passed over."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-            pictures = packet.decode() if packet is not None else []
-        except av.EOFError:
-            return
-        except av.FFmpegError:
-            continue
-        if packet is None:
-            return
-        yield from pictures

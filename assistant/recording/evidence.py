@@ -1,23 +1,20 @@
-"""Evidence of an answer: a folder from which anybody with the same weights can give it again.
+"""Evidence bundles: a folder for each answer, from which the same weights give the same answer again.
 
-`bundle.json` says what was asked of which model under which settings, the PNG files are the frames as they
-were, `answer.json` is what was answered. The prompt is kept as the model read it, so that neither a profile
-nor the wording of a later version changes it.
+`bundle.json` holds the question, the model, the settings and the prompt as the model read it (so that a later
+profile or wording does not change it), the PNG files are its frames, `answer.json` is the answer.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import cv2
-import numpy as np
+from pydantic import Field, field_validator
 
 from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.model.checkpoint import resolve_model
@@ -27,14 +24,67 @@ from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine, EngineInfo, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import Profile, profile_from_dict, profile_to_dict
 from egolive.streaming.clock import VirtualClock
-from egolive.streaming.errors import ConfigError, DataError, SinkError
+from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Image, Interval
-from egolive.streaming.plain_values import of_kind
+from egolive.streaming.json_files import AtLeastOne, JsonModel, Seconds, json_bytes, read_json
+from egolive.streaming.recording.pictures import read_png, write_png
 
 __all__ = ["Bundle", "EvidenceWriter", "is_bundle", "read_bundle", "reproduce", "weights_hash"]
 
 _BUNDLE, _ANSWER = "bundle.json", "answer.json"
 _FORMAT = 2
+_REMEDY = "copy the bundle again, or write it again with egolive run --evidence"
+
+
+class _Engine(JsonModel):
+    model: str
+    name: str
+    backend: str
+    precision: str
+    sha256: str
+
+
+class _Settings(JsonModel, extra="forbid"):
+    max_tokens: AtLeastOne
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+    grammar: bool
+    source_size: tuple[AtLeastOne, AtLeastOne]
+    window: tuple[Seconds, Seconds] | None
+    time: Seconds
+
+    @field_validator("window")
+    @classmethod
+    def _ends_after_its_start(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None:
+            Interval(*window)
+        return window
+
+
+class _Vision(JsonModel):
+    kind: Literal["image", "video"]
+    height: AtLeastOne
+    width: AtLeastOne
+    frames: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class _BundleFile(JsonModel):
+    """`bundle.json`."""
+
+    format: Literal[2]
+    engine: _Engine
+    question: Question
+    settings: _Settings
+    profile: dict[str, Any]
+    prompt: tuple[str | _Vision, ...]
+    frames: dict[str, str]
+    """SHA-256 of each PNG file, by name."""
+
+
+class _AnswerFile(JsonModel):
+    """`answer.json`: compared as bytes; that it is a JSON object is all that is checked."""
 
 
 class EvidenceWriter:
@@ -76,7 +126,7 @@ class EvidenceWriter:
                 "prompt": _write_prompt(request.prompt, folder),
             }
             values["frames"] = {path.name: _hash(path.read_bytes()) for path in sorted(folder.glob("*.png"))}
-            (folder / _BUNDLE).write_bytes(_json_bytes(values))
+            (folder / _BUNDLE).write_bytes(json_bytes(values))
             (folder / _ANSWER).write_bytes(_answer_bytes(answer, tokens))
         except OSError as error:
             raise SinkError(
@@ -110,40 +160,38 @@ def read_bundle(folder: Path) -> Bundle:
 
     Raises:
         DataError: It is none, or something in it is missing or damaged.
+        ConfigError: Its profile has a mistake.
     """
-    try:
-        values = json.loads((folder / _BUNDLE).read_bytes())
-        if values["format"] != _FORMAT:
-            raise DataError(f"{folder}: a bundle of format {values['format']!r}, which another egolive wrote")
-        _check_frames(of_kind(values["frames"], dict), folder)
-        settings = dict(values["settings"])
-        grammar = settings.pop("grammar")
-        window, size = settings.pop("window"), settings.pop("source_size")
-        job = GenerationRequest(
-            question=Question(**values["question"]),
-            prompt=_read_prompt(values["prompt"], folder),
-            source_size=(size[0], size[1]),
-            window=Interval(*window) if window else None,
-            time=settings.pop("time"),
-        )
-        answer = (folder / _ANSWER).read_bytes()
-        if not isinstance(json.loads(answer), dict):
-            raise DataError(f"{folder / _ANSWER}: no answer that can be read; copy the bundle again")
-        return Bundle(
-            folder,
-            engine=dict(values["engine"]),
-            job=job,
-            sampling=Sampling(**settings),
-            grammar=grammar,
-            profile=profile_from_dict(values["profile"], where=str(folder)),
-            answer=answer,
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise DataError(
-            f"{folder}: no bundle that can be read ({type(error).__name__}); write it again"
-        ) from (error)
+    file = read_json(_BundleFile, folder / _BUNDLE, kind="bundle", remedy=_REMEDY)
+    read_json(_AnswerFile, folder / _ANSWER, kind="answer", remedy=_REMEDY)
+    images = {name: _read_frame(folder / Path(name).name, expected) for name, expected in file.frames.items()}
+    parts: list[str | Vision] = []
+    for part in file.prompt:
+        if isinstance(part, str):
+            parts.append(part)
+        elif missing := [name for name in part.frames if name not in images]:
+            raise DataError(f"{folder / _BUNDLE}: {missing[0]} is not among its frames; {_REMEDY}")
+        else:
+            frames = tuple(images[name] for name in part.frames)
+            parts.append(Vision(frames, part.height, part.width, part.kind))
+    settings = file.settings
+    job = GenerationRequest(
+        question=file.question,
+        prompt=Prompt(tuple(parts)),
+        source_size=settings.source_size,
+        window=Interval(*settings.window) if settings.window else None,
+        time=settings.time,
+    )
+    sampling = {field.name: getattr(settings, field.name) for field in fields(Sampling)}
+    return Bundle(
+        folder,
+        engine=file.engine.model_dump(),
+        job=job,
+        sampling=Sampling(**sampling),
+        grammar=settings.grammar,
+        profile=profile_from_dict(file.profile, where=str(folder)),
+        answer=(folder / _ANSWER).read_bytes(),
+    )
 
 
 def reproduce(bundle: Bundle, engine: Engine, folder: Path | None = None) -> bytes:
@@ -235,11 +283,7 @@ def _answer_bytes(answer: Answer, tokens: Sequence[int]) -> bytes:
         "intervals": [[span.start, span.end] for span in answer.intervals],
         "tokens": list(tokens),
     }
-    return _json_bytes(values)
-
-
-def _json_bytes(values: object) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    return json_bytes(values)
 
 
 def _write_prompt(prompt: Prompt, folder: Path) -> list[object]:
@@ -253,51 +297,25 @@ def _write_prompt(prompt: Prompt, folder: Path) -> list[object]:
         for image in part.frames:
             if id(image) not in names:
                 names[id(image)] = f"frame-{len(names):03d}.png"
-                _write_png(folder / names[id(image)], image)
+                write_png(folder / names[id(image)], image)
         frames = [names[id(image)] for image in part.frames]
         parts.append({"kind": part.kind, "height": part.height, "width": part.width, "frames": frames})
     return parts
 
 
-def _read_prompt(parts: Sequence[Any], folder: Path) -> Prompt:
-    images: dict[str, Image] = {}
-    read: list[str | Vision] = []
-    for part in parts:
-        if isinstance(part, str):
-            read.append(part)
-            continue
-        for name in part["frames"]:
-            if name not in images:
-                images[name] = _read_png(folder / Path(name).name)
-        frames = tuple(images[name] for name in part["frames"])
-        read.append(Vision(frames, part["height"], part["width"], part["kind"]))
-    return Prompt(tuple(read))
-
-
-def _check_frames(hashes: Mapping[str, str], folder: Path) -> None:
-    """Raise DataError where a picture is not the one that was answered about."""
-    for name, expected in hashes.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise DataError(f"{path}: is missing; copy the bundle again")
-        if _hash(path.read_bytes()) != expected:
-            raise DataError(f"{path}: is not the picture that was answered about; copy the bundle again")
+def _read_frame(path: Path, expected: str) -> Image:
+    """A picture of a bundle; `expected` is the SHA-256 of its file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: is missing or cannot be read; {_REMEDY}") from error
+    if _hash(data) != expected:
+        raise DataError(f"{path}: is not the picture that was answered about; {_REMEDY}")
+    image = read_png(data)
+    if image is None:
+        raise DataError(f"{path}: no picture that can be read; {_REMEDY}")
+    return image
 
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _write_png(path: Path, image: Image) -> None:
-    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.write_bytes(data.tobytes())
-
-
-def _read_png(path: Path) -> Image:
-    # Read here: OpenCV tells what it cannot open in lines of its own.
-    data = np.frombuffer(path.read_bytes() if path.is_file() else b"", np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if pixels is None:
-        raise DataError(f"{path}: cannot be read; copy the bundle again")
-    image: Image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype("uint8", copy=False)
-    return image

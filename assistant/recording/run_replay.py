@@ -1,7 +1,6 @@
-"""Recordings of the assistant's runs: what is kept of questions and answers, and the run done again.
+"""Recordings of the assistant's runs: the settings and answers that they hold, and their replay.
 
-How frames and moments are kept, and in which order things happen again, is in
-`egolive.streaming.recording.recording` and `egolive.streaming.recording.replay`.
+The format and the order of events are those of `egolive.streaming.recording`.
 """
 
 from __future__ import annotations
@@ -12,26 +11,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.runner import Runner, metrics_event, say_the_same, totals
 from egolive.assistant.live.schedule import recurring_rules
 from egolive.assistant.live.sinks import Sink
-from egolive.assistant.schema.answers import Answer, Question, Task, Timing
+from egolive.assistant.schema.answers import Answer, Question, Timing
 from egolive.assistant.schema.engine import Engine
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import DataError
+from egolive.streaming.json_files import AtLeastOne, JsonModel, Positive, json_bytes, parse_json
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Work
-from egolive.streaming.plain_values import above_zero, count, of_kind, seconds
 from egolive.streaming.recording.recording import Outcome, RecordedWork, Recorder, Recording
 from egolive.streaming.recording.replay import replay
 
 __all__ = ["Replayed", "RunSettings", "record_into", "replay_run", "said", "settings_of"]
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +44,29 @@ class RunSettings:
     model: str
     """As it was named on the command line; what answers again unless another is named."""
     questions: tuple[Question, ...]
-    fps: float
-    slices: int
-    seconds: float | None = None
-    every: int = 1
-    deadline: float | None = None
-    max_tokens: int | None = None
+    fps: Positive
+    slices: AtLeastOne
+    seconds: Positive | None = None
+    every: AtLeastOne = 1
+    deadline: Positive | None = None
+    max_tokens: AtLeastOne | None = None
     paper_prompt: bool | None = None
     grammar: bool = True
+
+
+class _Settings(JsonModel, extra="forbid"):
+    settings: RunSettings
+
+
+class _Question(JsonModel, extra="forbid"):
+    question: Question
+
+
+class _Note(JsonModel):
+    """What is kept of an answer."""
+
+    timing: Timing
+    said: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +107,8 @@ def settings_of(recording: Recording) -> RunSettings:
     Raises:
         DataError: They cannot be understood.
     """
-    try:
-        values = {key: value for key, value in recording.settings.items() if key != "engine"}
-        values["questions"] = tuple(_question(question) for question in values["questions"])
-        settings = RunSettings(**values)
-        _check(settings)
-        return settings
-    except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{recording.folder}: its settings are damaged ({error}); record again") from error
+    values = {key: value for key, value in recording.settings.items() if key != "engine"}
+    return _checked(_Settings, {"settings": values}, f"{recording.folder}: its settings are damaged").settings
 
 
 def replay_run(
@@ -140,21 +152,6 @@ def replay_run(
         # Its times are not those of the engine that answers here.
         player.note(event | totals(report) | {"times_of": recording.settings.get("engine")})
     return Replayed(report, again.answers, again.answers - len(again.differing), again.differing)
-
-
-def _check(settings: RunSettings) -> None:
-    """Raise TypeError or ValueError where a setting is of another kind, or out of its range."""
-    of_kind(settings.model, str)
-    above_zero(settings.fps)
-    for number in (settings.slices, settings.every, settings.max_tokens):
-        if number is not None:
-            count(number, least=1)
-    for stretch in (settings.seconds, settings.deadline):
-        if stretch is not None:
-            above_zero(stretch)
-    if settings.paper_prompt is not None:
-        of_kind(settings.paper_prompt, bool)
-    of_kind(settings.grammar, bool)
 
 
 class _Again:
@@ -206,45 +203,25 @@ class _Again:
         results = []
         for outcome in then.outcomes:
             answer = found.get(outcome.task) or _left_undone(work, outcome)
-            timing, said_then = _read_note(outcome.note)
-            answer = replace(answer, timing=timing)
+            note = _checked(_Note, outcome.note, "an answer of the recording is damaged")
+            answer = replace(answer, timing=note.timing)
             if outcome.status != "preempted":
-                self._metrics.add("first_token", timing.first_token)
-                self._metrics.add("decode", timing.total - timing.first_token)
+                self._metrics.add("first_token", note.timing.first_token)
+                self._metrics.add("decode", note.timing.total - note.timing.first_token)
                 self.answers += 1
-                if said(answer) != said_then:
+                if said(answer) != note.said:
                     self.differing.append(answer)
             results.append(Result(work.tasks[outcome.task], answer, answer.time, outcome.status))
         return results
 
 
-def _question(name: Any) -> Question:
-    """The question that stands for a task in a recording.
-
-    Raises:
-        DataError: It is none.
-    """
-    try:
-        question = Question(**name)
-        of_kind(question.think, bool)
-        if of_kind(question.task, str) not in get_args(Task) or not isinstance(question.phrase, str):
-            raise ValueError(f"nobody asks {question.task!r}")
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"a question of the recording is damaged ({error}); record again") from error
-    return question
+def _question(name: object) -> Question:
+    """The question that stands for a task in a recording."""
+    return _checked(_Question, {"question": name}, "a question of the recording is damaged").question
 
 
-def _read_note(note: Mapping[str, Any]) -> tuple[Timing, str]:
-    """How long an answer took then, and the mark of what it said.
-
-    Raises:
-        DataError: The note is not what `_note` wrote.
-    """
-    try:
-        timing = Timing(**{name: seconds(value) for name, value in note["timing"].items()})
-        return timing, of_kind(note["said"], str)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"an answer of the recording is damaged ({error}); record again") from error
+def _checked(model: type[M], values: object, where: str) -> M:
+    return parse_json(model, json_bytes(values), where=where, remedy="record again with egolive run --record")
 
 
 def _left_undone(work: Work[Question], outcome: Outcome) -> Answer:

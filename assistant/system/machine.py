@@ -12,6 +12,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from egolive.assistant.system import jetson
 
 __all__ = ["Facts", "cameras", "commit", "gather", "gpus", "memory", "processor", "versions"]
@@ -86,7 +88,7 @@ def versions() -> dict[str, str | None]:
 
 def commit() -> str:
     """Commit of the source tree that runs, with "+" where files differ; empty for an installed package."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
     try:
@@ -104,11 +106,17 @@ def commit() -> str:
 
 
 def processor() -> Facts:
-    """Name, usable cores and the instruction sets that matter for inference."""
+    """Name, cores that this process may use, and instruction sets that matter for inference.
+
+    `features` are told by Linux alone; elsewhere the list is empty.
+    """
+    # psutil tells neither the name nor the instruction sets.
     lines = _read("/proc/cpuinfo").splitlines()
     pairs = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set((pairs.get("flags") or pairs.get("Features") or "").split())
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    process = psutil.Process()
+    # macOS has no affinity.
+    cores = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
     return {
         "name": pairs.get("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
@@ -117,21 +125,18 @@ def processor() -> Facts:
     }
 
 
-def memory() -> dict[str, int]:
-    """Bytes of main memory: total (a container's limit counts) and available; 0 where not known."""
-    pairs = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+def memory(cgroup: Path = Path("/sys/fs/cgroup")) -> dict[str, int]:
+    """Bytes of main memory: total and available.
 
-    def size(key: str) -> int:
-        return int(pairs[key].split()[0]) * 1024 if key in pairs else 0
-
-    total, available = size("MemTotal"), size("MemAvailable")
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
-    used = _read("/sys/fs/cgroup/memory.current").strip()
+    Args:
+        cgroup: Where Linux tells a container's limit, which counts where it is below the machine's memory.
+    """
+    whole = psutil.virtual_memory()
+    total, available = int(whole.total), int(whole.available)
+    limit, used = (_read(cgroup / name).strip() for name in ("memory.max", "memory.current"))
     if limit.isdigit() and used.isdigit() and 0 < int(limit) < total:
         total = int(limit)
         available = min(available, max(0, int(limit) - int(used)))
-    if not total and sys.platform != "win32":
-        total = available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {"total": total, "available": available}
 
 
@@ -161,7 +166,7 @@ def gpus() -> list[Facts]:
 
 
 def cameras(devices: Path = Path("/dev"), classes: Path = Path("/sys/class/video4linux")) -> list[Facts]:
-    """Video nodes of Linux: path, name, and whether this user may read it. Cameras are not opened."""
+    """Video nodes of Linux: path, name, and whether this user may read it; none elsewhere. None is opened."""
     found: list[Facts] = []
     nodes = [node for node in devices.glob("video*") if node.name[5:].isdigit()]
     for node in sorted(nodes, key=lambda node: int(node.name[5:])):

@@ -1,60 +1,47 @@
 """What one engine costs on this machine, against the machine's own ceilings; in a process of its own.
 
-    python -m egolive.benchmarks.cost.engine_costs nano --threads 1
-
 A fresh process, so that memory is the engine's own. `egolive bench engines` starts one for each engine.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Qwen2VLConfig
 
 from egolive.assistant.backends.torch.torch_decoder import TorchDecoder
-from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
-from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.prompts.prompts import build_prompt, vision_of
-from egolive.assistant.runtime.backend import Decoder, ForwardInput, VisionTower
-from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.answers import Question
-from egolive.assistant.schema.engine import Engine, Prompt, Request, Vision
-from egolive.benchmarks.cost.ceilings import copy_rate, matrix_rate, median_seconds
+from egolive.assistant.schema.engine import Prompt, Request
+from egolive.benchmarks.cost.ceilings import copy_rate, matrix_rate
 from egolive.benchmarks.cost.energy import Energy
-from egolive.quantize.new_folder import peak_memory
-from egolive.quantize.prompt_embeddings import embeddings_of
-from egolive.streaming.errors import EngineError
+from egolive.quantize.measure.engine_speed import (
+    STEPS,
+    AnyLocalEngine,
+    loaded,
+    noise_frames,
+    run_apart,
+    time_engine,
+)
+from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.frames import Frame, Slice
-from egolive.streaming.metrics import rss_bytes
 from egolive.streaming.pipeline.windowing import Windows
 
 __all__ = ["cost_apart", "cost_of"]
 
 _BLOCK = 256 * 1024**2
 """Bytes that no processor's cache holds."""
-_PICTURE = (252, 448)
-"""Height and width of pictures where a profile has none."""
-_STEPS = 64
-"""Tokens that are decoded one by one."""
-_WARM = 2
-"""Tokens before them that are not timed."""
 _HOPS = 4
 """Live hops of which the median counts."""
-
-Halves = LocalEngine[VisionTower, Decoder]
 
 
 def cost_of(
@@ -83,26 +70,25 @@ def cost_of(
     Raises:
         EngineError: The engine cannot be loaded, or the device failed.
     """
-    before, begun = rss_bytes() or 0, time.perf_counter()
-    engine = load_engine(model, device=device, threads=threads)
-    load_s = time.perf_counter() - begun
-    loaded = (rss_bytes() or 0) - before
-    with torch_threads(threads), closing(engine):
+    folder, energy = resolve_model(model), Energy()
+    with loaded(model, device=device, threads=threads) as (engine, found):
         place = torch.device(engine.info.device)
-        read, weights = _weights_read(engine, resolve_model(model))
-        dtype = torch.bfloat16 if _computes_in_bf16(engine, resolve_model(model)) else torch.float32
-        found: dict[str, Any] = {
-            "name": engine.info.name,
-            "backend": engine.info.backend,
-            "precision": engine.info.precision,
-            "device": engine.info.device,
+        read, weights = _weights_read(engine, folder)
+        dtype = torch.bfloat16 if _computes_in_bf16(engine, folder) else torch.float32
+        times = time_engine(engine, slices, energy)
+        found |= {
             "threads": threads,
-            "weight_mb": round(engine.info.weight_bytes / 1e6, 1),
             "token_mb": round(read / 1e6, 1),
-            "load_s": round(load_s, 2),
-            "loaded_mb": round(loaded / 1e6),
+            "encode_ms": round(times.encode.wall * 1e3, 3),
+            "prefill": [
+                {"slices": count, "tokens": tokens, "ms": round(spent.wall * 1e3, 2)}
+                for count, tokens, spent in times.prefill
+            ],
+            "tok_s": round(1 / times.step.wall, 2),
+            "joules_token": None if energy.joules is None else round(energy.joules / STEPS, 4),
+            "energy": energy.told_by or "not told",
+            **_first_tokens(engine, 2 * max(slices)),
         }
-        found |= _times(engine, place, slices)
         # What ceilings need is not the engine's.
         found["peak_mb"] = round(peak_memory() / 1e6)
         if place.type == "cuda":
@@ -123,7 +109,7 @@ def cost_of(
     return found
 
 
-def _computes_in_bf16(engine: Halves, folder: Path) -> bool:
+def _computes_in_bf16(engine: AnyLocalEngine, folder: Path) -> bool:
     """Weights of few bits say nothing about the sums: the tower's precision does, and torch's own type."""
     decoder = engine.halves()[1]
     if isinstance(decoder, TorchDecoder):
@@ -134,25 +120,12 @@ def _computes_in_bf16(engine: Halves, folder: Path) -> bool:
     return precision == "bf16"
 
 
-def cost_apart(model: str, *, device: str, threads: int | None, slices: Sequence[int]) -> dict[str, Any]:
-    """The same in a fresh process.
-
-    Raises:
-        EngineError: It failed there.
-    """
-    command = [sys.executable, "-m", "egolive.benchmarks.cost.engine_costs", model, "--device", device]
-    command += ["--slices", *map(str, slices)]
-    if threads is not None:
-        command += ["--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise EngineError(f"{model} cannot be measured: {lines[-1][:300]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def cost_apart(model: str, **options: object) -> dict[str, Any]:
+    """`cost_of` in a fresh process; see `run_apart`."""
+    return run_apart("egolive.benchmarks.cost.engine_costs", model, **options)
 
 
-def _weights_read(engine: Halves, folder: Path) -> tuple[int, int]:
+def _weights_read(engine: AnyLocalEngine, folder: Path) -> tuple[int, int]:
     """Bytes of weights that each decoded token reads, and how many numbers they are."""
     text = Qwen2VLConfig.from_pretrained(folder).text_config
     head = int(text.hidden_size) // int(text.num_attention_heads)
@@ -168,53 +141,14 @@ def _weights_read(engine: Halves, folder: Path) -> tuple[int, int]:
     return sum(path.stat().st_size for path in built or folder.glob("decoder.*")), weights
 
 
-def _times(engine: Halves, place: torch.device, slices: Sequence[int]) -> dict[str, Any]:
-    tower, decoder = engine.halves()
-    height, width = engine.profile.picture or _PICTURE
-    rng = np.random.default_rng(0)
-    frames = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2 * max(slices))]
-    patches = engine.preprocessor.patches(frames[:2], height, width)
-    found: dict[str, Any] = {
-        "encode_ms": round(median_seconds(lambda: tower.encode(*patches), place) * 1e3, 3)
-    }
-    prefill = []
-    for count in slices:
-        vision = Vision(tuple(frames[: 2 * count]), height, width, "video")
-        prompt = build_prompt(engine.profile, Question("intent"), [vision])
-        layout = lay_out(prompt, engine.tokenizer)
-        embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor)
-        chunk = (embeddings, layout.positions)
-        spent = median_seconds(
-            lambda chunk=chunk: decoder.forward([ForwardInput(decoder.new_cache(), *chunk)]),  # type: ignore[misc]
-            place,
-        )
-        prefill.append({"slices": count, "tokens": len(layout), "ms": round(spent * 1e3, 2)})
-    found["prefill"] = prefill
-    row = decoder.new_cache()
-    decoder.forward([ForwardInput(row, embeddings, layout.positions)])
-    branch, token = row.fork(), decoder.embed([0])
-    # The first steps of an engine make what later ones use; and what was started is not theirs.
-    for step in range(_WARM):
-        decoder.forward([ForwardInput(branch, token, np.full((3, 1), layout.next_position + step))])
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
-    with Energy() as energy:
-        begun = time.perf_counter()
-        for step in range(_STEPS):
-            decoder.forward(
-                [ForwardInput(branch, token, np.full((3, 1), layout.next_position + _WARM + step))]
-            )
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        spent = time.perf_counter() - begun
-    found["tok_s"] = round(_STEPS / spent, 2)
-    found["joules_token"] = None if energy.joules is None else round(energy.joules / _STEPS, 4)
-    found["energy"] = energy.told_by or "not told"
-    return found | _first_tokens(engine, frames)
+def _first_tokens(engine: AnyLocalEngine, count: int) -> dict[str, float]:
+    """Milliseconds to the first token: of a stream's first question, and of later ones as it goes on.
 
-
-def _first_tokens(engine: Engine, frames: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
-    """Milliseconds to the first token: of a stream's first question, and of later ones as it goes on."""
+    Args:
+        engine: What is asked.
+        count: Frames of its window.
+    """
+    frames = noise_frames(engine, count)
     windows = Windows(len(frames) // 2)
     times: list[float] = []
     with engine.session() as session:
@@ -237,10 +171,4 @@ def _first_tokens(engine: Engine, frames: Sequence[np.ndarray[Any, Any]]) -> dic
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--slices", type=int, nargs="+")
-    asked = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    sys.stdout.write(json.dumps(cost_of(**asked)) + "\n")
+    sys.stdout.write(json.dumps(cost_of(**json.loads(sys.argv[1]))) + "\n")

@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
-from egolive.assistant.live.overlay import prepare_drawing
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
@@ -75,8 +74,6 @@ def measure(*, seconds: float = 20.0, realtime: bool = False) -> dict[str, Any]:
         For each run its cost in processor seconds a second of stream, and the frames lost of the file.
     """
     runs = []
-    # An import of half a second is no cost of a second of stream.
-    prepare_drawing()
     # One core is what is spoken of; OpenCV would take all for some milliseconds.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

@@ -99,7 +99,6 @@ _COMMANDS = (
         threads=False,
     ),
     _Command("soak", "Hours of stream, and what goes wrong in them", (), ("--quick",), threads=False),
-    _Command("fuzz", "Spoilt input", (), ("--inputs", "1000"), plot=False, threads=False),
 )
 
 

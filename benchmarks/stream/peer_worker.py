@@ -28,7 +28,7 @@ from egolive.benchmarks.stream.peer_baselines import EgoliveSide, ServerSide, Si
 from egolive.benchmarks.stream.stream_baselines import Said
 from egolive.benchmarks.stream.stream_bench import load_images
 from egolive.benchmarks.stream.stream_run import Hop, hops_of
-from egolive.quantize.new_folder import peak_memory
+from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.errors import EngineError
 
 __all__ = ["SETS", "Answers", "Plan", "Worker"]

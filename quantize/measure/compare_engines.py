@@ -29,7 +29,6 @@ from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.engine import EngineInfo
 from egolive.assistant.system import machine
 from egolive.quantize.checkpoint_source import checkpoint_of
-from egolive.quantize.engine_card import record_loss
 from egolive.quantize.measure.answer_quality import (
     Given,
     agreement,
@@ -39,8 +38,9 @@ from egolive.quantize.measure.answer_quality import (
     scores_of,
     windows_of,
 )
-from egolive.quantize.measure.engine_speed import folder_bytes, measure_apart
+from egolive.quantize.measure.engine_speed import measure_apart
 from egolive.quantize.measure.token_agreement import Spoken, compare_tokens, speak
+from egolive.quantize.output_folder import record_loss
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Window
 from egolive.train.evaluate.measures import mean
@@ -120,7 +120,8 @@ def compare(
                 said = speak(engine, streams, first[1] if first else None)
                 name = _name(model, engine.info.backend, engine.info.precision)
                 first = first or (answers, said, engine.info)
-            entry = {"name": name, **speed, "size_mb": round(folder_bytes(Path(place)) / 1e6, 1)}
+            size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
+            entry = {"name": name, **speed, "size_mb": round(size / 1e6, 1)}
             tie = tie_margin(first[2].precision)
             found.append(entry | _quality(first[0], answers) | _tokens(first[1], said, tie))
             if json_file is not None:

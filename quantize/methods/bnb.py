@@ -20,13 +20,13 @@ from egolive.assistant.model.engine_folder import (
 from egolive.assistant.schema.profiles import load_profile, save_profile
 from egolive.assistant.system import machine
 from egolive.quantize.checkpoint_source import checkpoint_of
-from egolive.quantize.engine_card import write_card
-from egolive.quantize.new_folder import (
+from egolive.quantize.output_folder import (
     copy_small_files,
     model_shapes,
     new_folder,
     package_versions,
     peak_memory,
+    write_card,
 )
 from egolive.streaming.errors import EngineError
 

@@ -18,13 +18,13 @@ from typing import Generic, TypeVar
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame, Interval, Window
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.pipeline.cutting import Windower
 from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.mailbox import Mailbox
 from egolive.streaming.pipeline.results import Result, Results
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Scheduler, Work
 from egolive.streaming.pipeline.watchdog import Watchdog
+from egolive.streaming.pipeline.windowing import Windower
 from egolive.streaming.sources.source import Source
 
 __all__ = ["Report", "Showing", "run"]
@@ -111,8 +111,8 @@ def run(
     watchdog = Watchdog(timeout or _TIMEOUT)
     metrics = metrics or Metrics(clock)
     playing = _Run(source, scheduler, think, fps_sampled, slices, seconds, metrics, clock, watchdog)
-    board: LatestResults[K, T] = LatestResults(scheduler.rules, timely=source.live, same=same)
-    return playing.play(board, show, stop or threading.Event(), on_gap)
+    latest: LatestResults[K, T] = LatestResults(scheduler.rules, timely=source.live, same=same)
+    return playing.play(latest, show, stop or threading.Event(), on_gap)
 
 
 class _Run(Generic[K, T]):
@@ -137,7 +137,7 @@ class _Run(Generic[K, T]):
         self._seconds = seconds
         self._metrics = metrics
         self._clock = clock
-        self._cutter = Windower(fps_sampled, slices, source.fps)
+        self._windower = Windower(fps_sampled, slices, source.fps)
         self._window_asked: Window | None = None
         self._steps_made = 0
         self._captured = (0.0, 0.0)
@@ -152,7 +152,7 @@ class _Run(Generic[K, T]):
 
     def play(
         self,
-        board: LatestResults[K, T],
+        latest: LatestResults[K, T],
         show: Callable[[Showing[K, T]], None],
         stop: threading.Event,
         on_gap: Callable[[Interval], None] | None,
@@ -168,7 +168,7 @@ class _Run(Generic[K, T]):
         for thread in threads:
             thread.start()
         try:
-            self._show_loop(board, show, stop, on_gap)
+            self._show_loop(latest, show, stop, on_gap)
         except KeyboardInterrupt:
             report.ended = "interrupt"
         finally:
@@ -180,7 +180,7 @@ class _Run(Generic[K, T]):
                 self._join(*threads)
         if self._think_error is not None:
             raise self._think_error
-        self._count(board)
+        self._count(latest)
         _log.info("run ended by %s: %d frames, %d shown", report.ended, report.captured, report.shown)
         return report
 
@@ -214,14 +214,14 @@ class _Run(Generic[K, T]):
 
     def _capture(self, frame: Frame) -> None:
         self._captured = (frame.time, self._clock.now())
-        cut = self._cutter.push(frame)
-        frame = cut.frame
-        if cut.gap is not None:
-            self._gaps.append(cut.gap)
+        sampled = self._windower.push(frame)
+        frame = sampled.frame
+        if sampled.gap is not None:
+            self._gaps.append(sampled.gap)
         if self._live:
-            self._scheduler.see(frame, cut.window, frame.time)
-        elif cut.sampled:
-            self._steps.put(_Step(frame, cut.window))
+            self._scheduler.see(frame, sampled.window, frame.time)
+        elif sampled.sampled:
+            self._steps.put(_Step(frame, sampled.window))
             self._steps_made += 1
         self._shots.put(_Shot(frame, self._steps_made))
         self._report.captured += 1
@@ -273,7 +273,7 @@ class _Run(Generic[K, T]):
 
     def _show_loop(
         self,
-        board: LatestResults[K, T],
+        latest: LatestResults[K, T],
         show: Callable[[Showing[K, T]], None],
         stop: threading.Event,
         on_gap: Callable[[Interval], None] | None,
@@ -300,11 +300,11 @@ class _Run(Generic[K, T]):
             frame = shot.frame
             while self._gaps and self._gaps[0].end <= frame.time:
                 gap = self._gaps.popleft()
-                board.gap(gap.end)
+                latest.gap(gap.end)
                 if on_gap is not None:
                     on_gap(gap)
             now = self._now() if self._live else frame.time
-            showing = board.show(frame, now, self._results.take(frame.index))
+            showing = latest.show(frame, now, self._results.take(frame.index))
             show(showing)
             report.shown += 1
             in_time = [result for result in showing.new if result.status == "ok"]
@@ -322,10 +322,10 @@ class _Run(Generic[K, T]):
         self._scheduler.close()
         self._results.close()
 
-    def _count(self, board: LatestResults[K, T]) -> None:
+    def _count(self, latest: LatestResults[K, T]) -> None:
         report = self._report
-        report.gaps = self._cutter.gaps
-        report.requests = self._scheduler.counts | board.counts
+        report.gaps = self._windower.gaps
+        report.requests = self._scheduler.counts | latest.counts
         drops = {
             "show_busy": self._shots.drops.get("busy", 0),
             "think_busy": self._scheduler.windows_missed,

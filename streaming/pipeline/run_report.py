@@ -34,7 +34,7 @@ class Report:
     """What was passed over, by reason: "show_busy" (frames), "think_busy" (windows that were due to be asked
     of), "broken" (pieces of the stream that could not be decoded)."""
     requests: dict[str, int] = field(default_factory=dict)
-    """Requests by what became of them, as `Scheduler.counts` and `Board.counts` have it."""
+    """Requests by what became of them, as `Scheduler.counts` and `LatestResults.counts` name them."""
     ended: End = "source"
     """Why it ended: the source was over, the time was up, it was asked to stop, or Ctrl-C."""
 

@@ -1,7 +1,7 @@
 """What to think about next: which tasks are due, in which order, and when running work has to make way.
 
 Starts no threads and knows no models. Time is stream time, handed in with each call; every method may be
-called from any thread. What may be shown of the outcome is decided in `board`.
+called from any thread. What may be shown of the outcome is decided in `latest_results`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,73 @@
-"""From sampled frames to slices, and from slices to the windows that a question is asked of."""
+"""From the frames of a source to the windows that questions are asked of: sampling, gaps, slices, windows.
+
+All of it depends on frame times alone, so a live run and its replay get the same windows.
+"""
 
 from __future__ import annotations
 
-from egolive.streaming.frames import Frame, Slice, Window
+import math
+from dataclasses import dataclass, replace
 
-__all__ = ["Slicer", "Windows"]
+from egolive.streaming.frames import Frame, Interval, Slice, Window
+
+__all__ = ["FrameSampler", "Sampled", "Slicer", "Windower", "Windows"]
+
+
+class FrameSampler:
+    """Thins a stream to a steady rate, and finds its gaps.
+
+    Picks the frames nearest to the ticks of a grid that begins anew after each gap. At most one frame is
+    picked for a tick and none twice, so a source slower than `fps` passes whole.
+
+    A gap is a frame marked as such, a change of the picture's size, or a hole: two samples' time without a
+    frame, or three frames' time of a source that is slower than that.
+
+    Args:
+        fps: Samples a second.
+        source_fps: Nominal rate of the source, where it is known.
+    """
+
+    def __init__(self, fps: float, source_fps: float | None = None) -> None:
+        if not fps > 0:
+            raise ValueError(f"a sampling rate is above 0, got {fps}")
+        self._fps = fps
+        self._longest_hole = max(2 / fps, 3 / source_fps if source_fps else 0.0)
+        self._before: Frame | None = None
+        self._anchor = 0.0
+        self._tick = -1
+        self.gaps = 0
+        """Gaps so far."""
+
+    def push(self, frame: Frame) -> tuple[Frame | None, Interval | None]:
+        """Take the next frame of the source; no frame may be left out.
+
+        Returns:
+            The frame where it is picked, marked when it follows a gap; and the time of the gap just found.
+        """
+        before, self._before = self._before, frame
+        if before is None:
+            return self._restart(frame), None
+        gap = (
+            frame.gap
+            or (frame.width, frame.height) != (before.width, before.height)
+            or frame.time - before.time > self._longest_hole
+        )
+        if gap:
+            self.gaps += 1
+            return self._restart(replace(frame, gap=True)), Interval(before.time, frame.time)
+        # Half the time between two frames makes it the nearest; a quarter tick is the most that the jitter of
+        # a slow source may bring a frame forward.
+        tolerance = min((frame.time - before.time) / 2, 0.25 / self._fps)
+        tick = math.floor((frame.time - self._anchor + tolerance) * self._fps)
+        if tick <= self._tick:
+            return None, None
+        self._tick = tick
+        return frame, None
+
+    def _restart(self, frame: Frame) -> Frame:
+        self._anchor = frame.time
+        self._tick = 0
+        return frame
 
 
 class Slicer:
@@ -34,26 +97,21 @@ class Slicer:
 
 
 class Windows:
-    """The last slices as windows that grow at their end for a while, then hand over to a younger one.
+    """Growing windows over the last slices, each handing over to a younger one when it is full.
 
     With `length` N, windows start every N slices and the older of two is the one that counts: lengths are
-    1, 2, ..., 2N - 1 after a start or a gap, then again and again N, N + 1, ..., 2N - 1. What was read of a
-    window stays valid until it hands over, and `Window.successor` says what the younger one already holds, so
-    that it can be read meanwhile.
-
-    Sliding windows grow from one slice to N and then lose the oldest for each new one: each begins anew, and
-    none has a successor.
+    1, 2, ..., 2N - 1 after a start or a gap, then again and again N, N + 1, ..., 2N - 1. The keys and values
+    computed for a window stay valid until it hands over, and `Window.successor` says how many slices the
+    younger one already holds, so that it can be prefilled meanwhile.
 
     Args:
         length: N, the slices of a full window.
-        sliding: Slide in place of growing and handing over.
     """
 
-    def __init__(self, length: int, *, sliding: bool = False) -> None:
+    def __init__(self, length: int) -> None:
         if length < 1:
             raise ValueError(f"a window holds at least one slice, got {length}")
         self._length = length
-        self._sliding = sliding
         self._slices: list[Slice] = []
 
     def push(self, newest: Slice) -> Window:
@@ -61,9 +119,53 @@ class Windows:
         if self._slices and self._slices[-1].segment != newest.segment:
             self._slices.clear()
         self._slices.append(newest)
-        if self._sliding:
-            del self._slices[: -self._length]
-            return Window(tuple(self._slices))
         if len(self._slices) == 2 * self._length:
             del self._slices[: self._length]
         return Window(tuple(self._slices), successor=max(0, len(self._slices) - self._length))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One frame of the source, and the window by then."""
+
+    frame: Frame
+    """The frame, marked when the sampler found a gap before it."""
+    sampled: bool
+    """Whether it goes into windows."""
+    window: Window | None
+    """The newest window; None after a start or a gap, until a slice is complete."""
+    gap: Interval | None
+    """The gap that ends with this frame."""
+
+
+class Windower:
+    """Sampler, slicer and windows in a row: takes every frame of a stream, in order.
+
+    Args:
+        fps: Frames a second that go into windows.
+        slices: Slices of a full window.
+        source_fps: Nominal rate of the source, where it is known.
+    """
+
+    def __init__(self, fps: float, slices: int, source_fps: float | None = None) -> None:
+        self._sampler = FrameSampler(fps, source_fps)
+        self._slicer = Slicer()
+        self._windows = Windows(slices)
+        self._window: Window | None = None
+
+    @property
+    def gaps(self) -> int:
+        """Gaps so far."""
+        return self._sampler.gaps
+
+    def push(self, frame: Frame) -> Sampled:
+        """Take the next frame of the source."""
+        sampled, gap = self._sampler.push(frame)
+        if gap is not None:
+            self._window = None
+        if sampled is not None:
+            frame = sampled
+            made = self._slicer.push(sampled)
+            if made is not None:
+                self._window = self._windows.push(made)
+        return Sampled(frame, sampled is not None, self._window, gap)

@@ -1,30 +1,40 @@
-"""What happened in a run, kept so that it can happen again: frames, when each was shown, what was thought.
+"""Recordings of runs: the frames, when each was shown, what was asked and what became of it.
 
 A folder holds `recording.json` (the source and the caller's settings), `recording.jsonl` (one line an event)
-and the pictures, which stand in the order of the frames' lines. Tasks and what thinking yields are the
-caller's business: this file keeps what it is told about them. `egolive.streaming.recording.replay` runs it
-again.
+and the pictures, in the order of the frames' lines. Tasks, and what is noted about their results, are JSON of
+the caller's. `egolive.streaming.recording.replay` runs a recording again.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import Discriminator, Field, RootModel, Tag, model_validator
 
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame
+from egolive.streaming.json_files import (
+    AtLeastOne,
+    Count,
+    JsonModel,
+    Positive,
+    Seconds,
+    json_bytes,
+    parse_json,
+    read_json,
+)
 from egolive.streaming.pipeline.latest_results import Showing
 from egolive.streaming.pipeline.results import Result, Status
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Work
-from egolive.streaming.plain_values import above_zero, count, of_kind
-from egolive.streaming.recording.event_log import Outcome, RecordedShow, RecordedWork, read_log
-from egolive.streaming.recording.lossless import PictureFiles, read_pictures
+from egolive.streaming.recording.pictures import PictureFiles, read_pictures
 from egolive.streaming.sources.source import Source
+from egolive.streaming.sources.wrappers import SourceWrapper
 
 __all__ = ["Outcome", "RecordedShow", "RecordedWork", "Recorder", "Recording", "is_recording"]
 
@@ -33,10 +43,117 @@ T = TypeVar("T")
 
 _HEAD, _LOG = "recording.json", "recording.jsonl"
 _FORMAT = 1
+_REMEDY = "record again with egolive run --record"
+
+
+class _SourceAbout(JsonModel):
+    name: str
+    live: bool
+    fps: Positive | None
+
+
+class _Head(JsonModel):
+    """`recording.json`."""
+
+    format: Literal[1]
+    fps: Positive
+    slices: AtLeastOne
+    seconds: Positive | None
+    source: _SourceAbout
+    settings: dict[str, Any]
+
+
+class _Frame(JsonModel):
+    """A line of `recording.jsonl`: a frame that the source gave."""
+
+    index: Count = Field(alias="frame")
+    time: Seconds = Field(alias="t")
+    gap: bool
+
+
+class Outcome(NamedTuple):
+    """What became of one task of some work, in the order in which outcomes came."""
+
+    task: Count
+    """Its place among the work's tasks."""
+    status: Status
+    note: dict[str, Any]
+    """What the recorder's caller noted about the value."""
+
+
+class RecordedWork(JsonModel):
+    """A line of `recording.jsonl`: tasks that were worked on together."""
+
+    picture: Count = Field(alias="work")
+    """Index of the newest frame when it began."""
+    time: Seconds = Field(alias="t")
+    """Stream time at which it began, seconds."""
+    slices: Count
+    """Slices of the window that it was given; 0 where it was given none."""
+    tasks: tuple[Any, ...]
+    """Its tasks, as the recorder's caller named them."""
+    outcomes: tuple[Outcome, ...]
+
+    @model_validator(mode="after")
+    def _outcomes_are_of_tasks(self) -> Self:
+        if any(outcome.task >= len(self.tasks) for outcome in self.outcomes):
+            raise ValueError("an outcome of no task")
+        return self
+
+
+class RecordedShow(JsonModel):
+    """A line of `recording.jsonl`: a frame that was shown."""
+
+    frame: Count = Field(alias="shown")
+    now: Seconds
+    """Stream time of this moment, seconds."""
+    new: Count
+    """Results that had come in since the frame before."""
+
+
+class _End(JsonModel):
+    """The last line of `recording.jsonl`: what the run counted."""
+
+    report: Report = Field(alias="end")
+
+    @model_validator(mode="after")
+    def _counts_are_counts(self) -> Self:
+        counts = (self.report.captured, *self.report.drops.values(), *self.report.requests.values())
+        if min(counts) < 0:
+            raise ValueError("a count below 0")
+        return self
+
+
+class _Other(JsonModel):
+    """A line of a kind that this version does not know."""
+
+
+_KINDS = {"frame": _Frame, "work": RecordedWork, "shown": RecordedShow, "end": _End}
+
+
+def _kind_of(event: object) -> str | None:
+    if not isinstance(event, dict):
+        return None
+    return next((key for key in _KINDS if key in event), "other")
+
+
+class _Line(
+    RootModel[
+        Annotated[
+            Annotated[_Frame, Tag("frame")]
+            | Annotated[RecordedWork, Tag("work")]
+            | Annotated[RecordedShow, Tag("shown")]
+            | Annotated[_End, Tag("end")]
+            | Annotated[_Other, Tag("other")],
+            Discriminator(_kind_of),
+        ]
+    ]
+):
+    pass
 
 
 class Recorder(Generic[K, T]):
-    """Stands round the three parts of a run and writes down what passes; they notice nothing of it.
+    """Wraps the source, the thinking and the showing of a run, and writes down what passes through them.
 
     Pictures are written on the capturing thread, so that none is lost; a frame is recorded before it goes on.
 
@@ -74,7 +191,7 @@ class Recorder(Generic[K, T]):
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise SinkError(f"{folder}: is not empty; name a new folder to record into")
-            self._log = (folder / _LOG).open("w", encoding="utf-8")
+            self._log = (folder / _LOG).open("wb")
         except OSError as error:
             raise self._failure(error) from error
         self._pictures = PictureFiles(folder)
@@ -84,10 +201,10 @@ class Recorder(Generic[K, T]):
         about = {"name": source.name, "live": source.live, "fps": source.fps}
         head = self._head | {"source": about, "settings": self._settings}
         try:
-            (self._folder / _HEAD).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+            (self._folder / _HEAD).write_bytes(json_bytes(head))
         except OSError as error:
             raise self._failure(error) from error
-        return _Watched(source, self._frame)
+        return _Recorded(source, self._frame)
 
     def think(
         self, think: Callable[[Work[K]], Iterable[Result[K, T]]]
@@ -142,7 +259,7 @@ class Recorder(Generic[K, T]):
     def _write(self, **event: object) -> None:
         with self._lock:
             try:
-                self._log.write(json.dumps(event) + "\n")
+                self._log.write(json_bytes(event, indent=None))
                 self._log.flush()
             except OSError as error:
                 raise self._failure(error) from error
@@ -151,30 +268,17 @@ class Recorder(Generic[K, T]):
         return SinkError(f"{self._folder}: cannot be written ({error.strerror or error}); check the folder")
 
 
-class _Watched(Source):
-    """A source whose every frame is told to somebody before it goes on."""
+class _Recorded(SourceWrapper):
+    """A source each of whose frames is written before it goes on."""
 
-    def __init__(self, source: Source, tell: Callable[[Frame], None]) -> None:
-        self._source = source
-        self._tell = tell
-        self.live = source.live
-        self.name = source.name
-        self.fps = source.fps
-        self.size = source.size
-
-    @property
-    def broken(self) -> int:  # type: ignore[override]  # counted by the source
-        """Pieces that were skipped, so far."""
-        return self._source.broken
+    def __init__(self, source: Source, write: Callable[[Frame], None]) -> None:
+        super().__init__(source)
+        self._write = write
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self._source:
-            self._tell(frame)
+            self._write(frame)
             yield frame
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
 
 
 class Recording:
@@ -189,32 +293,47 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
-            lines = (folder / _LOG).read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: is no recording that can be read; egolive run --record") from error
-        version = head.get("format") if isinstance(head, dict) else None
-        if version != _FORMAT:
-            raise DataError(f"{folder}: made by another egolive, format {version!r}; record again")
-        try:
-            about = of_kind(head["source"], dict)
-            self.source: str = of_kind(about["name"], str)
-            self.live: bool = of_kind(about["live"], bool)
-            self.source_fps = None if about["fps"] is None else above_zero(about["fps"])
-            self.fps = above_zero(head["fps"])
-            self.slices = count(head["slices"], least=1)
-            self.seconds = None if head["seconds"] is None else above_zero(head["seconds"])
-            self.settings: Mapping[str, Any] = of_kind(head["settings"], dict)
-            """What the recorder's caller gave it."""
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{folder / _HEAD}: damaged ({_why(error)}); record again") from error
-        log = read_log(folder / _LOG, lines)
-        self.works: Sequence[RecordedWork] = log.works
-        self.shows: Sequence[RecordedShow] = log.shows
-        self.report = log.end
+        head = read_json(_Head, folder / _HEAD, kind="recording", remedy=_REMEDY)
+        self.source, self.live, self.source_fps = head.source.name, head.source.live, head.source.fps
+        self.fps, self.slices, self.seconds = head.fps, head.slices, head.seconds
+        self.settings: Mapping[str, Any] = head.settings
+        """What the recorder's caller gave it."""
+        self.works: list[RecordedWork] = []
+        self.shows: list[RecordedShow] = []
+        self.report: Report | None = None
         """What the run counted; None where it did not come to its end."""
-        self._frames = log.frames[: self.report.captured] if self.report else log.frames
+        self._frames: list[_Frame] = []
+        self._read_log(folder / _LOG)
+
+    def _read_log(self, path: Path) -> None:
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise DataError(
+                f"{path}: no recording that can be read ({error.strerror or error}); {_REMEDY}"
+            ) from error
+        for number, line in enumerate(lines, start=1):
+            try:
+                event = parse_json(_Line, line, where=f"{path}, line {number}: damaged", remedy=_REMEDY).root
+            except DataError:
+                if number == len(lines) and self.report is None:
+                    # Cut off by a kill.
+                    break
+                raise
+            match event:
+                case _Frame():
+                    self._frames.append(event)
+                case RecordedWork():
+                    self.works.append(event)
+                case RecordedShow():
+                    self.shows.append(event)
+                case _End():
+                    self.report = event.report
+        for before, after in pairwise(self._frames):
+            if after.index <= before.index or after.time < before.time:
+                raise DataError(f"{path}: the line of frame {after.index} is out of order; {_REMEDY}")
+        if self.report is not None:
+            del self._frames[self.report.captured :]
 
     def frames(self) -> Iterator[Frame]:
         """The frames, pixel by pixel as they were.
@@ -223,19 +342,15 @@ class Recording:
             DataError: A file of pictures is damaged, or ends before the run did.
         """
         pictures = read_pictures(self.folder)
-        for index, time, gap in self._frames:
+        for frame in self._frames:
             image = next(pictures, None)
             if image is None:
                 if self.report is None:
                     return
-                raise DataError(f"{self.folder}: the picture of frame {index} is missing; record again")
-            yield Frame(image, time, index, gap)
+                raise DataError(f"{self.folder}: the picture of frame {frame.index} is missing; {_REMEDY}")
+            yield Frame(image, frame.time, frame.index, frame.gap)
 
 
 def is_recording(folder: Path) -> bool:
     """Whether a folder says of itself that it is one."""
     return (folder / _HEAD).is_file()
-
-
-def _why(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

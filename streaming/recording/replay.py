@@ -15,11 +15,11 @@ from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.pipeline.cutting import Sampled, Windower
 from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import TaskRule, Work
+from egolive.streaming.pipeline.windowing import Sampled, Windower
 from egolive.streaming.recording.recording import RecordedWork, Recording
 
 __all__ = ["replay"]
@@ -64,8 +64,8 @@ def replay(
     """
     told = recording.report or Report(ended="interrupt")
     report = Report(seconds=told.seconds, drops=dict(told.drops), ended=told.ended)
-    board: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
-    cutter = Windower(recording.fps, recording.slices, recording.source_fps)
+    latest: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
+    windower = Windower(recording.fps, recording.slices, recording.source_fps)
     works, shows = deque(recording.works), deque(recording.shows)
     results: deque[Result[K, T]] = deque()
     gaps: deque[Interval] = deque()
@@ -73,14 +73,14 @@ def replay(
     for frame in recording.frames():
         if recording.seconds is not None and frame.time >= recording.seconds:
             break
-        cut = cutter.push(frame)
+        sampled = windower.push(frame)
         report.captured += 1
         report.stream_seconds = frame.time
-        if cut.gap is not None:
-            gaps.append(cut.gap)
+        if sampled.gap is not None:
+            gaps.append(sampled.gap)
         while works and works[0].picture == frame.index:
             then = works.popleft()
-            work = _work(then, cut, [task(name) for name in then.tasks], recording)
+            work = _work(then, sampled, [task(name) for name in then.tasks], recording)
             if work.window is not None and work.window is not window_asked:
                 window_asked = work.window
                 report.windows += 1
@@ -94,11 +94,11 @@ def replay(
             _move(clock, shown.now)
             while gaps and gaps[0].end <= frame.time:
                 gap = gaps.popleft()
-                board.gap(gap.end)
+                latest.gap(gap.end)
                 if on_gap is not None:
                     on_gap(gap)
             found = [results.popleft() for _ in range(min(shown.new, len(results)))]
-            showing = board.show(cut.frame, shown.now, found)
+            showing = latest.show(sampled.frame, shown.now, found)
             show(showing)
             report.shown += 1
             in_time = [result for result in showing.new if result.status == "ok"]
@@ -107,20 +107,20 @@ def replay(
                 metrics.add("glass_to_overlay", shown.now - frame.time)
                 for result in in_time:
                     metrics.add("answer_age", shown.now - result.time)
-    report.gaps = cutter.gaps
-    report.requests = dict(told.requests) | dict(board.counts)
+    report.gaps = windower.gaps
+    report.requests = dict(told.requests) | dict(latest.counts)
     return report
 
 
-def _work(then: RecordedWork, cut: Sampled, tasks: Sequence[K], recording: Recording) -> Work[K]:
-    """The work as it was, from the frames as they are cut now."""
-    window = cut.window if then.slices else None
+def _work(then: RecordedWork, sampled: Sampled, tasks: Sequence[K], recording: Recording) -> Work[K]:
+    """The work as it was, from the windows as they come out now."""
+    window = sampled.window if then.slices else None
     if (len(window) if window else 0) != then.slices:
         raise DataError(
             f"{recording.folder}: at {then.time:.2f} s the window has {len(window) if window else 0} slices, "
             f"in the run it had {then.slices}; another egolive recorded it"
         )
-    return Work(tuple(tasks), cut.frame, window, then.time)
+    return Work(tuple(tasks), sampled.frame, window, then.time)
 
 
 def _move(clock: VirtualClock, time: float) -> None:

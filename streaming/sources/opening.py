@@ -1,4 +1,4 @@
-"""The front door of the sources: one call takes whatever a user names as input."""
+"""`open_source`: opens whatever a user names as input, by the form of its name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.paths import existing_path
 from egolive.streaming.sources.gstreamer import open_gstreamer
 from egolive.streaming.sources.picture_folder import Folder
-from egolive.streaming.sources.playback import Looped, Paced
 from egolive.streaming.sources.reconnect import Reconnecting
 from egolive.streaming.sources.source import Source
 from egolive.streaming.sources.video import Video, without_password
 from egolive.streaming.sources.webcam import open_webcam
+from egolive.streaming.sources.wrappers import Looped, Paced
 
 __all__ = ["open_source"]
 

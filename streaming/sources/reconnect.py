@@ -12,6 +12,7 @@ from egolive.streaming.clock import Clock
 from egolive.streaming.errors import SourceError, SourceLost
 from egolive.streaming.frames import Frame
 from egolive.streaming.sources.source import Source
+from egolive.streaming.sources.wrappers import SourceWrapper
 
 __all__ = ["Reconnecting"]
 
@@ -25,7 +26,7 @@ _STEP = 1e-3
 """Seconds by which stream time goes on at least, where the source's clock was ahead of ours."""
 
 
-class Reconnecting(Source):
+class Reconnecting(SourceWrapper):
     """A live source that comes back: what was lost is opened again, its next frame marked as behind a gap.
 
     Frames of the first connection keep their times. Those of a later one are placed by the clock: as long
@@ -46,31 +47,21 @@ class Reconnecting(Source):
         clock: Clock,
         reconnect_timeout: float = math.inf,
     ) -> None:
-        self._source = source
+        super().__init__(source)
         self._reopen = reopen
         self._clock = clock
         self._reconnect_timeout = reconnect_timeout
         self._stop = threading.Event()
         # `close` may come while the reading thread exchanges one connection for the next.
-        self._exchange = threading.Lock()
-        self._broken_before = 0
+        self._exchanging = threading.Lock()
         self._origin: float | None = None
         self._last: Frame | None = None
         self._back = False
         self._time_shift = 0.0
         self._index_shift = 0
         self._delay = _FIRST_DELAY
-        self.live = source.live
-        self.name = source.name
-        self.fps = source.fps
-        self.size = source.size
         self.reconnects = 0
         """Times that it came back."""
-
-    @property
-    def broken(self) -> int:  # type: ignore[override]  # counted by each connection
-        """Pieces that were skipped, so far."""
-        return self._broken_before + self._source.broken
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until it is closed.
@@ -96,7 +87,7 @@ class Reconnecting(Source):
     def close(self) -> None:
         """Stop waiting and trying, and close the connection; waits for a try that is under way."""
         self._stop.set()
-        with self._exchange:
+        with self._exchanging:
             self._source.close()
 
     def _placed(self, frame: Frame) -> Frame:
@@ -133,9 +124,8 @@ class Reconnecting(Source):
                 if self._clock.now() - since >= self._reconnect_timeout:
                     raise lost from None
                 continue
-            with self._exchange:
-                self._broken_before += self._source.broken
-                self._source = source
+            with self._exchanging:
+                self._exchange(source)
                 if self._stop.is_set():
                     source.close()
                     return False

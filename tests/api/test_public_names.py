@@ -65,12 +65,12 @@ def test_importing_the_package_takes_less_than_300_ms() -> None:
 @pytest.mark.parametrize(
     "package",
     [
-        "assistant.cli",
-        "streaming.opening",
-        "train.commands",
-        "quantize.commands",
+        "assistant.cli.main",
+        "streaming.sources.opening",
+        "train.train_commands",
+        "quantize.quantize_commands",
         "demo.app",
-        "benchmarks.stream",
+        "benchmarks.stream.stream_bench",
     ],
 )
 def test_the_packages_are_found_below_it(package: str) -> None:

@@ -20,10 +20,10 @@ from starlette.testclient import TestClient
 from egolive.assistant.runtime.engine_lock import EngineLock, SharedEngine
 from egolive.assistant.schema.engine import Delta, Prompt, Request
 from egolive.demo.browser_source import BrowserSource
-from egolive.demo.routes import add_live_routes
+from egolive.demo.routes import add_live_routes, settings_of
 from egolive.demo.sessions import VisitorSessions
 from egolive.demo.state_sink import StateSink
-from egolive.streaming.errors import EngineError, SourceError
+from egolive.streaming.errors import EngineError, SourceError, UsageError
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.sources.source import Source
@@ -309,3 +309,9 @@ def test_the_board_hands_everybody_the_end() -> None:
     board.end("the camera burnt")
     assert waiting.result(0)["error"] == "the camera burnt"
     assert board.wait_for(9).result(0)["over"]
+
+
+@pytest.mark.parametrize("tasks", [[[]], [{}], [None], [1], "intent", {"intent": 1}])
+def test_tasks_of_a_page_that_are_none_are_refused(tasks: object) -> None:
+    with pytest.raises(UsageError):
+        settings_of({"tasks": tasks})

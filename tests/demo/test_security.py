@@ -89,13 +89,9 @@ def test_settings_that_cannot_work_are_told_before_a_model_is_loaded(
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    # The page's builder sets it; undone after the test.
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    page, visits = built(FakeEngine(), tmp_path, upload_mb=1)
-    with TestClient(page) as client:
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    with built(FakeEngine(), tmp_path, upload_mb=1) as (page, _), TestClient(page) as client:
         yield client
-    visits.close()
 
 
 def test_the_page_is_served_whole_without_statistics_and_gives_no_other_files(

@@ -51,7 +51,9 @@ def test_webcam(
     assert len(lines) >= SECONDS
     assert all(re.fullmatch(r"\d\.\d s: .+; next: .+ \(\d\.\d s old\)", line) for line in lines)
     assert any("make coffee; next:" in line for line in lines)
-    assert cv2.imread(str(tmp_path / "latest.jpg")).shape == (252, 448, 3)
+    picture = cv2.imread(str(tmp_path / "latest.jpg"))
+    assert picture is not None
+    assert picture.shape == (252, 448, 3)
 
 
 def test_clip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

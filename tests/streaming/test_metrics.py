@@ -1,6 +1,5 @@
 """Times, counts, shares and memory of a run."""
 
-import sys
 import threading
 
 import pytest
@@ -75,13 +74,10 @@ def test_nothing_is_lost_between_threads_and_memory_is_bounded() -> None:
     assert len(metrics._times["encode"]) == 16
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the system tells no memory")
 def test_memory_that_is_held_is_seen() -> None:
     before = rss_bytes()
     held = bytearray(b"x" * 64_000_000)
     after = rss_bytes()
-    assert before is not None
-    assert after is not None
     assert after - before > 50_000_000
     del held
 

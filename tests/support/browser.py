@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -36,33 +37,42 @@ BLOCKS = 16
 """Bits of the frame number that is written into a fake camera's pictures."""
 
 
-def built(engine: Engine, folder: Path, **options: Any) -> tuple[ASGIApp, VisitorSessions]:
+@contextmanager
+def built(engine: Engine, folder: Path, **options: Any) -> Iterator[tuple[ASGIApp, VisitorSessions]]:
     """The demo's page; built inside an event loop, without which Gradio opens some that it never closes."""
 
     async def build() -> tuple[ASGIApp, VisitorSessions]:
         return build_page(engine, folder, **options)
 
-    return asyncio.run(build())
+    with pytest.MonkeyPatch.context() as variables:
+        # Building a page sets both for the whole process: ours the first, Gradio the second.
+        variables.setenv("GRADIO_TEMP_DIR", str(folder))
+        variables.setenv("HF_HUB_DISABLE_TELEMETRY", "True")
+        page, visits = asyncio.run(build())
+        try:
+            yield page, visits
+        finally:
+            visits.close()
 
 
 @contextmanager
 def served(engine: Engine, folder: Path, **options: Any) -> Iterator[str]:
     """The demo's page on a port of this machine; gives its address."""
-    app, visits = built(engine, folder, **options)
-    config = uvicorn.Config(Guard(app), host="127.0.0.1", port=0, log_level="warning", ws="none")
-    config.timeout_graceful_shutdown = 1
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        visits.close()
-        server.should_exit = True
-        thread.join(20)
+    with built(engine, folder, **options) as (app, visits):
+        config = uvicorn.Config(Guard(app), host="127.0.0.1", port=0, log_level="warning", ws="none")
+        config.timeout_graceful_shutdown = 1
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.02)
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:
+            visits.close()
+            server.should_exit = True
+            thread.join(20)
 
 
 class Page:

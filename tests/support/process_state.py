@@ -24,7 +24,11 @@ _STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "torch's gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
     "OpenCV's threads": (cv2.getNumThreads, cv2.setNumThreads),
     "the working directory": (Path.cwd, os.chdir),
-    "sys.path": (lambda: list(sys.path), lambda old: sys.path.__setitem__(slice(None), old)),
+    "sys.path": (
+        # modelopt looks for a package that setuptools carries, which leaves this entry for good.
+        lambda: [entry for entry in sys.path if not entry.endswith("_vendor")],
+        lambda old: sys.path.__setitem__(slice(None), old),
+    ),
     "sys.argv": (lambda: list(sys.argv), lambda old: sys.argv.__setitem__(slice(None), old)),
     "the handler of SIGINT": (
         lambda: signal.getsignal(signal.SIGINT),
@@ -36,12 +40,13 @@ _STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     ),
 }
 """By name: how it is read, and how it is put back."""
-_OF_PYTEST = ("PYTEST_", "COV_")
+_NOT_OF_TESTS = ("PYTEST_", "COV_", "TORCHINDUCTOR_", "OPENCV_VIDEOIO_")
+"""Environment variables that pytest, torch and our webcam set, the last two once, when they are imported."""
 
 
 def snapshot() -> dict[str, Any]:
     """The state as it is, environment variables one by one."""
-    variables = {f"${key}": value for key, value in os.environ.items() if not key.startswith(_OF_PYTEST)}
+    variables = {f"${key}": value for key, value in os.environ.items() if not key.startswith(_NOT_OF_TESTS)}
     return {name: read() for name, (read, _) in _STATE.items()} | variables
 
 

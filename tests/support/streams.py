@@ -11,7 +11,7 @@ from egolive.assistant.prompts.prompts import vision_of
 from egolive.assistant.runtime.engine_session import Session
 from egolive.assistant.schema.engine import Delta, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import NANO
-from egolive.streaming.frames import Frame, Slice
+from egolive.streaming.frames import Frame, Slice, Window
 from egolive.streaming.pipeline.windowing import Windows
 
 CLOSE = 1e-5
@@ -51,13 +51,16 @@ def frame(index: int) -> Frame:
 
 
 def stream(sliding: bool = False) -> list[tuple[Vision, Vision]]:
-    """The window and the newest picture after each slice."""
+    """The window and the newest picture after each slice; sliding windows hold the last slices alone."""
     profile = replace(NANO, picture=(56, 84))
-    windows = Windows(LENGTH, sliding=sliding)
+    windows = Windows(LENGTH)
     found = []
     for number in range(SLICES):
         newest = Slice(frame(2 * number), frame(2 * number + 1), number, segment=int(number >= GAP))
-        found.append((vision_of(windows.push(newest), profile), vision_of(newest.second, profile)))
+        window = windows.push(newest)
+        if sliding:
+            window = Window(window.slices[-LENGTH:])
+        found.append((vision_of(window, profile), vision_of(newest.second, profile)))
     return found
 
 

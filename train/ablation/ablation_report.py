@@ -1,4 +1,4 @@
-"""What the runs of the ablation come to: lines for programs, tables for the README, one plot.
+"""Results of the ablation: lines for programs, tables for the documentation, one plot.
 
 Differences are paired: of one question the mean over the seeds of one way, less that of another, resampled
 over the episodes. How far other seeds would move the means is not in these intervals.

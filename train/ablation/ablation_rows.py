@@ -1,6 +1,6 @@
 """The ablation's rows of grounding: one question of one picture each, over stored visual tokens.
 
-The same rows go to GRPO, through TRL, and to SFT. The tower stands still, so a model looks its tokens up
+The same rows go to GRPO, through TRL, and to SFT. The tower is frozen, so a model looks its tokens up
 where it would encode patches.
 """
 

@@ -1,1 +1,1 @@
-"""What all kinds of training share: recipes, run folders, the loop, plots, cards."""
+"""Shared by all kinds of training: recipes, run folders, the training loop, plots, model cards."""

@@ -1,4 +1,4 @@
-"""Where a finished model and the figures of a run go: a hub repository, and experiment loggers."""
+"""Upload of a finished model to the Hugging Face hub, and the check for experiment loggers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def upload(folder: Path, hub: str) -> None:
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """See that what `report_to` names is there, before anything long begins.
+    """Check that the loggers in `report_to` are installed, before training starts.
 
     Raises:
         ConfigError: it is not.

@@ -1,4 +1,4 @@
-"""What all phases of training share: batches by number, one Trainer, its log and its plot.
+"""The training loop of nano's phases: batches by number, on transformers' Trainer.
 
 The loop itself is transformers' Trainer. A batch is a pure function of its number, so an interrupted run
 that is resumed sees exactly the batches that it would have seen. Of N processes each takes every Nth
@@ -65,7 +65,7 @@ class _Measured(nn.Module):
 
 
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Takes batches in their order, logs the parts of the loss, and checks by a function of ours."""
+    """Takes batches in order, logs the parts of the loss, and validates with a given function."""
 
     control: Any
 
@@ -232,7 +232,7 @@ def quiet() -> Iterator[None]:
 
 
 def last_checkpoint(out: Path) -> str | None:
-    """The newest checkpoint in `out` that is whole: one that a kill cut short lacks the Trainer's state."""
+    """The newest complete checkpoint in `out`; an incomplete one lacks the Trainer's state."""
     whole = [path.parent for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
     newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
     return str(newest) if newest else None

@@ -1,4 +1,4 @@
-"""Training by several processes: how many there are, what falls to each, and how they wait for each other.
+"""Training in several processes: their number, the share of each, and how they are connected.
 
 torchrun --nproc-per-node 2 "$(which egolive)" train sft nano-sft
 """
@@ -15,7 +15,7 @@ from egolive.streaming.errors import ConfigError
 
 __all__ = ["part_of", "processes", "together"]
 
-_PATIENCE = timedelta(days=1)
+_TIMEOUT = timedelta(days=1)
 """The others wait while the first process simulates episodes, longer than torch would wait by itself."""
 
 
@@ -36,7 +36,7 @@ def together() -> PartialState:
         raise ConfigError(f"{here} processes cannot share {gpus} GPUs: start one for each")
     if "LOCAL_RANK" not in os.environ:
         return PartialState(cpu=not on_gpu)
-    return PartialState(cpu=not on_gpu, backend="nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    return PartialState(cpu=not on_gpu, backend="nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
 
 
 def part_of(rows: int) -> int:

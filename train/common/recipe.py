@@ -1,103 +1,122 @@
-"""A training recipe: one YAML file says what is trained on what, and how long.
+"""Training recipes: one YAML file says what is trained on what, and how long.
 
 egolive train sft nano-sft.yaml
+
+A recipe is validated by pydantic in strict mode: no key is guessed, no value is converted. Here are the
+recipe of nano from random weights and the loader; recipes for finished checkpoints are in `trainer_recipe`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from dataclasses import dataclass, field
+import difflib
+import json
+import reprlib
+from collections.abc import Iterable
+from dataclasses import field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from egolive.streaming.errors import ConfigError
 
-__all__ = ["NEW_NANO", "AnswerPhase", "Phase", "Recipe", "build", "load_recipe", "read_recipe"]
+__all__ = [
+    "NEW_NANO",
+    "STRICT",
+    "AnswerPhase",
+    "Count",
+    "Number",
+    "Phase",
+    "Recipe",
+    "Share",
+    "Whole",
+    "load_recipe",
+    "read_recipe",
+    "validate",
+]
+
+NEW_NANO: Literal["new-nano"] = "new-nano"
+"""The base of a recipe that starts from random nano weights."""
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+"""Of every class of settings: an unknown key is an error, and so is "3" where a number is expected."""
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-NEW_NANO = "new-nano"
-"""The base of a recipe that starts from fresh nano weights."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Phase:
     """One run of the optimiser."""
 
-    steps: int
+    steps: Count
     """Optimiser steps."""
-    batch: int
+    batch: Count
     """Rows a step."""
-    lr: float
+    lr: Number
     """Peak learning rate; warmed up over the first 3 % of the steps, then a cosine to a twentieth."""
-    weight_decay: float = 0.05
-    save_every: int = 250
+    weight_decay: Number = 0.05
+    save_every: Count = 250
     """Steps between checkpoints; an interrupted run goes on from the last."""
-    eval_every: int = 250
+    eval_every: Count = 250
     """Steps between checks on held-out episodes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class AnswerPhase(Phase):
-    """One pass over the text part."""
+    """One pass of training the text decoder."""
 
-    ahead: float = 0.0
-    """Share of the windows that are drawn until they decide the next step, which by chance a quarter does;
-    they are asked about one interval, others about two."""
-    unseen: int = 0
-    """Episodes beside `episodes` to learn from, none of which the tower has seen: what it makes of those that
-    it knows is better than of any that come later."""
+    ahead: Share = 0.0
+    """Next-step share: of the windows, those that are drawn again until the next step can be asked about,
+    which a quarter of random windows allow. They have one question about an interval, others two."""
+    unseen: Whole = 0
+    """Extra episodes for this pass, which the tower was not trained on: its tokens of its own training
+    episodes are better than those of any new episode."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Recipe:
-    """Everything that decides the weights that come out."""
+    """Everything that determines the trained weights."""
 
     data: Path
     """Folder of simulated episodes, 2 frames a second; made first if it is not there."""
-    episodes: int
-    """Episodes to simulate; more where a pass over the text part asks for unseen ones."""
+    episodes: Annotated[int, Field(ge=2)]
+    """Episodes to simulate, without the extra ones of `unseen`."""
     tower: Phase
-    """First: the vision tower alone, by the dense loss."""
+    """Phase one: the vision tower alone, with the dense loss."""
     answers: AnswerPhase
-    """Then: the text part on packed questions, over the visual tokens of the finished tower."""
+    """Phase two: the text decoder on packed questions, over the visual tokens of the finished tower."""
     again: list[AnswerPhase] = field(default_factory=list)
-    """Then the text part once more for each, from where it stood, on other draws; a finished run goes on when
-    one is added."""
-    base: str = NEW_NANO
-    """What to start from; so far only new-nano, fresh weights."""
-    slices: int = 8
+    """Further passes of phase two, each from the weights of the one before, on other random rows; a finished
+    run resumes when one is added."""
+    base: Literal["new-nano"] = NEW_NANO
+    """What to start from: new-nano, random weights."""
+    slices: Annotated[int, Field(ge=2)] = 8
     """Slices in a training window, at most: windows of every shorter length are trained too."""
-    windows: int = 10
+    windows: Whole = 10
     """Rows of windows in each step of the second phase, beside its rows of pictures."""
-    pictures_first: int = 0
+    pictures_first: Whole = 0
     """Steps of the second phase on pictures alone, before windows come in."""
-    held_out: float = 0.03
+    held_out: Share = 0.03
     """Share of the episodes kept for checks while training."""
-    seed: int = 0
+    seed: Whole = 0
     report_to: list[str] = field(default_factory=list)
     """Where to log beside the files in `out`: tensorboard, wandb, trackio, mlflow and others."""
     out: Path = field(default_factory=lambda: Path("runs/nano-sft"))
     """Where checkpoints, plots and the finished model go."""
 
 
+R = TypeVar("R")
+
+
 def load_recipe(name: str) -> Recipe:
-    """Read a recipe for nano from nothing; see `read_recipe` and `build` for what can go wrong."""
-    raw, where = read_recipe(name)
-    for key, kind in (("tower", Phase), ("answers", AnswerPhase)):
-        if isinstance(raw.get(key), dict):
-            raw[key] = build(kind, raw[key], f"{where}: {key}")
-    again = raw.get("again")
-    if isinstance(again, list):
-        named = [(f"{where}: again, number {number}", one) for number, one in enumerate(again, start=1)]
-        raw["again"] = [
-            build(AnswerPhase, one, name) if isinstance(one, dict) else one for name, one in named
-        ]
-    recipe: Recipe = build(Recipe, raw, where)
-    return recipe
+    """Read a recipe for nano from random weights; errors are those of `read_recipe` and `validate`."""
+    return validate(Recipe, *read_recipe(name))
 
 
 def read_recipe(name: str) -> tuple[dict[str, Any], str]:
@@ -125,70 +144,65 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
     return raw, str(path)
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "int": int,
-    "float": (int, float),
-    "str": str,
-    "bool": bool,
-    "Path": Path,
-    "Phase": Phase,
-    "AnswerPhase": AnswerPhase,
-    "list[str]": list,
-    "list[AnswerPhase]": list,
-}
-_LEAST = {
-    **{"steps": 1, "batch": 1, "save_every": 1, "eval_every": 1, "log_every": 1, "per_device": 1},
-    **{"prompts": 1, "updates": 1, "max_tokens": 1, "episodes": 2, "slices": 2},
-    # A group of one has nothing to be compared with.
-    "generations": 2,
-}
-_MOST = {"held_out": 1, "ahead": 1}
-
-
-def build(kind: type[Any], raw: dict[str, Any], where: str) -> Any:
-    """A dataclass of settings from plain values, each checked against its field.
+def validate(kind: type[R], raw: dict[str, Any], where: str) -> R:
+    """Settings from the plain values of a YAML file.
 
     Args:
-        kind: the dataclass; a field of another kind than in `_KINDS` takes what its own `build` has given.
+        kind: pydantic dataclass of the settings.
         raw: the values.
-        where: named in the error.
+        where: file, named in the error.
 
     Raises:
-        ConfigError: a key that is unknown, missing, of the wrong kind or out of range.
+        ConfigError: a key that is unknown or missing, or a value of the wrong type or out of range.
     """
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(fields)}")
-        values[key] = _checked(key, value, str(fields[key].type), where)
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in raw and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where}: {', '.join(missing)} must be given")
-    return kind(**values)
+    try:
+        # As JSON, for which strict mode still takes a text as a path and a mapping as a class of settings.
+        text = json.dumps(raw, default=str)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where} is no recipe: {error}") from error
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_message(kind, error.errors())}") from None
 
 
-def _checked(key: str, value: Any, type_name: str, where: str) -> Any:
-    wanted = type_name.removesuffix(" | None")
-    if value is None and wanted != type_name:
-        return None
-    if wanted == "Path" and isinstance(value, str):
-        value = Path(value)
-    expected = _KINDS.get(wanted, object)
-    inside = _KINDS.get(wanted.removeprefix("list[").removesuffix("]"), object)
-    whole_list = not isinstance(value, list) or all(isinstance(one, inside) for one in value)
-    is_bool = isinstance(value, bool)
-    if not isinstance(value, expected) or is_bool != (wanted == "bool") or not whole_list:
-        # Of a phase one writes its settings, a mapping.
-        kind = type_name.replace("AnswerPhase", "mapping").replace("Phase", "mapping")
-        raise ConfigError(f"{where}: {key} must be of the kind {kind}, got {value!r}")
-    if isinstance(value, int | float) and not is_bool:
-        least, most = _LEAST.get(key, 0), _MOST.get(key, math.inf)
-        if not (math.isfinite(value) and least <= value <= most):
-            upper = f" and at most {most}" if key in _MOST else ""
-            raise ConfigError(f"{where}: {key} must be at least {least}{upper}, got {value!r}")
-    return value
+_UNKNOWN, _MISSING = "unexpected_keyword_argument", "missing"
+
+
+def _message(kind: type[Any], errors: list[ErrorDetails]) -> str:
+    """One line about the first error; an unknown key comes first, since it explains one that is missing."""
+    unknown = next((error for error in errors if error["type"] == _UNKNOWN), None)
+    if unknown is not None:
+        *outer, key = unknown["loc"]
+        known = _keys(kind, outer)
+        close = difflib.get_close_matches(str(key), known, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown key {_path(unknown['loc'])!r}; {hint}known are {', '.join(known)}"
+    missing = [_path(error["loc"]) for error in errors if error["type"] == _MISSING]
+    wrong = next((error for error in errors if error["type"] != _MISSING), None)
+    if wrong is None:
+        return f"{', '.join(missing)} must be given"
+    place, got = _path(wrong["loc"]), reprlib.repr(wrong["input"])
+    if wrong["type"] == "value_error":
+        return ": ".join(filter(None, (place, str(wrong["ctx"]["error"]))))
+    if wrong["type"] == "dataclass_type":
+        return f"{place} must be a mapping of settings, got {got}"
+    rule = wrong["msg"].replace("Input should be", "must be").replace("a valid array", "a list")
+    return f"{place} {rule}, got {got}" if place else rule
+
+
+def _path(keys: Iterable[int | str]) -> str:
+    """Keys as one name: tower.lr, again[1].steps."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def _keys(kind: type[Any], outer: list[int | str]) -> list[str]:
+    """The keys that settings allow at a place inside them."""
+    schema = TypeAdapter(kind).json_schema()
+    node = schema
+    for key in outer:
+        node = node["items"] if isinstance(key, int) else node["properties"][key]
+        node = next((one for one in node.get("anyOf", []) if "$ref" in one), node)
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return list(node["properties"])

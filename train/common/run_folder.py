@@ -1,4 +1,4 @@
-"""The folder of a training run keeps the settings that decide its weights, and refuses others."""
+"""The settings of a training run, kept in its folder: a run with other settings is refused there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run has trained, interruptions left out: every record of its log tells, so it outlives them."""
+"""Training time without interruptions, kept in the records of the log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def seconds_of(history: Log) -> float:
 
 
 def spoken(seconds: float) -> str:
-    """A time as people say it: 4 h 38 min, 12 min, 40 s."""
+    """A duration for people: 4 h 38 min, 12 min, 40 s."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

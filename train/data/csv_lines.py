@@ -1,4 +1,4 @@
-"""Rows of a CSV file of annotations: what one does not hold is told with its line, the others are read on."""
+"""Rows of a CSV file of annotations; errors name the line, and the other rows are still read."""
 
 from __future__ import annotations
 

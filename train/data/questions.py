@@ -1,4 +1,4 @@
-"""From a simulated episode to questions with true answers, for training and for evaluation alike.
+"""Questions with true answers about simulated episodes, for training and evaluation.
 
 Truth is kept in the units of the stream (pixels of the picture, seconds); `egolive.assistant.prompts.prompts`
 renders it.

@@ -1,4 +1,4 @@
-"""What a row shows, as pictures at the model's size, and what the model reads and should write about them."""
+"""The pictures of a row at the model's size, and its conversation as the model reads and writes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Interval
 from egolive.train.data.rows import Row, RowError
 
-__all__ = ["Sampling", "Shown", "messages_of", "show"]
+__all__ = ["FrameSampling", "Shown", "messages_of", "show"]
 
 _PLACE = re.compile("<(image|video)>")
 _CHUNK_SECONDS = 15
@@ -26,7 +26,7 @@ _EARLY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class FrameSampling:
     """How many frames of a video are shown; the defaults are EgoThinker's."""
 
     fps: float = 1.0
@@ -51,7 +51,7 @@ class Shown:
         return (self.visions[0].width, self.visions[0].height) if self.visions else (1, 1)
 
 
-def show(row: Row, media: Path, profile: Profile, sampling: Sampling | None = None) -> Shown:
+def show(row: Row, media: Path, profile: Profile, sampling: FrameSampling | None = None) -> Shown:
     """Read what a row shows.
 
     Args:
@@ -63,7 +63,7 @@ def show(row: Row, media: Path, profile: Profile, sampling: Sampling | None = No
     Raises:
         RowError: a file is missing, or cannot be read there.
     """
-    sampling = sampling or Sampling()
+    sampling = sampling or FrameSampling()
     visions = []
     size: Size | None = row.size
     window = None
@@ -142,7 +142,7 @@ def _conversation(row: Row, visions: Sequence[Vision]) -> list[Message]:
     return messages
 
 
-def _frames(row: Row, path: Path, sampling: Sampling) -> list[Frame]:
+def _frames(row: Row, path: Path, sampling: FrameSampling) -> list[Frame]:
     start, end = (row.stretch.start, row.stretch.end) if row.stretch else (None, None)
     if not row.chunked:
         return load_video(

@@ -1,4 +1,4 @@
-"""One row format for all that a model is trained on or measured with, and the JSON that it is read from.
+"""The row format of all training and evaluation data, and the JSON forms that it is read from.
 
 A row is what is shown (pictures, a stretch of a video, or one frame of it) and either a conversation or one
 question with its true answer. Read are the published forms:
@@ -89,7 +89,7 @@ class Row:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the rows that could not be used, by reason; nothing is left out without a trace."""
+    """Counts the rows that could not be used, by reason."""
 
     good: int = 0
     broken: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""A folder of simulated episodes as rows: boxes of single frames; intent, next step and intervals of windows.
+"""Simulated episodes as rows: boxes of single frames; intent, next step and intervals of windows.
 
 The questions are those of `egolive.train.data.questions`, drawn by the seed.
 """

@@ -1,4 +1,4 @@
-"""EPIC-KITCHENS VISOR's sparse masks as grounding rows: hands, what they hold, and every other thing.
+"""EPIC-KITCHENS VISOR's sparse masks as grounding rows: hands, held objects, and all other objects.
 
 A row is a frame and a phrase: "left hand", "object in the left hand", or a thing's name, with the box round
 its mask. A glove that is worn counts as the hand; of a frame with one glove on both hands neither the hands

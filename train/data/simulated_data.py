@@ -1,4 +1,4 @@
-"""A folder of simulated episodes as arrays that training can read at random.
+"""Simulated episodes as arrays with random access, for training.
 
 `egolive simulate OUT --fps 2` writes the folder. Beside each episode's video this puts its frames at the
 model's size as one array on disk, made once, by several processes; a second run makes only what is

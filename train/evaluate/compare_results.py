@@ -1,4 +1,4 @@
-"""Two files of results against each other: what one model is better at, with paired intervals.
+"""Comparison of two result files, with paired confidence intervals.
 
 Both were asked the same questions, so it is the differences on each question that are resampled: far narrower
 than the two intervals side by side. Questions about one episode of the simulator are drawn together.

@@ -1,4 +1,4 @@
-"""What was asked of simulated episodes, what was answered, and the figures that other programs read."""
+"""Scores of the answers about simulated episodes, under the names that other programs read."""
 
 from __future__ import annotations
 

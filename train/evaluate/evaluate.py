@@ -40,11 +40,11 @@ from egolive.streaming.frames import Box, Frame, Image, Slice, Window
 from egolive.streaming.paths import existing_path
 from egolive.train.common.model_card import add_measurements, check_card
 from egolive.train.data.questions import HANDS, window_questions
-from egolive.train.data.row_media import Sampling
+from egolive.train.data.row_media import FrameSampling
 from egolive.train.evaluate.compare_results import compare_records, comparison_table
 from egolive.train.evaluate.episode_scores import record, report, scores_of
 from egolive.train.evaluate.figures import Figures, markdown, table
-from egolive.train.evaluate.result_files import Record, Results, read_records, stamp_of, told_by
+from egolive.train.evaluate.result_files import Record, Results, engine_settings, model_stamp, read_records
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
 from egolive.train.simulator.write import LOOK
 
@@ -142,7 +142,7 @@ def evaluate(
             found["episodes"] = episodes
             split = data.removeprefix("sim:")
             asked_of = {"data": data, "look": LOOK, "slices": slices, "seed": seed, "grammar": grammar}
-            asked_of |= stamp_of(model) | told_by(engine)
+            asked_of |= model_stamp(model) | engine_settings(engine)
             with closing(Results(samples, asked_of, whole="episode")) as results:
                 figures = ask_simulator(engine, split, episodes, slices, seed, grammar, results, progress)
         else:
@@ -152,7 +152,7 @@ def evaluate(
                 limit=limit,
                 think=think,
                 grammar=grammar,
-                frames=Sampling(fps=fps, max_frames=max_frames, min_frames=min(4, max_frames)),
+                frames=FrameSampling(fps=fps, max_frames=max_frames, min_frames=min(4, max_frames)),
                 seed=seed,
             )
             figures, left_out = evaluate_file(engine, asked, model, samples, progress)

@@ -1,4 +1,4 @@
-"""Asks a model about the examples of a file, one line of results each; goes on where it was interrupted."""
+"""Evaluates a model on the examples of a file, with one result line each; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from egolive.assistant.generation.generate import GenerationRequest, generate_answers
-from egolive.assistant.generation.generate import Sampling as TokenSampling
+from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.prompts.prompts import Message, build_prompt, chat_prompt, uses_thinking
 from egolive.assistant.schema.answers import Question
@@ -21,11 +20,11 @@ from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import DataError
 from egolive.train.data.row_files import RowMix, mix_rows
-from egolive.train.data.row_media import Sampling, Shown, show
+from egolive.train.data.row_media import FrameSampling, Shown, show
 from egolive.train.data.rows import RowError, Tally
 from egolive.train.evaluate.examples import Example, examples_in
 from egolive.train.evaluate.figures import Figures
-from egolive.train.evaluate.result_files import Record, Results, stamp_of, told_by
+from egolive.train.evaluate.result_files import Record, Results, engine_settings, model_stamp
 from egolive.train.evaluate.scoring import figures_of, record_of
 
 __all__ = ["FileOptions", "ask_examples", "evaluate_file"]
@@ -40,7 +39,7 @@ class FileOptions:
     limit: int | None
     think: bool
     grammar: bool
-    frames: Sampling
+    frames: FrameSampling
     seed: int
 
 
@@ -63,7 +62,12 @@ def evaluate_file(
     examples = list(examples_in(mix, tally))
     if not examples:
         raise DataError(f"{options.data}: nothing to ask; {tally}")
-    settings = {**asdict(options), "media": str(options.media), **stamp_of(model), **told_by(engine)}
+    settings = {
+        **asdict(options),
+        "media": str(options.media),
+        **model_stamp(model),
+        **engine_settings(engine),
+    }
     # A file that was written anew has other rows under the same names.
     stamps = [file.path.stat() for file in mix.files]
     settings["rows"] = [[stamp.st_size, stamp.st_mtime_ns] for stamp in stamps]
@@ -95,7 +99,7 @@ def ask_examples(
     media: Path,
     think: bool = False,
     grammar: bool = True,
-    sampling: Sampling | None = None,
+    sampling: FrameSampling | None = None,
 ) -> Iterator[list[Record]]:
     """Ask about examples; those that show the same and follow each other are asked together.
 
@@ -129,7 +133,7 @@ def ask_examples(
                 continue
             session.forget()
             answers = dict(
-                generate_answers(session, jobs, profile, TokenSampling(), MonotonicClock(), matchers=matchers)
+                generate_answers(session, jobs, profile, Sampling(), MonotonicClock(), matchers=matchers)
             )
             tally.good += len(asked)
             yield [

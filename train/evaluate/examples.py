@@ -1,4 +1,4 @@
-"""What a model is measured on: rows with a known answer, in all published forms, each with its kind.
+"""Evaluation examples: rows with a known answer, in all published forms, each with its kind.
 
 The kinds: a box (`ground`), an interval (`when`), an option (`choice`), yes or no (`exists`), words
 (`words`).

@@ -1,4 +1,4 @@
-"""Figures by name, with their intervals, chance levels and numbers of questions, as tables for people."""
+"""Measures by name with confidence intervals, chance levels and numbers of questions, and their tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of results: one JSON line an answer, kept as it comes, and taken up again after an interruption."""
+"""Result files: one JSON line for each answer, appended as it comes, so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from egolive.assistant.schema.engine import Engine
 from egolive.assistant.schema.profiles import profile_to_dict
 from egolive.streaming.errors import ConfigError, DataError
 
-__all__ = ["Record", "Results", "read_records", "stamp_of", "told_by"]
+__all__ = ["Record", "Results", "engine_settings", "model_stamp", "read_records"]
 
 Record = dict[str, Any]
 """One line of results: `id`, what was asked, `truth`, `said`, and `values` by measure."""
@@ -94,15 +94,15 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def stamp_of(model: str) -> dict[str, object]:
-    """What tells results of a model from those of one that was since trained again in the same folder."""
+def model_stamp(model: str) -> dict[str, object]:
+    """Name and file stamps of a model, which change when it is trained again in the same folder."""
     files = sorted(resolve_model(model).iterdir())
     stamps = [path.stat() for path in files if path.suffix in (".safetensors", ".onnx", ".data", ".engine")]
     return {"model": model, "weights": [[stamp.st_size, stamp.st_mtime_ns] for stamp in stamps]}
 
 
-def told_by(engine: Engine) -> dict[str, object]:
-    """What else decides what is answered: how the engine is asked and read, and what it computes in."""
+def engine_settings(engine: Engine) -> dict[str, object]:
+    """The settings of an engine that influence its answers: profile and precision."""
     return {"profile": profile_to_dict(engine.profile), "precision": engine.info.precision}
 
 

@@ -1,4 +1,4 @@
-"""The end of a training run on a checkpoint: the finished model, its log, its plots, its card, the hub."""
+"""Output of a finished training run on a checkpoint: model, log, plots, card, upload."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from egolive.train.common.hub import upload
 from egolive.train.common.model_card import write_tuned_card
 from egolive.train.common.plots import plot_curves
 from egolive.train.common.run_folder import plain
-from egolive.train.common.trainer_recipe import GrpoRecipe, Shared
+from egolive.train.common.trainer_recipe import GrpoRecipe, TrainerRecipe
 from egolive.train.common.training_clock import seconds_of, spoken
 from egolive.train.finetune.trainers import Loaded
 
@@ -34,14 +34,14 @@ CURVES = {
 def finish(
     trainer: Trainer,
     loaded: Loaded,
-    recipe: Shared,
+    recipe: TrainerRecipe,
     out: Path,
     *,
     command: str,
     hub: str = "",
     notes: tuple[str, ...] = (),
 ) -> Path:
-    """Write everything that a finished run leaves; all processes call it, the first one writes.
+    """Write the output of a finished run; called by all processes, written by the first.
 
     Args:
         trainer: after its last step.
@@ -90,7 +90,7 @@ def finish(
 
 
 def resumed(checkpoint: str | None) -> tuple[str, ...]:
-    """A line for the card of a run that went on from a checkpoint: what was left out before is not known."""
+    """A line for the card of a resumed run: rows left out before the checkpoint are not counted."""
     since = Path(checkpoint or "").name
     return (f"Interrupted; rows left out are those since {since}",) if checkpoint else ()
 
@@ -106,7 +106,7 @@ def merge(loaded: Loaded, adapters: Path, folder: Path) -> None:
 
 
 def simulated(loaded: Loaded) -> str:
-    """A line for the card that keeps nano apart from the real model."""
+    """A line for the card that says whether the model is nano or a real checkpoint."""
     if loaded.profile == NANO:
         return "It is for trying and testing, and it is **not EgoThinker**: it knows the simulator alone."
     return "A Qwen2-VL checkpoint, trained further with egolive."

@@ -23,13 +23,19 @@ from egolive.train.common.processes import together
 from egolive.train.common.run_folder import claim
 from egolive.train.common.trainer_recipe import GrpoRecipe
 from egolive.train.data.row_files import mix_rows
-from egolive.train.data.row_media import Sampling
+from egolive.train.data.row_media import FrameSampling
 from egolive.train.data.rows import Tally
 from egolive.train.data.simulated_data import load_simulated
 from egolive.train.finetune.finish import finish, resumed
 from egolive.train.finetune.rewards import trl_rewards
-from egolive.train.finetune.row_samples import RowSamples, only_questions
-from egolive.train.finetune.samples import Recent, Samples, SimulatedSamples, trl_dataset
+from egolive.train.finetune.samples import (
+    Recent,
+    RowSamples,
+    Samples,
+    SimulatedSamples,
+    only_questions,
+    trl_dataset,
+)
 from egolive.train.finetune.shared_pictures import encode_copies_once
 from egolive.train.finetune.trainers import (
     Loaded,
@@ -115,7 +121,7 @@ def row_samples(recipe: GrpoRecipe, loaded: Loaded, count: int) -> RowSamples:
     log.info("%s", tally)
     if not len(mix):
         raise DataError(f"none of the rows can be used: {tally}")
-    sampling = Sampling(fps=recipe.fps, max_frames=recipe.frames)
+    sampling = FrameSampling(fps=recipe.fps, max_frames=recipe.frames)
     return RowSamples(
         mix, recipe.media, loaded.profile, sampling, count=count, think=recipe.think, checked=tally
     )

@@ -1,4 +1,4 @@
-"""What a completion earns in GRPO: its form, and how well its box or interval fits. Pure functions.
+"""Rewards for GRPO: format of the completion, IoU of its box or interval. Pure functions.
 
 A completion is read by the parser that reads answers everywhere, so training rewards what the evaluation
 counts. An answer that cannot be read earns 0. What does not apply to a row is None, which TRL leaves out of

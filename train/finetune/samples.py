@@ -1,6 +1,6 @@
-"""Questions with what is seen and what is true, for GRPO: of the simulator, as rows that TRL reads.
+"""The prompts of GRPO: questions with their pictures and true answers, from the simulator or from rows.
 
-A sample is a pure function of its number, so that a resumed run sees what it would have seen.
+A sample is a pure function of its number, so that a resumed run gets the samples that it would have got.
 """
 
 from __future__ import annotations
@@ -25,16 +25,27 @@ from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Box, Interval
 from egolive.train.common.trainer_recipe import SimulatorShares
 from egolive.train.data.questions import HANDS, Asked, absent_when, picture_questions, window_questions
+from egolive.train.data.row_files import RowMix
+from egolive.train.data.row_media import FrameSampling, Shown, show
+from egolive.train.data.rows import Row, RowError, Tally
 from egolive.train.data.simulated_data import Clip, SimulatedData
-from egolive.train.finetune.window_processor import Seen
+from egolive.train.finetune.window_processor import Seen, blank
 from egolive.train.nano.tower_training import STEPS
 
-__all__ = ["Recent", "Sample", "Samples", "SimulatedSamples", "trl_dataset"]
+__all__ = [
+    "Recent",
+    "RowSamples",
+    "Sample",
+    "Samples",
+    "SimulatedSamples",
+    "only_questions",
+    "trl_dataset",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question, what it is asked of, and its true answer."""
+    """One question with its picture or window and its true answer."""
 
     question: Question
     seen: Seen
@@ -48,7 +59,7 @@ class Sample:
     seen_size: Size | None = None
     """Width and height at which the model sees it, for profiles that count pixels."""
     broken: bool = False
-    """Stands for a row that cannot be read: no reward applies to it, so nothing is learned from it."""
+    """Placeholder for a row that cannot be read: no reward applies to it, so nothing is learned from it."""
 
 
 class Samples(Protocol):
@@ -121,7 +132,7 @@ class SimulatedSamples:
         return Sample(self._question(asked), seen, _size(clip), box=asked.box)
 
     def _shown(self, clip: Clip, rng: random.Random) -> tuple[int, Seen]:
-        """A frame by its number, and the way to it."""
+        """The number of a frame, and how to load it."""
         frame = rng.randrange(len(clip.truths))
         return frame, Seen(partial(_vision, clip.path, frame, 1, self.profile))
 
@@ -150,8 +161,95 @@ class SimulatedSamples:
         return Question(asked.question.task, asked.question.phrase, self.think)
 
 
+def only_questions(mix: RowMix, tally: Tally) -> RowMix:
+    """The rows of a mix that ask for a box or an interval; the others are reported and counted."""
+    kept = []
+    for number in range(len(mix)):
+        row = mix[number]
+        if row.question is not None and row.question.task in ("ground", "when"):
+            kept.append(number)
+        else:
+            tally.add(RowError(row.where, "no question for a box or an interval, which GRPO needs"))
+    return RowMix(mix.files, mix.order[kept])
+
+
+class RowSamples:
+    """The rows of a mix in their order, repeated as often as needed.
+
+    A row whose picture or video turns out to be broken is reported and counted, and no other row takes its
+    place: its sample is a blank picture to which no reward applies.
+    """
+
+    def __init__(
+        self,
+        mix: RowMix,
+        media: Path,
+        profile: Profile,
+        sampling: FrameSampling,
+        *,
+        count: int,
+        think: bool,
+        checked: Tally | None = None,
+    ) -> None:
+        """Take what to ask about.
+
+        Args:
+            mix: rows with questions.
+            media: folder that their paths start from.
+            profile: of the model that is asked.
+            sampling: frames of a video.
+            count: samples in all.
+            think: ask for reasoning, where the profile knows how.
+            checked: the rows that were left out before training.
+        """
+        self.mix = mix
+        self.media = media
+        self.profile = profile
+        self.sampling = sampling
+        self.count = count
+        self.think = think and profile.think_prompts is not None
+        self.tally = Tally()
+        self.checked = checked or Tally()
+        self.broken: set[str] = set()
+        """Where the rows stand that turned out to be broken."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Sample:
+        row = self.mix[number % len(self.mix)]
+        question = row.question
+        assert question is not None, "only rows with a question are taken"
+        try:
+            shown = self._show(row)
+        except RowError as error:
+            if row.where not in self.broken:
+                self.broken.add(row.where)
+                self.tally.add(error)
+            return Sample(question, Seen(blank), (1, 1), broken=True)
+        return Sample(
+            Question(question.task, question.phrase, self.think),
+            Seen(partial(_first, row, self.media, self.profile, self.sampling), shown.visions[0]),
+            shown.size,
+            box=row.box,
+            interval=row.interval,
+            duration=shown.window.duration if shown.window else 0.0,
+            seen_size=shown.seen_size,
+        )
+
+    def _show(self, row: Row) -> Shown:
+        shown = show(row, self.media, self.profile, self.sampling)
+        if row.question is not None and row.question.task == "when" and shown.window is None:
+            raise RowError(row.where, "a question about time, and no video")
+        return shown
+
+
+def _first(row: Row, media: Path, profile: Profile, sampling: FrameSampling) -> Vision:
+    return show(row, media, profile, sampling).visions[0]
+
+
 class Recent:
-    """Keeps the samples that were asked for last: TRL asks for all of a step again in each of its passes."""
+    """Cache of the latest samples: TRL requests those of a step again in each of its passes."""
 
     def __init__(self, samples: Samples, keep: int) -> None:
         """Take the samples, and how many of them to keep."""

@@ -1,4 +1,4 @@
-"""What SFT and GRPO of a finished checkpoint share: loading it, rates by part, resuming.
+"""Shared by SFT and GRPO of a checkpoint: loading, learning rates by part of the model, resuming.
 
 The loops are transformers' and TRL's own; multi-GPU training is accelerate's.
 """
@@ -20,7 +20,7 @@ from egolive.assistant.schema.profiles import PROFILES, Profile, load_profile
 from egolive.streaming.errors import ConfigError
 from egolive.train.common.hub import check_loggers
 from egolive.train.common.processes import part_of, processes, together
-from egolive.train.common.trainer_recipe import Rates, Shared
+from egolive.train.common.trainer_recipe import Rates, TrainerRecipe
 from egolive.train.common.training_clock import Clock
 from egolive.train.finetune.window_processor import WindowProcessor
 
@@ -46,8 +46,8 @@ class Loaded:
     folder: Path
 
 
-def load_for_training(recipe: Shared) -> Loaded:
-    """Load a recipe's base, with the parts that stand still frozen and the positions of transformers 4.x.
+def load_for_training(recipe: TrainerRecipe) -> Loaded:
+    """Load a recipe's base, with parts at rate 0 frozen and the position ids of transformers 4.x.
 
     Weights that are trained are float32: at a rate of 1e-6 a bfloat16 weight would never move. Weights under
     adapters are bfloat16 on a GPU, or 4 bits.
@@ -95,7 +95,7 @@ def _budget(usual: tuple[int, int], most: int) -> tuple[int, int]:
     return (min(usual[0], most), most) if most else usual
 
 
-def _nf4(recipe: Shared) -> BitsAndBytesConfig | None:
+def _nf4(recipe: TrainerRecipe) -> BitsAndBytesConfig | None:
     if recipe.lora is None or not recipe.lora.nf4:
         return None
     return BitsAndBytesConfig(
@@ -115,7 +115,7 @@ def keep_adapters_float32(model: nn.Module) -> None:
             weights.data = weights.data.float()
 
 
-def lora_config(recipe: Shared) -> LoraConfig | None:
+def lora_config(recipe: TrainerRecipe) -> LoraConfig | None:
     """Adapters on every linear layer of the text part but the last."""
     if recipe.lora is None:
         return None
@@ -135,7 +135,7 @@ def rate_of(name: str, rates: Rates) -> float:
     return rates.tower if "visual." in name else rates.text
 
 
-def common_arguments(recipe: Shared, out: Path, *, rows: int) -> dict[str, Any]:
+def common_arguments(recipe: TrainerRecipe, out: Path, *, rows: int) -> dict[str, Any]:
     """Arguments that both of TRL's configurations take.
 
     Args:
@@ -175,7 +175,7 @@ def common_arguments(recipe: Shared, out: Path, *, rows: int) -> dict[str, Any]:
 
 
 class PartTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """To be mixed into a trainer: a learning rate for each part of the model, and weights that come back."""
+    """Mixin for a trainer: a learning rate for each part of the model, and working resumption."""
 
     rates: Rates
     optimizer: torch.optim.Optimizer | None
@@ -211,7 +211,7 @@ class PartTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return self.optimizer
 
     def create_model_card(self, *_: object, **__: object) -> None:
-        """TRL's own, which it would write with every checkpoint, knows nothing of pictures; see `finish`."""
+        """Nothing: TRL's card, written with every checkpoint, does not fit vision models; see `finish`."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # save_pretrained writes other names than the model's own, and the Trainer passes over names that it

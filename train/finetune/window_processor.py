@@ -30,14 +30,14 @@ __all__ = ["Seen", "WindowProcessor", "blank"]
 PREPROCESSOR_FILE = "preprocessor_config.json"
 IMAGE = "<|image_pad|>"
 PLACE = Vision((), 28, 28)
-"""Where a picture stands in a text; what is in it does not matter to the text."""
+"""Placeholder of a picture in a text; its content does not change the text."""
 
 Messages = Sequence[dict[str, Any]]
 """TRL's conversation: role and content, the content a list of text and image parts."""
 
 
 class Seen:
-    """What one prompt shows: a picture or a window, read when it is needed.
+    """The picture or window of one prompt, loaded on demand.
 
     All copies of a group share one, as do copies that a trainer makes: patches are computed once. Between
     processes only the way to read it travels.
@@ -89,7 +89,7 @@ Picture = Seen | PIL.Image.Image
 
 
 class WindowProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers is untyped
-    """What TRL asks of a processor: chats to text, texts and pictures to tensors, tokens to text."""
+    """The processor interface that TRL uses: chats to text, texts and pictures to tensors, tokens to text."""
 
     def __init__(
         self, folder: Path, profile: Profile, *, newline: bool = True, kept: Profile | None = None

@@ -1,7 +1,7 @@
 """Batches for phase two of nano's SFT: pictures and windows with all their questions and answers.
 
-The tower stands still, so each picture and slice is encoded once, kept on disk, and read many times. A row
-is one picture or one window with all its questions packed behind it.
+The tower is frozen, so each picture and slice is encoded once and its tokens are kept on disk. A row is one
+picture or one window with all its questions packed behind it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from egolive.train.nano.nano_model import COLUMNS, HEIGHT, ROWS, WIDTH
 from egolive.train.nano.packing import IGNORED, Row, collate, pack
 from egolive.train.nano.tower_training import CLASSES, STEPS, Rect, Tower, class_boxes
 
-__all__ = ["KINDS", "AnswerBatches", "encode_clips", "target_text", "unwritten"]
+__all__ = ["KINDS", "AnswerBatches", "encode_clips", "remaining_coordinates", "target_text"]
 
 KINDS = ("pictures", "windows")
-"""What a batch has rows of; the names of its tensors start with it and a dot."""
+"""Kinds of rows in a batch; the names of its tensors are prefixed with the kind and a dot."""
 
 PICTURE = np.zeros((1, 1, 3), np.uint8)
-"""Stands for pixels in a prompt whose visual tokens are at hand already."""
+"""Placeholder for the pixels of a prompt whose visual tokens are computed already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """One row with what the auxiliary losses want to know of it."""
+class AnswerRow:
+    """One packed row with the targets of the auxiliary losses."""
 
     row: Row
     visual: NDArray[np.float16]
@@ -61,8 +61,8 @@ class Made:
     rects: list[Rect | None]
     """The box of each question as shares of the picture, None where it is not there; empty for a window."""
     aims: Sequence[NDArray[np.bool_] | None]
-    """For each question the visual tokens (n,) that hold its answer, none of them where it is "none"; None
-    where the answer is not in one place."""
+    """For each question the visual tokens (n,) that hold its answer, all False where the answer is "none";
+    None where the answer has no place in the picture."""
     boxes: dict[str, Rect] | None
     """Everything in the picture as shares of it; None for a window."""
 
@@ -121,15 +121,15 @@ def target_text(asked: Asked, clip_size: tuple[int, int], window: Interval | Non
     return render_answer(NANO, answer, source_size=clip_size)
 
 
-def unwritten(rect: Rect, digits: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What is still to be written of a box at each token of its answer.
+def remaining_coordinates(rect: Rect, digits: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The coordinates of a box that are not generated yet, at each token of its answer.
 
     Args:
         rect: the box as shares of the picture.
         digits: (n,) True where the token to come is a digit; its coordinates are runs of them.
 
     Returns:
-        (n, 4) the coordinates, NaN from the moment that their first digit is written: it gives them away.
+        (n, 4) the coordinates; NaN from a coordinate's first digit on, which reveals it.
     """
     starts = np.flatnonzero(digits & ~np.concatenate([[False], digits[:-1]]))
     written = np.arange(len(digits))[:, None] > starts[None]
@@ -139,8 +139,8 @@ def unwritten(rect: Rect, digits: NDArray[np.bool_]) -> NDArray[np.float32]:
 class AnswerBatches:
     """Batch `index`: rows of pictures and rows of windows; the same for the same seed and number.
 
-    Both are in every batch: where steps of pictures and steps of windows take turns, each undoes what the
-    other has taught.
+    Every batch has both: when steps of pictures alternate with steps of windows, each degrades what the other
+    has learned.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class AnswerBatches:
         slices: int,
         seed: int,
         pictures_first: int = 0,
-        ahead: float = 0.0,
+        next_step_share: float = 0.0,
         every: int = 2,
     ) -> None:
         """Take what to ask about.
@@ -168,7 +168,7 @@ class AnswerBatches:
             slices: slices in a window, at most.
             seed: of what is drawn.
             pictures_first: batches before the first one with windows in it.
-            ahead: share of the windows in a batch that are drawn until they decide the next step.
+            next_step_share: share of the windows that are drawn again until the next step can be asked about.
             every: as `encode_clips` had it.
         """
         self.data = data
@@ -181,7 +181,7 @@ class AnswerBatches:
             np.arange(len(tokenizer)), tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)])
         )
         self.pictures_first = pictures_first
-        self.ahead = ahead
+        self.next_step_share = next_step_share
         self.every = every
 
     def __getitem__(self, index: int) -> Tensors:
@@ -194,14 +194,14 @@ class AnswerBatches:
             batch |= {f"{kind}.{name}": value for name, value in rows.items()}
         return batch
 
-    def _rows(self, kind: str, count: int, rng: random.Random) -> list[Made]:
+    def _rows(self, kind: str, count: int, rng: random.Random) -> list[AnswerRow]:
         if kind == "pictures":
             return [self._picture_row(rng) for _ in range(count)]
         # Rows of one batch have windows of one length.
         length = self.slices if rng.random() < 0.6 else rng.randint(2, self.slices)
-        rows: list[Made] = []
+        rows: list[AnswerRow] = []
         for _ in range(100 * count):
-            row = self._window_row(rng, length, ahead=len(rows) < self.ahead * count)
+            row = self._window_row(rng, length, next_step=len(rows) < self.next_step_share * count)
             if row is not None:
                 rows.append(row)
             if len(rows) == count:
@@ -210,7 +210,7 @@ class AnswerBatches:
             f"hardly any episode has a window of {length} slices to ask about: simulate longer ones"
         )
 
-    def _tensors(self, rows: list[Made]) -> Tensors:
+    def _tensors(self, rows: list[AnswerRow]) -> Tensors:
         pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         batch = collate([made.row for made in rows], pad)
         visual = torch.from_numpy(np.stack([made.visual for made in rows]).astype(np.float32))
@@ -221,7 +221,9 @@ class AnswerBatches:
                 words = np.flatnonzero((made.row.tail == number) & (made.row.labels != IGNORED))
                 word_there[place, words[0]] = float(rect is not None)
                 if rect is not None:
-                    word_boxes[place, words] = unwritten(rect, self.digits[made.row.labels[words]])
+                    word_boxes[place, words] = remaining_coordinates(
+                        rect, self.digits[made.row.labels[words]]
+                    )
         count = visual.shape[1]
         aim = np.zeros((*batch.tokens.shape, 1 + count), bool)
         for place, made in enumerate(rows):
@@ -245,7 +247,7 @@ class AnswerBatches:
             "aim": torch.from_numpy(aim),
         }
 
-    def _picture_row(self, rng: random.Random) -> Made:
+    def _picture_row(self, rng: random.Random) -> AnswerRow:
         clip = rng.choice(self.data.clips)
         stored = np.load(encoded(self.folder, clip).pictures, mmap_mode="r")
         place = rng.randrange(len(stored))
@@ -258,17 +260,17 @@ class AnswerBatches:
             for one in asked
         ]
         aims = [dense_target({"": rect} if rect else {}, [""], ROWS, COLUMNS)[0][:, 0] > 0 for rect in rects]
-        return Made(row, np.array(stored[place]), rects, aims, class_boxes(clip, place * self.every))
+        return AnswerRow(row, np.array(stored[place]), rects, aims, class_boxes(clip, place * self.every))
 
-    def _window_row(self, rng: random.Random, length: int, *, ahead: bool) -> Made | None:
+    def _window_row(self, rng: random.Random, length: int, *, next_step: bool) -> AnswerRow | None:
         clip = rng.choice(self.data.clips)
         stored = np.load(encoded(self.folder, clip).slices, mmap_mode="r")
         if len(stored) < length:
             return None
         first = rng.randint(0, len(stored) - length)
         start, end = clip.truths[2 * first].time, clip.truths[2 * (first + length) - 1].time
-        asked = window_questions(clip.episode, start, end, rng, whens=1 if ahead else 2)
-        if ahead and all(one.question.task != "next" for one in asked):
+        asked = window_questions(clip.episode, start, end, rng, whens=1 if next_step else 2)
+        if next_step and all(one.question.task != "next" for one in asked):
             return None
         if rng.random() < 0.3:
             asked.append(absent_when(clip.episode, start, end, STEPS, rng))
@@ -286,7 +288,7 @@ class AnswerBatches:
             else np.zeros(len(times), bool)
             for one in asked
         ]
-        return Made(self._row(asked, vision, clip, Interval(start, end)), visual, [], aims, None)
+        return AnswerRow(self._row(asked, vision, clip, Interval(start, end)), visual, [], aims, None)
 
     def _row(self, asked: list[Asked], vision: Vision, clip: Clip, window: Interval | None) -> Row:
         size = (clip.episode.width, clip.episode.height)

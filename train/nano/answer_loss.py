@@ -1,6 +1,6 @@
-"""Phase two of nano's SFT: the text part learns to answer over the visual tokens of the finished tower.
+"""Phase two of nano's SFT: the text decoder is trained on the visual tokens of the finished tower.
 
-What is lost on a batch, and the check on held-out episodes; what is in a batch is told in `answer_batches`.
+The loss of a batch, and the validation on held-out episodes; batches are made in `answer_batches`.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def visual_tokens(model: Qwen2VLForConditionalGeneration, inputs: Tensors) -> Te
 
 
 def answer_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
-    """Next-token cross-entropy over the answers, and what `pointing` and `reading` add to it.
+    """Next-token cross-entropy over the answers, attention supervision loss and box regression losses.
 
-    The parts of pictures and those of windows are told apart by their names.
+    Returns:
+        The parts by name, those of pictures and of windows under names of their own.
     """
     assert isinstance(model, Qwen2VLForConditionalGeneration)
     heads = model.get_submodule("reading")
@@ -67,7 +68,7 @@ def answer_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def kinds(inputs: Tensors) -> Iterator[tuple[str, Tensors]]:
-    """The rows of pictures and those of windows, where a batch has them."""
+    """The rows of pictures and the rows of windows in a batch, each where there are any."""
     for kind in KINDS:
         start = f"{kind}."
         rows = {name.removeprefix(start): value for name, value in inputs.items() if name.startswith(start)}
@@ -78,7 +79,7 @@ def kinds(inputs: Tensors) -> Iterator[tuple[str, Tensors]]:
 def answer_check(
     model: Qwen2VLForConditionalGeneration, batches: AnswerBatches
 ) -> Callable[[], dict[str, float]]:
-    """A check on held-out episodes: loss and share of right tokens, on pictures and on windows."""
+    """Validation on held-out episodes: loss and token accuracy, on pictures and on windows."""
 
     def check() -> dict[str, float]:
         found: dict[str, list[float]] = {}

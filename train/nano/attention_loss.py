@@ -1,9 +1,9 @@
-"""Attention that is shown where to look while the text part learns to answer.
+"""Attention supervision loss: some heads of the text decoder are trained to attend to the answer's region.
 
-Whoever answers a question about a picture must first find the place in it that the question is about. Left
-to next-token loss alone, a small decoder finds out very late that it should look there at all. Some heads
-of two layers are therefore shown the right visual tokens at each token of an answer, or the token in front of
-the picture where the answer is "none". The weights stay those of a plain Qwen2-VL.
+With the next-token loss alone, a small decoder learns very late to attend to the part of the picture that a
+question is about. So in two layers, at each answer token, the loss is the negative log of the attention that
+falls on the visual tokens of the true box or interval, or on the token in front of the picture where the
+answer is "none". It adds no weights: the model stays a plain Qwen2-VL.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Qwen2VLForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-__all__ = ["POINTING", "attention_loss", "seen_attention", "watched"]
+__all__ = ["SUPERVISED_LAYERS", "attention_loss", "record_attention", "recording_attention"]
 
-POINTING = (2, 3)
-"""The layers that are shown where to look: in each the first query head of each key head."""
+SUPERVISED_LAYERS = (2, 3)
+"""The layers with supervised heads: in each, the first query head of each key head."""
 
 
-def seen_attention(
+def recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention that leaves the pointing layers' queries and keys for `attention_loss`."""
-    if module.layer_idx in POINTING:
-        module.seen = (query[:, :: query.shape[1] // key.shape[1]], key)  # type: ignore[assignment]
+    """Scaled dot-product attention that keeps the supervised heads' queries and keys for `attention_loss`."""
+    if module.layer_idx in SUPERVISED_LAYERS:
+        module.recorded = (query[:, :: query.shape[1] // key.shape[1]], key)  # type: ignore[assignment]
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
 
 
-AttentionInterface.register("seen_sdpa", seen_attention)
+AttentionInterface.register("recording_sdpa", recording_attention)
 
 
 @contextmanager
-def watched(model: Qwen2VLForConditionalGeneration) -> Iterator[None]:
-    """Let `seen_attention` do the text part's attention for as long as it is open."""
+def record_attention(model: Qwen2VLForConditionalGeneration) -> Iterator[None]:
+    """Compute the text decoder's attention with `recording_attention` inside this block."""
     usual = model.config.text_config._attn_implementation
-    model.model.language_model.set_attn_implementation("seen_sdpa")
+    model.model.language_model.set_attn_implementation("recording_sdpa")
     yield
     model.model.language_model.set_attn_implementation(usual)
 
 
 def attention_loss(model: Qwen2VLForConditionalGeneration, visual: Tensor, aim: Tensor) -> Tensor:
-    """Minus the log of the attention that the pointing head spends where it should, among all visual tokens.
+    """Mean negative log of the attention on the target tokens, relative to all visual tokens.
 
     Args:
-        model: has just read the rows, `watched`.
-        visual: (B, L) bool, n visual tokens a row, next to each other.
-        aim: (B, L, 1 + n) bool: where to look; the first column is the token in front of the picture. Rows
-            without any do not count.
+        model: after a forward pass over the rows inside `record_attention`.
+        visual: (B, L) bool, n contiguous visual tokens a row.
+        aim: (B, L, 1 + n) bool: the target tokens; the first column is the token in front of the picture.
+            Positions without a target do not count.
     """
     first = visual.int().argmax(1) - 1
     places = first[:, None] + torch.arange(aim.shape[2], device=aim.device)
     row, word = aim.any(2).nonzero(as_tuple=True)
     missed = []
-    for layer in POINTING:
-        query, key = model.model.language_model.layers[layer].self_attn.seen
+    for layer in SUPERVISED_LAYERS:
+        query, key = model.model.language_model.layers[layer].self_attn.recorded
         keys = torch.stack([one[:, at] for one, at in zip(key, places, strict=True)])
         scores = torch.einsum("nhd,nhkd->nhk", query[row, :, word], keys[row]).float()
         scores /= query.shape[-1] ** 0.5

@@ -1,10 +1,10 @@
-"""Auxiliary losses inside the text part: where it must know a box before it can write one.
+"""Auxiliary box regression losses on hidden states of the text decoder.
 
-The vision tower knows where things are relative to each of its cells; only the text part's positions say
-where in the picture a cell is. Left to next-token loss alone, a small decoder takes very long to put the two
-together. Linear heads therefore read whole boxes, as shares of the picture, from its hidden states: of every
-class at the visual tokens after the second layer, and at each answer token, after the fourth, of what is
-still to be written of the box asked for. The heads are dropped afterwards.
+Visual tokens encode boxes relative to their own cell; where the cell is in the picture only the decoder's
+positions tell. With the next-token loss alone, a small decoder takes very long to combine the two. Linear
+heads therefore predict whole boxes, as shares of the picture: at the visual tokens, after the second layer,
+the box of every class; at each answer token, after the fourth, the coordinates of the box asked for that are
+still to be generated. The heads are dropped after training.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from egolive.train.nano.dense_loss import box_iou
 
-__all__ = ["READ_CELLS", "READ_WORDS", "BoxHeads", "box_head_loss"]
+__all__ = ["CELL_LAYER", "WORD_LAYER", "BoxHeads", "box_head_loss"]
 
-READ_CELLS, READ_WORDS = 2, 4
-"""Layers after which cells and words are read."""
+CELL_LAYER, WORD_LAYER = 2, 4
+"""Layers after which the heads read visual tokens and answer tokens."""
 
 
 class BoxHeads(nn.Module):
@@ -36,10 +36,10 @@ class BoxHeads(nn.Module):
 def box_head_loss(
     heads: BoxHeads, hidden: Sequence[Tensor], visual: Tensor, target: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Both losses, as parts.
+    """Both losses, by the names of their parts.
 
     Args:
-        heads: what reads.
+        heads: the linear heads.
         hidden: hidden states (B, L, width), the embeddings first.
         visual: (B, L) bool, the visual tokens.
         target: `inside` (B, N, C) and `rects` (B, C, 4) of the picture of each row, both empty for rows of
@@ -49,19 +49,19 @@ def box_head_loss(
     parts: dict[str, Tensor] = {}
     asked = target["word_there"] >= 0
     if bool(asked.any()):
-        said = heads.word(_even(hidden[READ_WORDS][asked])).float()
+        said = heads.word(_normalised(hidden[WORD_LAYER][asked])).float()
         there = target["word_there"][asked]
         parts["read_there"] = 0.3 * F.binary_cross_entropy_with_logits(said[:, 4], there)
         parts["read_word"] = _box_loss(said[there > 0, :4], target["word_boxes"][asked][there > 0])
         boxes = target["word_boxes"]
         begun = ~boxes.isnan().all(-1) & ~asked
         if bool(begun.any()):
-            said = heads.word(_even(hidden[READ_WORDS][begun])).float()
+            said = heads.word(_normalised(hidden[WORD_LAYER][begun])).float()
             left = ~boxes[begun].isnan()
             parts["read_rest"] = 4 * (said[:, :4][left] - boxes[begun][left]).abs().mean()
     if target["inside"].numel():
         inside = target["inside"]
-        cells = _even(hidden[READ_CELLS][visual]).view(*inside.shape[:2], -1)
+        cells = _normalised(hidden[CELL_LAYER][visual]).view(*inside.shape[:2], -1)
         logits = heads.inside(cells).float()
         weight = 1 + 4 * inside
         parts["read_inside"] = F.binary_cross_entropy_with_logits(logits, inside, weight)
@@ -71,8 +71,8 @@ def box_head_loss(
     return parts
 
 
-def _even(states: Tensor) -> Tensor:
-    """Hidden states at one scale: they grow from layer to layer, and the heads would be shaken by it."""
+def _normalised(states: Tensor) -> Tensor:
+    """Hidden states at one scale: they grow from layer to layer."""
     return F.layer_norm(states, states.shape[-1:])
 
 

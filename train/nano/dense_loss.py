@@ -1,11 +1,9 @@
-"""The auxiliary dense loss: what each merged visual token must know, so that the text can say it later.
+"""The dense detection loss that trains the vision tower on its own.
 
-Next-token loss alone hardly teaches a small tower, trained from scratch, where things are. Linear heads on
-the merged visual tokens therefore predict, for every class, whether the token's cell lies inside the
-class's box and where that box ends as seen from the cell, and from the mean token which step is being
-done. The heads are dropped afterwards.
-
-It does not know questions or text: see `egolive.train.data.questions`.
+The next-token loss alone hardly teaches a small tower, trained from random weights, where things are. Linear
+heads on the merged visual tokens therefore predict, for every class, whether the token's cell lies inside the
+class's box and the distances from the cell to the box's edges (as FCOS does, arXiv 1904.01355), and from the
+mean token the step of the activity. The heads are dropped after training.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-__all__ = ["DenseHeads", "DenseTarget", "box_iou", "dense_loss", "dense_target", "read_boxes"]
+__all__ = ["DenseHeads", "DenseTarget", "box_iou", "decode_boxes", "dense_loss", "dense_target"]
 
 Rect = tuple[float, float, float, float]
 
@@ -44,7 +42,7 @@ class DenseHeads(nn.Module):
         self.inside = nn.Linear(width, classes)
         self.edges = nn.Linear(width, 4 * classes)
         self.step = nn.Linear(width, steps)
-        # Most cells lie outside most boxes: starting from that belief saves the first hundred steps.
+        # Most cells lie outside most boxes: this prior saves the first hundred steps.
         nn.init.constant_(self.inside.bias, -3.0)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +84,7 @@ def dense_target(
 
 
 def decode_edges(edges: Tensor, centres: Tensor) -> Tensor:
-    """Offsets (…, N, C, 4) seen from cell centres (N, 2) to boxes x1, y1, x2, y2 as shares of the picture."""
+    """Distances (…, N, C, 4) from cell centres (N, 2) to boxes x1, y1, x2, y2 as shares of the picture."""
     centre = centres[:, None, :]
     return torch.cat([centre - edges[..., :2], centre + edges[..., 2:]], -1)
 
@@ -130,8 +128,8 @@ def dense_loss(
     return {"inside": inside_loss, "edges": edge_loss, "overlap": overlap_loss, "step": step_loss * 0.3}
 
 
-def read_boxes(heads: tuple[Tensor, Tensor, Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """The box of each class as its surest cell tells it.
+def decode_boxes(heads: tuple[Tensor, Tensor, Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The box of each class, from its most confident cell.
 
     Returns:
         boxes (B, C, 4) as shares of the picture and the probability (B, C) that the class is there.

@@ -1,11 +1,10 @@
-"""`egolive train sft RECIPE`: supervised fine-tuning, for nano from nothing and for finished checkpoints.
+"""`egolive train sft RECIPE` for nano, from random weights; other bases are trained in `finetune.sft`.
 
     egolive train sft nano-sft
 
-A checkpoint is trained further in `sft_checkpoint`. For nano, phase one teaches the vision tower by the dense
-loss, phase two, which may be repeated, the text part on packed questions. All go on from their last
-checkpoint when they were interrupted. The finished model, its profile, the log and a plot end up in the
-recipe's output folder.
+Phase one trains the vision tower with the dense loss; phase two, which may be repeated, trains the text
+decoder on packed questions. An interrupted phase resumes from its last checkpoint. The finished model, its
+profile, the log and plots are written to the recipe's output folder.
 """
 
 from __future__ import annotations
@@ -25,32 +24,31 @@ from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.prompts.prompts import build_prompt
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import NANO, save_profile
-from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Interval
 from egolive.train.common.hub import check_loggers, upload
 from egolive.train.common.loop import fit
 from egolive.train.common.model_card import write_card
 from egolive.train.common.plots import plot_history
 from egolive.train.common.processes import part_of, together
-from egolive.train.common.recipe import NEW_NANO, AnswerPhase, Recipe
+from egolive.train.common.recipe import AnswerPhase, Recipe
 from egolive.train.common.run_folder import first_process, keep_settings, plain
 from egolive.train.common.training_clock import seconds_of, spoken
 from egolive.train.data.simulated_data import Clip, SimulatedData, load_simulated
 from egolive.train.nano.answer_batches import AnswerBatches, encode_clips
 from egolive.train.nano.answer_loss import answer_check, answer_loss
-from egolive.train.nano.attention_loss import watched
+from egolive.train.nano.attention_loss import record_attention
 from egolive.train.nano.box_heads import BoxHeads
 from egolive.train.nano.nano_model import HEIGHT, WIDTH, new_nano
 from egolive.train.nano.tokenizer_training import build_tokenizer
 from egolive.train.nano.tower_training import CLASSES, STEPS, Tower, TowerBatches, tower_check, tower_loss
-from egolive.train.nano.whitening import fold, whitening
+from egolive.train.nano.whitening import fold_into, whitening
 from egolive.train.simulator.planning.goals import GOALS, OBJECT_KINDS
 from egolive.train.simulator.write import LOOK, simulate
 
 __all__ = ["run_recipe"]
 
 WHITENING = 16
-"""Batches of 32 pictures that the tower's tokens are whitened over."""
+"""Batches of 32 pictures from which the whitening is estimated."""
 
 
 def run_recipe(
@@ -62,14 +60,12 @@ def run_recipe(
         ConfigError: steps that cannot be cut over the processes, a logger that is not there, or a folder
             that holds a run by other settings or on other data.
     """
-    if recipe.base != NEW_NANO:
-        raise ConfigError(f"base {recipe.base!r} cannot be trained yet: nano recipes start from new-nano")
-    for phase in (recipe.tower, *rounds(recipe).values()):
+    for phase in (recipe.tower, *answer_phases(recipe).values()):
         part_of(phase.batch)
     part_of(recipe.windows)
     check_loggers(recipe.report_to)
     install_rope_override()
-    count = recipe.episodes + max(phase.unseen for phase in rounds(recipe).values())
+    count = recipe.episodes + max(phase.unseen for phase in answer_phases(recipe).values())
     processes = together()
     if processes.is_main_process:
         # A tower and tokens of other settings would be taken for this run's.
@@ -103,7 +99,7 @@ def run_recipe(
             "episodes": len(clips),
             "frames": frames,
             "command": command,
-            "time": spoken(seconds_spent(out, ("tower", *rounds(recipe)))),
+            "time": spoken(training_seconds(out, ("tower", *answer_phases(recipe)))),
             "device": f"{processes.num_processes} x {kind}",
             "recipe": yaml.safe_dump(plain(recipe), sort_keys=False).strip(),
         },
@@ -113,14 +109,14 @@ def run_recipe(
     return finished
 
 
-def rounds(recipe: Recipe) -> dict[str, AnswerPhase]:
-    """The passes over the text part, by the names of their folders."""
+def answer_phases(recipe: Recipe) -> dict[str, AnswerPhase]:
+    """The passes of phase two, by the names of their folders."""
     phases = (recipe.answers, *recipe.again)
     return {f"answers-{number}" if number > 1 else "answers": one for number, one in enumerate(phases, 1)}
 
 
-def seconds_spent(out: Path, folders: Iterable[str]) -> float:
-    """Seconds of training, interruptions left out."""
+def training_seconds(out: Path, folders: Iterable[str]) -> float:
+    """Seconds of training without interruptions."""
     return sum(seconds_of(json.loads((out / name / "history.json").read_text())) for name in folders)
 
 
@@ -147,7 +143,7 @@ def train_tower(
         seed=recipe.seed,
         report_to=recipe.report_to,
     )
-    even_out(tower, train)
+    whiten_tokens(tower, train)
     processes = together()
     if processes.is_main_process:
         (out / "history.json").write_text(json.dumps(history))
@@ -159,8 +155,8 @@ def train_tower(
     return tower
 
 
-def even_out(tower: Tower, data: SimulatedData) -> None:
-    """Whiten the tower's tokens over training pictures; its dense heads are of no use afterwards."""
+def whiten_tokens(tower: Tower, data: SimulatedData) -> None:
+    """Whiten the tower's tokens, estimated on training pictures; the dense heads no longer fit afterwards."""
     batches = TowerBatches(data, batch=32, seed=2, augment=False)
     device = next(tower.parameters()).device
     tower.eval()
@@ -169,7 +165,7 @@ def even_out(tower: Tower, data: SimulatedData) -> None:
             tower.tokens(batches[number]["patches"].to(device)).flatten(0, 1).cpu()
             for number in track(range(WHITENING), description="whitening", disable=not first_process())
         ]
-    fold(tower.visual.merger.mlp[2], *whitening(torch.cat(tokens)))
+    fold_into(tower.visual.merger.mlp[2], *whitening(torch.cat(tokens)))
 
 
 def train_answers(
@@ -177,20 +173,32 @@ def train_answers(
     tokenizer: Qwen2TokenizerFast,
     recipe: Recipe,
     train: SimulatedData,
-    unseen: tuple[Clip, ...],
+    extra: tuple[Clip, ...],
     held_out: SimulatedData,
     out: Path,
 ) -> None:
-    """Phase two and its repetitions, the tower standing still; the reading heads live only as long.
+    """Phase two and its repetitions, with a frozen tower; the box heads are removed afterwards.
 
-    Of the `unseen` episodes, which the tower has not learnt from, each pass takes as many as it says.
+    Args:
+        model: of the finished tower.
+        tokenizer: nano's.
+        recipe: the settings.
+        train: the tower's training episodes.
+        extra: episodes that the tower was not trained on; each pass adds as many as its `unseen` says.
+        held_out: for validation.
+        out: folder of the run.
     """
     model.model.visual.requires_grad_(False)
     torch.manual_seed(recipe.seed)
     model.reading = BoxHeads(model.config.text_config.hidden_size, len(CLASSES)).to(model.device)
 
     def batches(
-        data: SimulatedData, pictures: int, windows: int, seed: int, first: int = 0, ahead: float = 0.0
+        data: SimulatedData,
+        pictures: int,
+        windows: int,
+        seed: int,
+        first: int = 0,
+        next_step_share: float = 0.0,
     ) -> AnswerBatches:
         return AnswerBatches(
             data,
@@ -201,22 +209,22 @@ def train_answers(
             slices=recipe.slices,
             seed=seed,
             pictures_first=first,
-            ahead=ahead,
+            next_step_share=next_step_share,
         )
 
     processes = together()
     check = answer_check(model, batches(held_out, 16, 16, recipe.seed + 1))
-    for number, (name, phase) in enumerate(rounds(recipe).items()):
+    for number, (name, phase) in enumerate(answer_phases(recipe).items()):
         first = 0 if number else recipe.pictures_first * processes.num_processes
         # The seed after the recipe's own is that of the check.
         seed = recipe.seed + 2 * number
         if number and processes.is_main_process:
-            # With those in front of it, whose weights it goes on from.
+            # Together with the passes before it, whose weights it starts from.
             before = [plain(one) for one in (recipe.answers, *recipe.again[:number])]
-            keep_settings(out / name, dict(zip(rounds(recipe), before, strict=False)))
+            keep_settings(out / name, dict(zip(answer_phases(recipe), before, strict=False)))
         processes.wait_for_everyone()
-        known = SimulatedData(train.clips + unseen[: phase.unseen])
-        with watched(model):
+        known = SimulatedData(train.clips + extra[: phase.unseen])
+        with record_attention(model):
             history = fit(
                 model,
                 batches(known, part_of(phase.batch), part_of(recipe.windows), seed, first, phase.ahead),

@@ -1,8 +1,7 @@
 """Many questions about one picture or window, packed in one row.
 
-The tails of all questions stand behind one shared prefix, each with the positions that it would have alone
-and a mask that hides the other tails: the loss is that of separate samples, for one pass over the
-pictures.
+All questions follow one shared prefix, each with the positions that it would have alone and a mask that hides
+the others: the loss is that of separate samples, at the cost of one pass over the pictures.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ class Batch:
     labels: Tensor
     """(B, L) int64."""
     mask: Tensor
-    """(B, 1, L, L) bool: True where the row may look at the column."""
+    """(B, 1, L, L) bool: True where the query (row) attends to the key (column)."""
 
 
 def pack(prompts: Sequence[Prompt], answers: Sequence[str], tokenizer: Qwen2TokenizerFast) -> Row:
     """Pack prompts that differ only behind their last picture, each with its answer.
 
     Raises:
-        ValueError: the prompts do not share their pictures and what stands before them.
+        ValueError: the prompts do not share everything up to their last picture.
     """
     heads = {tuple(p if isinstance(p, str) else id(p) for p in prompt.parts[:-1]) for prompt in prompts}
     if len(heads) != 1:
@@ -91,7 +90,7 @@ def pack(prompts: Sequence[Prompt], answers: Sequence[str], tokenizer: Qwen2Toke
 
 
 def collate(rows: Sequence[Row], pad: int) -> Batch:
-    """Pad to the longest row; padded positions look at themselves alone, so that attention stays finite."""
+    """Pad to the longest row; padded positions attend to themselves, so that the softmax stays finite."""
     length = max(len(row.tokens) for row in rows)
     tokens = np.full((len(rows), length), pad, np.int64)
     labels = np.full((len(rows), length), IGNORED, np.int64)

@@ -1,8 +1,7 @@
-"""Phase one of nano's SFT: the vision tower alone learns where and what things are, by the dense loss.
+"""Phase one of nano's SFT: the vision tower is trained on its own, with the dense loss.
 
-Half of the rows are single pictures (a frame shown twice, as Qwen2-VL does with images), half are slices
-of two frames, whose truth is that of the newer frame. Pictures are mirrored at random, left and right hand
-changing names.
+Half of the rows are single pictures (a frame repeated, as Qwen2-VL does with images), half are slices of two
+frames with the labels of the newer one. Pictures are flipped at random, which swaps left and right hand.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from egolive.train.nano.dense_loss import (
     DenseHeads,
     DenseTarget,
     box_iou,
+    decode_boxes,
     dense_loss,
     dense_target,
-    read_boxes,
 )
 from egolive.train.nano.nano_model import COLUMNS, HEIGHT, ROWS, WIDTH
 from egolive.train.simulator.planning.goals import GOALS, OBJECT_KINDS, goal_steps
@@ -41,7 +40,7 @@ Rect = tuple[float, float, float, float]
 
 
 class Tower(nn.Module):
-    """The model's vision tower with dense heads on it; the heads are dropped afterwards."""
+    """The model's vision tower with the dense heads; the heads are dropped after training."""
 
     def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
         super().__init__()
@@ -49,7 +48,7 @@ class Tower(nn.Module):
         self.heads = DenseHeads(model.config.text_config.hidden_size, len(CLASSES), len(STEPS))
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From (B, 4 * N, 1176) patches of one size to what the heads say of (B, N) tokens."""
+        """From (B, 4 * N, 1176) patches of one size to the outputs of the heads for (B, N) tokens."""
         return self.heads(self.tokens(patches))  # type: ignore[no-any-return]
 
     def tokens(self, patches: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ def tower_loss(model: nn.Module, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def tower_check(tower: Tower, data: SimulatedData, *, batches: int = 8) -> Callable[[], dict[str, float]]:
-    """A check on held-out episodes: mean IoU of what is there, balanced there-or-not, step accuracy."""
+    """Validation on held-out episodes: mean IoU, balanced accuracy of presence, step accuracy."""
     probe = TowerBatches(data, batch=32, seed=1, augment=False)
 
     def check() -> dict[str, float]:
@@ -130,7 +129,7 @@ def tower_check(tower: Tower, data: SimulatedData, *, batches: int = 8) -> Calla
         for number in range(batches):
             batch = {name: value.to(device) for name, value in probe[number].items()}
             said = tower(batch["patches"])
-            boxes, score = read_boxes(said, ROWS, COLUMNS)
+            boxes, score = decode_boxes(said, ROWS, COLUMNS)
             overlap = box_iou(boxes, batch["boxes"])
             present = batch["inside"].any(1)
             for place, name in enumerate(CLASSES):

@@ -1,4 +1,4 @@
-"""The simulator's front door: plan an episode, draw any frame, ask what its steps say about its goal."""
+"""Public functions of the simulator: plan an episode, render a frame, relate steps to goals."""
 
 from egolive.streaming.frames import Image
 from egolive.train.simulator.drawing.drawing import Drawing

@@ -137,7 +137,16 @@ def _store(path: Path, text: str) -> None:
 
 def _write_episode(out: Path, index: int, split: str, seed: int, fps: float, size: tuple[int, int]) -> None:
     """Write one episode; its JSON comes last and marks it as finished."""
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    try:
+        _encode_episode(out, index, split, seed, fps, size)
+    finally:
+        # The setting is the whole process's, which may be a program that only called `simulate`.
+        cv2.setNumThreads(threads)
+
+
+def _encode_episode(out: Path, index: int, split: str, seed: int, fps: float, size: tuple[int, int]) -> None:
     plan = plan_episode(index, seed=seed, split=split)
     rate = Fraction(fps).limit_denominator(1000)
     path = out / f"{index:05d}.mp4"

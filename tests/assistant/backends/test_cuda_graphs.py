@@ -273,8 +273,8 @@ def test_larger_passes_and_rows_own_tokens_go_without(twins: Twins, tapes: Tapes
 def test_rows_that_are_too_long_go_without(
     plain: TorchEngine, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("torch_static", "torch_decoder"):
-        monkeypatch.setattr(f"egolive.assistant.{module}.COLUMNS", (256, 512))
+    for module in ("static_steps", "torch_decoder"):
+        monkeypatch.setattr(f"egolive.assistant.backends.torch.{module}.COLUMNS", (256, 512))
     twins = Twins([TorchDecoder(plain.halves()[1].model, tapes), plain.halves()[1]], seed=2)
     for length, captured in ((100, 1), (400, 1), (370, 2)):
         (branch,) = twins.branches(twins.row(length), 1)

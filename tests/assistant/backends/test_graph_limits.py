@@ -31,7 +31,7 @@ def chunk(row: Any, count: int, keep: int) -> ForwardInput:
 def row(used: int) -> Any:
     """Something that is a row, with so many columns in use."""
     found = SimpleNamespace(owners=np.zeros(used), number=object())
-    return type("Row", (), {"owners": found.owners, "row": property(lambda self: self)})()
+    return type("Cache", (), {"owners": found.owners, "cache": property(lambda self: self)})()
 
 
 @given(

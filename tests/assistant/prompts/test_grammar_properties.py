@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from examples import few
 from guided import (
     GROUND,
     PROFILES,
@@ -22,7 +23,7 @@ from guided import (
     nano_tokenizer,
     write,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paths import REAL, needs_real
 
@@ -73,7 +74,7 @@ def has_form_without_sense(question: Question, text: str) -> bool:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 @given(seed=st.integers(0, 2**32), question=st.sampled_from([GROUND, WHEN]), think=st.booleans())
-@settings(max_examples=15, deadline=None)
+@few(15)
 def test_a_model_that_knows_nothing_still_writes_answers_that_can_be_read(
     profile: Profile, seed: int, question: Question, think: bool
 ) -> None:
@@ -109,7 +110,7 @@ def known_answers(draw: st.DrawFn, profile: Profile) -> Answer:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@few(15)
 def test_whatever_training_writes_is_let_through_unchanged(profile: Profile, data: st.DataObject) -> None:
     answer = data.draw(known_answers(profile))
     text = render_answer(profile, answer, source_size=(640, 480), seen_size=(224, 140))
@@ -174,7 +175,7 @@ def test_recorded_boxes_and_times_pass_in_each_form_that_egothinker_knows() -> N
 
 @pytest.mark.parametrize("profile", [NANO, EGOTHINKER_V1, THINKING], ids=lambda profile: profile.name)
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=15, deadline=None)
+@few(15)
 def test_rolling_back_and_going_on_is_as_if_nothing_had_been(
     profile: Profile, seed: int, data: st.DataObject
 ) -> None:

@@ -24,7 +24,7 @@ from egolive.assistant.recording.evidence import (
 )
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Vision
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Frame, Slice, Window
 
 QUESTIONS = (Question("intent"), Question("ground", "right hand"), Question("when", "pour the water"))
@@ -135,6 +135,46 @@ def test_a_damaged_bundle_is_told_in_one_line(tmp_path: Path) -> None:
     (folder / "bundle.json").write_text("{}")
     with pytest.raises(DataError, match="no bundle"):
         read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        (("engine", "model"), None, "engine.model"),
+        (("engine",), {"name": "nano"}, "engine.model: Field required"),
+        (("question", "task"), "sing", "question.task"),
+        (("settings", "min_p"), 0.1, "settings.min_p"),
+        (("settings", "window"), [2.0, 1.0], "settings.window: .* ends after it starts"),
+        (("settings", "max_tokens"), 0, "settings.max_tokens"),
+        (("settings", "temperature"), "1", "settings.temperature"),
+        (("prompt",), [{"kind": "image", "height": 28, "width": 28, "frames": []}], "prompt.0"),
+        (
+            ("prompt",),
+            [{"kind": "image", "height": 28, "width": 28, "frames": ["../../x.png"]}],
+            "x.png is not among its frames",
+        ),
+        (("frames",), {"frame-000.png": 7}, "frames.frame-000.png"),
+        (("profile",), {}, "the key 'name' is missing"),
+        (("format",), 3, "format '3'"),
+    ],
+    ids=str,
+)
+def test_a_bundle_that_was_edited_wrongly_names_the_file_and_the_field(
+    tmp_path: Path, key: tuple[str, ...], value: object, told: str
+) -> None:
+    with Assistant(engine := FakeEngine(), keeper=(kept := keeper(tmp_path, engine))) as assistant:
+        list(assistant.answer(QUESTIONS[:1], window=window()))
+    path = kept.bundles[0] / "bundle.json"
+    values = json.loads(path.read_text())
+    inside = values
+    for name in key[:-1]:
+        inside = inside[name]
+    inside[key[-1]] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises((DataError, ConfigError), match=told) as caught:
+        read_bundle(path.parent)
+    assert str(path.parent) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def keeper(folder: Path, engine: object, sha256: str = "abc") -> EvidenceWriter:

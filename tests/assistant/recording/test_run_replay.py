@@ -16,13 +16,13 @@ from numpy.testing import assert_array_equal
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, Sink
-from egolive.assistant.recording.run_replay import RunSettings, record_into, replay_run
+from egolive.assistant.recording.run_replay import RunSettings, record_into, replay_run, settings_of
 from egolive.assistant.schema.answers import Question
 from egolive.streaming.clock import MonotonicClock, VirtualClock
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.recording.lossless import PictureFiles, read_pictures
+from egolive.streaming.recording.pictures import PictureFiles, read_pictures
 from egolive.streaming.recording.recording import Recording
 from egolive.streaming.sources.source import Source
 
@@ -198,3 +198,26 @@ def test_a_damaged_recording_is_told_in_one_line(tmp_path: Path) -> None:
         again(tmp_path, "x.jsonl")
     with pytest.raises(DataError, match="no recording"):
         Recording(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"every": 0},
+        {"deadline": -1},
+        {"fps": None},
+        {"questions": [{"task": "sing"}]},
+        {"questions": [{"task": "intent", "phrase": {}}]},
+        {"questions": [{"task": "intent", "think": []}]},
+        {"questions": 3},
+        {"model": None},
+    ],
+    ids=str,
+)
+def test_settings_that_no_run_had_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    record(tmp_path, live=False)
+    path = tmp_path / "kept" / "recording.json"
+    head = json.loads(path.read_text())
+    path.write_text(json.dumps(head | {"settings": head["settings"] | change}))
+    with pytest.raises(DataError, match=r"settings|question"):
+        settings_of(Recording(tmp_path / "kept"))

@@ -31,7 +31,7 @@ def in_a_thread(work: Callable[[], T]) -> T:
 def watched(engine: LocalEngine[Any, Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Torch's threads at each pass of an engine's halves, from now on."""
     seen: list[int] = []
-    for half, name in zip(engine.halves(), ("encode", "read"), strict=True):
+    for half, name in zip(engine.halves(), ("encode", "forward"), strict=True):
         known = getattr(half, name)
 
         def note(*arguments: Any, known: Any = known) -> Any:

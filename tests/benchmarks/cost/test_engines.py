@@ -18,6 +18,7 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.benchmarks.cost import ceilings, engine_costs, engines
 from egolive.benchmarks.cost.energy import Energy, watts_in
+from egolive.quantize.measure import engine_speed
 from egolive.streaming.errors import EngineError
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def costs(folder: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ceilings, "_SECONDS", 0.0)
+        patch.setattr(engine_speed, "_LEAST_SECONDS", 0.0)
         patch.setattr(engine_costs, "_BLOCK", 1 << 20)
         return engine_costs.cost_of(str(folder), device="cpu", slices=(1, 3))
 
@@ -129,6 +130,6 @@ def test_where_nobody_tells_there_are_no_joules(tmp_path: Path) -> None:
 
 
 def test_ceilings_are_rates_of_bytes_and_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "median_seconds", lambda *_: 0.5)
+    monkeypatch.setattr(ceilings, "timed", lambda *_: engine_speed.Timed(0.5, 0.0))
     assert ceilings.copy_rate(4000, CPU) == 16_000
     assert ceilings.matrix_rate(CPU, size=10) == 4_000

@@ -100,23 +100,6 @@ def test_pairs_are_anchored_at_even_samples_of_their_segment(source: list[Frame]
 
 
 @given(streams(), st.integers(1, 5))
-def test_sliding_windows_grow_slide_by_one_and_begin_anew_after_a_gap(
-    source: list[Frame], length: int
-) -> None:
-    windows = Windows(length, sliding=True)
-    before: Window | None = None
-    for made in paired(sampled(source)):
-        window = windows.push(made)
-        assert window.slices[-1] is made
-        if before is None or before.slices[0].segment != made.segment:
-            assert len(window) == 1
-        else:
-            assert window.slices == (*before.slices, made)[-length:]
-        assert window.successor == 0
-        before = window
-
-
-@given(streams(), st.integers(1, 5))
 def test_windows_grow_at_their_end_and_hand_over_to_one_that_was_announced(
     source: list[Frame], length: int
 ) -> None:

@@ -23,7 +23,7 @@ from egolive.streaming import (
     run,
 )
 from egolive.streaming.errors import SourceError, SourceLost
-from egolive.streaming.sources.playback import Paced
+from egolive.streaming.sources.wrappers import Paced
 
 PATIENCE = 60.0
 """Seconds after which a test that waits for another thread gives up; never reached when the code works."""

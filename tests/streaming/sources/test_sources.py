@@ -15,9 +15,9 @@ from paths import REAL, needs_real, real_files
 
 from egolive.streaming import Frame, VideoWriter, VirtualClock, open_source
 from egolive.streaming.errors import ConfigError, SourceError, SourceLost
-from egolive.streaming.sources.playback import Looped, Paced
 from egolive.streaming.sources.rgb import RgbConverter, upright
 from egolive.streaming.sources.video import Video, without_password
+from egolive.streaming.sources.wrappers import Looped, Paced
 
 CODEC = REAL / "video" / "codec"
 CLIPS = real_files("video")
@@ -51,7 +51,7 @@ def read(path: Path) -> list[Frame]:
 def write_clip(path: Path, times: list[float]) -> Path:
     with VideoWriter(path) as writer:
         for number, moment in enumerate(times):
-            writer.write(np.full((32, 48, 3), 10 + number * 5, np.uint8), moment)
+            writer.write(np.full((32, 48, 3), (10 + number * 5) % 256, np.uint8), moment)
     return path
 
 
@@ -332,6 +332,37 @@ def test_closing_ends_the_iteration_and_may_be_repeated(tmp_path: Path) -> None:
         source.close()
         source.close()
         assert len(list(frames)) <= 1
+
+
+def test_reading_goes_on_where_it_was_left(tmp_path: Path) -> None:
+    with open_source(write_clip(tmp_path / "clip.mp4", [i / 10 for i in range(8)])) as source:
+        read_first = list(islice(source, 3))
+        rest = list(source)
+    assert [f.index for f in (*read_first, *rest)] == list(range(8))
+    assert rest[0].time == pytest.approx(0.3, abs=1e-4)
+
+
+def test_frames_at_given_times_are_those_of_the_whole_file(tmp_path: Path) -> None:
+    """At the start, across the length that is searched for a key frame, and between two frames."""
+    clip = write_clip(tmp_path / "clip.mp4", [3 + i / 10 for i in range(120)])
+    whole = read(clip)
+    for wanted in ([0.0, 0.25, 4.0], [7.0, 7.05, 7.1, 11.9]):
+        with Video(clip) as source:
+            stamps = source.stamps()
+            frames = list(source.frames_at(wanted, stamps[0]))
+        assert len(stamps) == 120
+        expected = [next(f for f in whole if f.time >= time - 1e-4) for time in wanted]
+        expected = list({f.index: f for f in expected}.values())
+        assert [f.time for f in frames] == pytest.approx([f.time for f in expected], abs=1e-4)
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(frames, expected, strict=True))
+
+
+def test_frames_behind_the_end_are_told_in_one_line(tmp_path: Path) -> None:
+    with (
+        Video(write_clip(tmp_path / "clip.mp4", [0.0, 0.1])) as source,
+        pytest.raises(SourceError, match="no picture can be decoded there"),
+    ):
+        list(source.frames_at([3.0], 0.0))
 
 
 def test_a_live_stream_that_ends_is_lost(tmp_path: Path) -> None:

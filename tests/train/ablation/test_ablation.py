@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.schema.profiles import NANO
 from egolive.streaming.errors import ConfigError
-from egolive.train.ablation import ablation_report, ablation_runs
+from egolive.train.ablation import ablation as ablation_module
+from egolive.train.ablation import ablation_report
 from egolive.train.ablation.ablation import run_ablation
 from egolive.train.ablation.ablation_questions import answer_questions, encode_questions, stored_questions
 from egolive.train.ablation.ablation_recipe import AblationRecipe, load_ablation_recipe
@@ -193,10 +195,10 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     for name in ("tokens", "questions"):
         (tmp_path / name).symlink_to(folder / name)
     # The episodes are smaller than the real ones, which it would make itself.
-    monkeypatch.setattr(ablation_runs, "simulate", lambda *_, **__: None)
+    monkeypatch.setattr(ablation_module, "simulate", lambda *_, **__: None)
     monkeypatch.setattr(ablation_report, "DRAWS", 20)
     monkeypatch.setattr(SimulatedData, "split", lambda self, share: (self, self))
-    measured = ablation_runs.Bench.measured
+    measured = ablation_module.AblationRuns.measured
     broken = ConfigError("the power went")
 
     def cut(self: Any, way: str, *args: Any, **settings: Any) -> Run:
@@ -204,10 +206,10 @@ def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
             raise broken
         return measured(self, way, *args, **settings)
 
-    monkeypatch.setattr(ablation_runs.Bench, "measured", cut)
+    monkeypatch.setattr(ablation_module.AblationRuns, "measured", cut)
     with pytest.raises(ConfigError, match="the power went"):
         run_ablation(recipe)
-    monkeypatch.setattr(ablation_runs.Bench, "measured", measured)
+    monkeypatch.setattr(ablation_module.AblationRuns, "measured", measured)
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model/model.safetensors")}
     assert {path.parts[-3] for path in done} == {"start-0", "grpo-0", "sft-0"}
     table = run_ablation(recipe).read_text()
@@ -226,11 +228,11 @@ def test_the_recipe_that_comes_with_the_package_is_read_and_a_wrong_one_refused(
     recipe = load_ablation_recipe("nano-ablation")
     assert recipe.seeds == 3
     assert recipe.grpo.rates.text > 0
-    text = (Path(ablation_runs.__file__).parent / "recipes" / "nano-ablation.yaml").read_text()
+    text = (files("egolive.train") / "recipes" / "nano-ablation.yaml").read_text()
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text.replace("    live: 1.0", "    boxes: 0.5"))
     with pytest.raises(ConfigError, match="boxes alone"):
         load_ablation_recipe(str(wrong))
     wrong.write_text(text.replace("    live: 1.0", "    lively: 1.0"))
-    with pytest.raises(ConfigError, match=r"grpo: simulator: unknown key 'lively'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'grpo.simulator.lively'; did you mean 'live'"):
         load_ablation_recipe(str(wrong))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ import yaml
 
 from egolive.streaming.errors import ConfigError
 from egolive.train import train_commands as commands
-from egolive.train.common import recipe as module
 from egolive.train.common.recipe import AnswerPhase, Phase, load_recipe, read_recipe
 from egolive.train.common.run_folder import keep_settings
 from egolive.train.common.trainer_recipe import GrpoRecipe, load_trainer_recipe
 
-BUNDLED = sorted(path.name for path in (Path(module.__file__).parent / "recipes").glob("*-*.yaml"))
+BUNDLED = sorted(path.name for path in Path(str(files("egolive.train") / "recipes")).glob("*-*.yaml"))
 
 
 def values() -> dict[str, Any]:
@@ -29,6 +29,10 @@ def written(folder: Path, raw: object) -> str:
     path = folder / "recipe.yaml"
     path.write_text(raw if isinstance(raw, str) else yaml.safe_dump(raw))
     return str(path)
+
+
+def test_five_recipes_come_with_the_package() -> None:
+    assert len(BUNDLED) == 5
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -65,28 +69,32 @@ def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> No
     ("path", "value", "words"),
     [
         ("epochs", 3, "unknown key 'epochs'"),
-        ("tower.momentum", 0.9, "unknown key 'momentum'"),
-        ("episodes", "many", "episodes must be of the kind int, got 'many'"),
-        ("episodes", 2.5, "episodes must be of the kind int, got 2.5"),
-        ("episodes", True, "episodes must be of the kind int, got True"),
-        ("data", 5, "data must be of the kind Path, got 5"),
-        ("tower", [1, 2], "tower must be of the kind mapping"),
-        ("answers.lr", "1e-3", "lr must be of the kind float, got '1e-3'"),
-        ("answers.lr", -0.1, "lr must be at least 0, got -0.1"),
-        ("answers.lr", float("nan"), "lr must be at least 0, got nan"),
-        ("tower.ahead", 0.5, "unknown key 'ahead'"),
-        ("answers.ahead", 2, "ahead must be at least 0 and at most 1, got 2"),
-        ("tower.steps", 0, "steps must be at least 1, got 0"),
-        ("tower.save_every", 0, "save_every must be at least 1, got 0"),
-        ("slices", 1, "slices must be at least 2, got 1"),
-        ("again", {"steps": 1}, "again must be of the kind list[mapping]"),
-        ("again", [3], "again must be of the kind list[mapping]"),
+        ("seeed", 3, "unknown key 'seeed'; did you mean 'seed'? known are data, episodes, "),
+        ("tower.momentum", 0.9, "unknown key 'tower.momentum'; known are steps, batch, "),
+        ("again", [{"step": 1}], "unknown key 'again[0].step'; did you mean 'steps'? known are steps, "),
+        ("episodes", "many", "episodes must be a valid integer, got 'many'"),
+        ("episodes", 2.5, "episodes must be a valid integer, got 2.5"),
+        ("episodes", True, "episodes must be a valid integer, got True"),
+        ("data", 5, "data must be a valid string, got 5"),
+        ("tower", [1, 2], "tower must be a mapping of settings, got [1, 2]"),
+        ("answers.lr", "1e-3", "answers.lr must be a valid number, got '1e-3'"),
+        ("answers.lr", -0.1, "answers.lr must be greater than or equal to 0, got -0.1"),
+        ("answers.lr", float("nan"), "answers.lr must be a finite number, got nan"),
+        ("tower.ahead", 0.5, "unknown key 'tower.ahead'"),
+        ("answers.ahead", 2, "answers.ahead must be less than or equal to 1, got 2"),
+        ("tower.steps", 0, "tower.steps must be greater than or equal to 1, got 0"),
+        ("tower.save_every", 0, "tower.save_every must be greater than or equal to 1, got 0"),
+        ("slices", 1, "slices must be greater than or equal to 2, got 1"),
+        ("again", {"steps": 1}, "again must be a list, got "),
+        ("again", [3], "again[0] must be a mapping of settings, got 3"),
         (
             "again",
             [{"steps": 1, "batch": 1, "lr": 0.1}, {"steps": 1}],
-            "again, number 2: batch, lr must be given",
+            "again[1].batch, again[1].lr must be given",
         ),
-        ("held_out", 1.5, "held_out must be at least 0 and at most 1, got 1.5"),
+        ("held_out", 1.5, "held_out must be less than or equal to 1, got 1.5"),
+        ("base", "hyf015/EgoThinker-v1", "base must be 'new-nano', got 'hyf015/EgoThinker-v1'"),
+        ("data", "\ud800", "Invalid JSON"),
     ],
 )
 def test_a_setting_that_cannot_work_is_told_in_one_line(
@@ -106,7 +114,11 @@ def test_a_setting_that_cannot_work_is_told_in_one_line(
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("data", "data must be given"), ("tower", "tower must be given"), ("answers.batch", "answers: batch")],
+    [
+        ("data", "data must be given"),
+        ("tower", "tower must be given"),
+        ("answers.batch", "answers.batch must be given"),
+    ],
 )
 def test_a_missing_key_is_named(path: str, words: str, tmp_path: Path) -> None:
     raw = values()
@@ -123,6 +135,8 @@ def test_a_missing_key_is_named(path: str, words: str, tmp_path: Path) -> None:
         ("data: a: b", "not readable as YAML"),
         ("- a\n- list\n", "holds no settings"),
         ("", "holds no settings"),
+        ("2024-01-01: 3", "is no recipe: keys must be str"),
+        ("a: &a [*a]", "is no recipe: Circular"),
         ("!!python/object/apply:os.getcwd []", "not readable as YAML"),
     ],
 )
@@ -176,7 +190,7 @@ def test_a_recipe_of_another_command_is_told_as_one(wanted: str, recipe: str, ot
 def test_a_group_of_one_completion_is_refused(tmp_path: Path) -> None:
     raw = {"base": "nano", "rows": ["a.jsonl"], "rates": {"text": 1e-6}, "out": "o", "steps": 1}
     assert load_trainer_recipe(written(tmp_path, raw), GrpoRecipe).generations == 8
-    with pytest.raises(ConfigError, match="generations must be at least 2, got 1"):
+    with pytest.raises(ConfigError, match="generations must be greater than or equal to 2, got 1"):
         load_trainer_recipe(written(tmp_path, raw | {"generations": 1}), GrpoRecipe)
 
 

@@ -14,7 +14,7 @@ from tuning import FPS, video
 from egolive.assistant.schema.engine import Vision
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO
 from egolive.streaming.frames import Interval
-from egolive.train.data.row_media import Sampling, messages_of, show
+from egolive.train.data.row_media import FrameSampling, messages_of, show
 from egolive.train.data.rows import RowError, row_from_dict
 
 
@@ -58,7 +58,9 @@ def test_a_stretch_is_shown_with_frames_spread_over_it(media: Path) -> None:
 def test_short_stretches_get_four_frames_and_long_videos_no_more_than_asked_for(media: Path) -> None:
     short = show(row(conversations=said("<video>What?"), video="long.mp4", start=2, end=3), media, NANO)
     assert len(short.visions[0].frames) == 4
-    few = show(row(conversations=said("<video>What?"), video="long.mp4"), media, NANO, Sampling(max_frames=6))
+    few = show(
+        row(conversations=said("<video>What?"), video="long.mp4"), media, NANO, FrameSampling(max_frames=6)
+    )
     assert len(few.visions[0].frames) == 6
     assert few.window is not None
     assert few.window.end == pytest.approx(20, abs=0.3)

@@ -18,7 +18,7 @@ from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.train.common.model_card import check_card
 from egolive.train.evaluate import evaluate as evaluation
-from egolive.train.evaluate.result_files import stamp_of
+from egolive.train.evaluate.result_files import model_stamp
 
 
 def rows(folder: Path) -> Path:
@@ -125,10 +125,10 @@ def test_the_baseline_of_intents_is_not_made_where_no_intent_was_asked_about(
 
 def test_results_of_a_model_that_was_trained_again_are_not_taken_up(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"first")
-    first = stamp_of(str(tmp_path))
-    assert stamp_of(str(tmp_path)) == first
+    first = model_stamp(str(tmp_path))
+    assert model_stamp(str(tmp_path)) == first
     (tmp_path / "model.safetensors").write_bytes(b"trained again")
-    assert stamp_of(str(tmp_path)) != first
+    assert model_stamp(str(tmp_path)) != first
 
 
 def test_reasoning_is_asked_for_and_does_not_count_as_the_answer(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from egolive.streaming.errors import ConfigError
-from egolive.train.common import recipe
 from egolive.train.common.trainer_recipe import (
     CheckpointRecipe,
     GrpoRecipe,
@@ -29,11 +29,12 @@ def test_recipes_are_egothinkers_settings_unless_they_say_otherwise(tmp_path: Pa
     ("change", "message"),
     [
         ("rows: []", "rows, or on the simulator"),
-        ("lora: {rank: 8}; rates: {text: 1.0, tower: 1.0}", "the tower and the merger stand still"),
+        ("lora: {rank: 8}; rates: {text: 1.0, tower: 1.0}", "the tower and the merger are frozen"),
         ("rates: 3", "mapping of settings"),
-        ("lora: {rang: 8}", "unknown key 'rang'"),
-        ("checkpointing: 1", "must be of the kind bool"),
-        ("report_to: [1]", "must be of the kind"),
+        ("lora: {rang: 8}", "unknown key 'lora.rang'; did you mean 'rank'"),
+        ("checkpointing: 1", "checkpointing must be a valid boolean, got 1"),
+        ("report_to: [1]", r"report_to\[0\] must be a valid string, got 1"),
+        ("importance: word", "importance must be 'token' or 'sequence', got 'word'"),
     ],
 )
 def test_a_mistake_in_a_recipe_is_told_with_its_place(tmp_path: Path, change: str, message: str) -> None:
@@ -61,5 +62,5 @@ def test_the_recipes_for_egothinker_are_whole() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("fsdp", "FSDP"), ("zero3", "DEEPSPEED")])
 def test_accelerate_reads_the_files_for_several_gpus(name: str, kind: str) -> None:
-    path = Path(recipe.__file__).parent / "recipes" / f"accelerate_{name}.yaml"
+    path = Path(str(files("egolive.train") / "recipes" / f"accelerate_{name}.yaml"))
     assert load_config_from_file(str(path)).distributed_type == kind

@@ -23,13 +23,12 @@ from egolive.train.common.trainer_recipe import (
     SimulatorShares,
 )
 from egolive.train.data.row_files import mix_rows
-from egolive.train.data.row_media import Sampling
+from egolive.train.data.row_media import FrameSampling
 from egolive.train.data.rows import Tally
 from egolive.train.data.simulated_data import load_simulated
 from egolive.train.finetune.grpo import run_grpo, sampling_values
 from egolive.train.finetune.rewards import trl_rewards
-from egolive.train.finetune.row_samples import RowSamples, only_questions
-from egolive.train.finetune.samples import Recent, SimulatedSamples, trl_dataset
+from egolive.train.finetune.samples import Recent, RowSamples, SimulatedSamples, only_questions, trl_dataset
 from egolive.train.finetune.trainers import load_for_training
 from egolive.train.finetune.window_processor import WindowProcessor
 from egolive.train.simulator.write import simulate
@@ -55,7 +54,7 @@ def test_rows_become_samples_and_to_a_broken_one_no_reward_applies(
     tally = Tally()
     mix = only_questions(mix_rows([tmp_path / "rows.jsonl"], shuffle=False), tally)
     assert sum(tally.broken.values()) == 1
-    samples = RowSamples(mix, tmp_path, PROFILE, Sampling(), count=4, think=True)
+    samples = RowSamples(mix, tmp_path, PROFILE, FrameSampling(), count=4, think=True)
     good, broken = samples[2], samples[3]
     assert good.box == Box(10, 10, 40, 50)
     assert good.source_size == (84, 56)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egolive.assistant.prompts.prompts import render_answer
@@ -262,7 +263,7 @@ def test_generalized_overlap_agrees_with_the_cases_of_its_definition() -> None:
 corner = st.integers(0, 999)
 
 
-@settings(max_examples=50, deadline=None)
+@few(50)
 @given(corner, corner, corner, corner, st.floats(0, 1))
 def test_no_box_earns_more_than_the_true_one_or_less_than_none(
     x1: int, y1: int, x2: int, y2: int, shaped: float
@@ -271,7 +272,7 @@ def test_no_box_earns_more_than_the_true_one_or_less_than_none(
     assert 0 <= earned <= boxed("[100, 200, 300, 400]", shaped=shaped) + 1e-9
 
 
-@settings(max_examples=50, deadline=None)
+@few(50)
 @given(st.text(max_size=60))
 def test_no_text_breaks_a_reward(text: str) -> None:
     for earned in (boxed(text), boxed(text, None), timed(text), format_reward(text, WHEN, EGOTHINKER_V1)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.train.nano.attention_loss import POINTING, attention_loss, watched
+from egolive.train.nano.attention_loss import SUPERVISED_LAYERS, attention_loss, record_attention
 from egolive.train.nano.nano_model import new_nano
 from egolive.train.nano.nano_sft import nano_tokenizer
 
@@ -33,8 +33,8 @@ def looks_at(model: Qwen2VLForConditionalGeneration, token: int) -> None:
     """Let the pointing heads look at one token of the row alone."""
     key = torch.zeros(1, 2, 7, 64)
     key[:, :, token] = 10.0
-    for layer in POINTING:
-        model.model.language_model.layers[layer].self_attn.seen = (torch.full((1, 2, 7, 64), 10.0), key)
+    for layer in SUPERVISED_LAYERS:
+        model.model.language_model.layers[layer].self_attn.recorded = (torch.full((1, 2, 7, 64), 10.0), key)
 
 
 def test_attention_where_it_should_be_costs_nothing(model: Qwen2VLForConditionalGeneration) -> None:
@@ -52,8 +52,8 @@ def test_the_token_in_front_of_the_picture_stands_for_none(model: Qwen2VLForCond
 def test_attention_that_is_spread_evenly_pays_for_what_it_misses(
     model: Qwen2VLForConditionalGeneration,
 ) -> None:
-    for layer in POINTING:
-        model.model.language_model.layers[layer].self_attn.seen = (torch.zeros(1, 2, 7, 64),) * 2
+    for layer in SUPERVISED_LAYERS:
+        model.model.language_model.layers[layer].self_attn.recorded = (torch.zeros(1, 2, 7, 64),) * 2
     assert attention_loss(model, VISUAL, aim(1)).item() == pytest.approx(math.log(4))
     assert attention_loss(model, VISUAL, aim(1, 2)).item() == pytest.approx(math.log(2))
 
@@ -70,14 +70,14 @@ def test_a_watched_model_says_the_same_and_teaches_its_layers_where_to_look(
         "use_cache": False,
     }
     usual = language(**inputs).last_hidden_state
-    with watched(model):
+    with record_attention(model):
         watching = language(**inputs).last_hidden_state
         attention_loss(model, VISUAL, aim(2)).backward()  # type: ignore[no-untyped-call]
     assert (usual - watching).abs().max() <= 1e-5 * usual.abs().max()
     taught = [layer.self_attn.q_proj.weight.grad is not None for layer in language.layers]
-    assert taught == [number <= max(POINTING) for number in range(len(taught))]
+    assert taught == [number <= max(SUPERVISED_LAYERS) for number in range(len(taught))]
     model.zero_grad()
-    for layer in POINTING:
-        language.layers[layer].self_attn.seen = None
+    for layer in SUPERVISED_LAYERS:
+        language.layers[layer].self_attn.recorded = None
     language(**inputs)
-    assert all(language.layers[layer].self_attn.seen is None for layer in POINTING)
+    assert all(language.layers[layer].self_attn.recorded is None for layer in SUPERVISED_LAYERS)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from egolive.train.nano.answer_batches import unwritten
-from egolive.train.nano.box_heads import READ_CELLS, READ_WORDS, BoxHeads, box_head_loss
+from egolive.train.nano.answer_batches import remaining_coordinates
+from egolive.train.nano.box_heads import CELL_LAYER, WORD_LAYER, BoxHeads, box_head_loss
 
 BOX = torch.tensor([0.1, 0.2, 0.5, 0.8])
 
@@ -61,7 +61,9 @@ def test_what_is_left_of_a_box_is_read_at_each_of_its_words() -> None:
 
 def test_a_coordinate_counts_as_unwritten_until_its_first_digit_is_there() -> None:
     answer = "<(12,345),(6,78)>"
-    left = unwritten((0.1, 0.2, 0.3, 0.4), np.array([character.isdigit() for character in answer]))
+    left = remaining_coordinates(
+        (0.1, 0.2, 0.3, 0.4), np.array([character.isdigit() for character in answer])
+    )
     firsts = [answer.index(number) for number in ("12", "345", "6", "78")]
     for place in range(len(answer)):
         assert [not math.isnan(value) for value in left[place]] == [place <= first for first in firsts]
@@ -76,7 +78,7 @@ def test_words_are_read_after_their_layer_and_cells_after_theirs() -> None:
     torch.manual_seed(0)
     heads = BoxHeads(8, 1)
     before = box_head_loss(heads, HIDDEN, VISUAL, target(1.0))
-    for layer, changed in ((READ_CELLS, "read_cells"), (READ_WORDS, "read_word")):
+    for layer, changed in ((CELL_LAYER, "read_cells"), (WORD_LAYER, "read_word")):
         hidden = [state.clone() for state in HIDDEN]
         hidden[layer] = torch.randn(1, 4, 8)
         after = box_head_loss(heads, hidden, VISUAL, target(1.0))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,9 +19,9 @@ from egolive.train.nano.dense_loss import (
     DenseTarget,
     box_iou,
     cell_centres,
+    decode_boxes,
     dense_loss,
     dense_target,
-    read_boxes,
 )
 from egolive.train.nano.nano_model import COLUMNS, HEIGHT, ROWS, WIDTH
 from egolive.train.nano.tower_training import CLASSES, HELD, STEPS, TowerBatches, class_boxes
@@ -50,14 +51,14 @@ sides = st.tuples(st.floats(0, 0.97), st.floats(0, 0.97), st.floats(0.004, 1), s
 rects = sides.map(lambda s: (s[0], s[1], min(1.0, s[0] + s[2]), min(1.0, s[1] + s[3])))
 
 
-@settings(max_examples=50, deadline=None)
+@few(50)
 @given(st.lists(st.dictionaries(st.sampled_from(LETTERS), rects), min_size=1, max_size=3))
 def test_heads_that_say_the_truth_give_back_every_box_and_lose_nothing(
     pictures: list[dict[str, Rect]],
 ) -> None:
     target = target_of(pictures)
     heads = perfect_heads(target)
-    boxes, score = read_boxes(heads, ROWS, COLUMNS)
+    boxes, score = decode_boxes(heads, ROWS, COLUMNS)
     for number, picture in enumerate(pictures):
         for place, name in enumerate(LETTERS):
             assert (score[number, place] > 0.5) == (name in picture)
@@ -120,7 +121,7 @@ def test_heads_learn_a_handful_of_pictures_by_heart() -> None:
         slower.step()
     assert losses[-1] < 0.1 * losses[0]
     said = heads(tokens)
-    boxes, score = read_boxes(said, ROWS, COLUMNS)
+    boxes, score = decode_boxes(said, ROWS, COLUMNS)
     present = target.inside.any(1)
     assert ((score > 0.5) == present).all()
     assert box_iou(boxes, target.boxes)[present].min() > 0.8

@@ -257,7 +257,7 @@ def answer_batches(data: SimulatedData, out: Path, ahead: float = 0.0) -> Answer
         slices=3,
         seed=0,
         pictures_first=1,
-        ahead=ahead,
+        next_step_share=ahead,
     )
 
 
@@ -297,12 +297,6 @@ def test_windows_that_decide_the_next_step_come_as_often_as_is_asked(
         rows = batches[number]["windows.tokens"]
         asked = ["What comes next?" in text for text in batches.tokenizer.batch_decode(rows)]
         assert sum(asked) >= least
-
-
-def test_a_base_that_cannot_be_trained_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    other = Recipe(data=recipe.data, episodes=3, tower=PHASE, answers=PHASE, base="hyf015/EgoThinker-v1")
-    with pytest.raises(ConfigError, match="cannot be trained yet"):
-        sft.run_recipe(other, tmp_path)
 
 
 def test_folders_without_enough_episodes_are_refused(recipe: Recipe, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from egolive.train.nano.whitening import DEVIATION, fold, whitening
+from egolive.train.nano.whitening import DEVIATION, fold_into, whitening
 
 
 def skewed(count: int = 4000) -> torch.Tensor:
@@ -37,5 +37,5 @@ def test_a_folded_layer_gives_whitened_values() -> None:
     matrix, mean = whitening(skewed())
     with torch.no_grad():
         expected = (layer(inputs).double() - mean) @ matrix.T
-        fold(layer, matrix, mean)
+        fold_into(layer, matrix, mean)
         assert torch.allclose(layer(inputs).double(), expected, atol=1e-4)

@@ -1,4 +1,4 @@
-"""A picture in the making, which remembers what each pixel shows: the source of exact boxes."""
+"""A picture buffer with an object id for each pixel, from which boxes are computed."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ Array = NDArray[Any]
 
 
 class Canvas:
-    """BGR pixels and, per pixel, the number of the thing on top (0: none)."""
+    """BGR pixels and, per pixel, the id of the topmost object (0: none)."""
 
     def __init__(self, picture: Array) -> None:
         self.picture = picture
         self.top = np.zeros(picture.shape[:2], np.uint8)
         self.full: dict[int, int] = {}
-        """Per thing, how many pixels it would cover if nothing hid it and the picture were endless."""
+        """For each object its area in pixels, without occlusion and without the picture's edges."""
 
     def blend(self, x: int, y: int, colour: Array, alpha: Array, number: int, opaque: int = 127) -> None:
-        """Lay a premultiplied patch over the picture; where it covers, its thing is on top."""
+        """Blend a premultiplied patch over the picture; where it is opaque, its object is the topmost."""
         rows, columns = alpha.shape
         part = self.picture[y : y + rows, x : x + columns]
         keep = cv2.cvtColor(cv2.subtract(255, alpha), cv2.COLOR_GRAY2BGR)  # type: ignore[call-overload]
@@ -49,10 +49,10 @@ class Canvas:
         self.blend(x0, y0, cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), alpha, number)
 
     def box(self, number: int, least: float) -> tuple[float, float, float, float] | None:
-        """Return the extent of a thing's visible pixels; None when too little of it shows.
+        """Return the bounding box of an object's visible pixels; None where too few are visible.
 
         Args:
-            number: The thing.
+            number: Id of the object.
             least: Smallest number of pixels that counts as visible.
         """
         mask = (self.top == number).view(np.uint8)

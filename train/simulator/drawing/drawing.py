@@ -1,4 +1,4 @@
-"""Draws one frame: everything from the back to the front, then light and lens, then its truth."""
+"""Renders one frame: objects from back to front, then light and camera effects, then the labels."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ __all__ = ["Drawing"]
 
 Array = NDArray[Any]
 _FLIPPED = {MAIN: OTHER, OTHER: MAIN}
-# A thing counts as visible from this share of the picture on.
+# Least share of the picture that a visible object covers.
 _LEAST = 0.0012
 
 
@@ -97,7 +97,7 @@ class Drawing:
         self.canvas.sprite(sprite.bare if lifted else sprite.grounded, matrix, number)
 
     def hand(self, hand: str, front: bool) -> None:
-        """Draw a hand of the right-handed layout with its shadow, or only what lies before a held object."""
+        """Draw a hand of the right-handed layout with its shadow, or only what is before a held object."""
         if not front:
             look = self.stage.scene.hand
             pose = hand_at(self.plan, hand, self.time)
@@ -253,7 +253,7 @@ class Drawing:
         return ""
 
     def finish(self) -> Image:
-        """Return the picture as the camera gives it: light, blur, noise; RGB."""
+        """Return the picture after light, blur and sensor noise; RGB."""
         scene, picture = self.stage.scene, self.canvas.picture
         speed = math.hypot(*self.camera.speed) * self.zoom
         length = int(min(15.0, speed * 0.016))
@@ -276,7 +276,7 @@ class Drawing:
         return final
 
     def truth(self) -> FrameTruth:
-        """Return what is true of the frame."""
+        """Return the labels of the frame."""
         least = _LEAST * self.size[0] * self.size[1]
         boxes = {}
         for name, number in self.numbers.items():

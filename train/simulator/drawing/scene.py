@@ -1,4 +1,4 @@
-"""What an episode looks like apart from its actions: work surface, room, clutter, light, skin, sleeves, lens.
+"""The appearance of an episode: work surface, background, clutter, light, skin, sleeves, camera.
 
 Everything is drawn once per episode; frames only warp and blend it.
 """
@@ -28,7 +28,7 @@ _SKINS: tuple[Colour, ...] = (
 
 @dataclass(slots=True)
 class Scene:
-    """An episode's fixed looks; colours BGR."""
+    """What stays the same in all frames of an episode; colours BGR."""
 
     backdrop: Array
     hand: HandLook
@@ -144,7 +144,7 @@ def _room(rng: np.random.Generator, rows: int, columns: int) -> Array:
 
 
 def _clutter(rng: np.random.Generator, picture: Array, top: float) -> None:
-    """Scatter things without a name on the table: papers, crumbs, coasters, cables."""
+    """Draw unlabelled clutter on the table: papers, crumbs, coasters, cables."""
     columns, rows = picture.shape[1], picture.shape[0]
     for _ in range(int(rng.integers(2, 9))):
         x, y = rng.uniform(0, columns), rng.uniform(top + 15, rows)
@@ -238,7 +238,7 @@ def _tint(rng: np.random.Generator, width: int, height: int, light: tuple[float,
 
 
 def build_scene(plan: Plan, size: tuple[int, int]) -> Scene:
-    """Draw everything about an episode that does not move by itself, for pictures of one size."""
+    """Draw the static parts of an episode for one picture size."""
     rng = episode_rng(*plan.key, 2)
     angle = rng.uniform(-2.7, -0.45)
     light = (math.cos(angle), math.sin(angle))

@@ -1,4 +1,4 @@
-"""The bones of a hand: joints in three dimensions, posed and projected to capsules in picture pixels."""
+"""The kinematic model of a hand: 3D joints, posed and projected to capsules in picture pixels."""
 
 import math
 from typing import Any

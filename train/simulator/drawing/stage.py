@@ -1,4 +1,4 @@
-"""What is drawn once for an episode: its scene and its objects' sprites, kept for the episodes drawn last."""
+"""Cache of what is drawn once for an episode: its scene and its objects' sprites."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ def stage_of(plan: Plan, size: tuple[int, int]) -> Stage:
 
 
 def sprite_of(stage: Stage, kind: str, look: Look, scale: float) -> Sprite:
-    """Return an object's sprite in one look, drawing it where it is new."""
+    """Return an object's sprite in one appearance, drawing it on first use."""
     sprite = stage.sprites.get((kind, look))
     if sprite is None:
         colour, accent, style = stage.colours[kind]

@@ -1,4 +1,4 @@
-"""What is true of a frame and of an episode: the labels that go beside the pictures."""
+"""The labels of frames and episodes."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ HANDS = ("left hand", "right hand")
 
 @dataclass(frozen=True, slots=True)
 class FrameTruth:
-    """What is true of one frame. Boxes are xyxy pixels of what can be seen, hidden parts left out."""
+    """Labels of one frame. Boxes are xyxy pixels of the visible parts."""
 
     time: float
     boxes: dict[str, Box]
-    """Visible things only; hands are "left hand" and "right hand", without the forearm."""
+    """Visible objects only; hands are "left hand" and "right hand", without the forearm."""
     held: dict[str, str | None]
-    """Per hand, the visible object it touches."""
+    """For each hand the visible object that it touches."""
     states: dict[str, str]
     """State of every object of the episode, visible or not."""
     step: int
@@ -27,7 +27,7 @@ class FrameTruth:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What is true of a whole episode."""
+    """Labels of a whole episode."""
 
     seed: int
     split: str
@@ -42,7 +42,7 @@ class Episode:
 
 
 def episode_of(plan: Plan, *, fps: float, size: tuple[int, int] = (448, 252)) -> Episode:
-    """Return the facts of a plan, as they are stored beside its video."""
+    """Return the labels of a plan, as they are stored with its video."""
     return Episode(
         plan.seed,
         plan.split,

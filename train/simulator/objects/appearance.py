@@ -1,4 +1,4 @@
-"""How an object looks at a moment: open or closed, what is in it and how much, what was done to it."""
+"""The appearance of an object over time: open or closed, its content and fill level, what was done to it."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ __all__ = ["Look", "first_look", "fluid_colour", "look_after"]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What decides an object's picture besides its kind; `state` is the word that the labels carry.
+    """What determines an object's picture besides its kind; `state` is its word in the labels.
 
     `level` counts thirds: of the filling, the cut, the spread, the writing or the wiping.
     """
@@ -29,7 +29,7 @@ _WORD = {
 
 
 def first_look(kind: str, tags: frozenset[str], *, full: bool = False) -> Look:
-    """Return the look at the start of the episode."""
+    """Return the appearance at the start of the episode."""
     if full or "full" in tags:
         return Look("filled", content=frozenset({"water", "tea bag"}), fill=3)
     state = next((tag for tag in ("open", "dirty") if tag in tags), KINDS[kind].state)
@@ -37,7 +37,7 @@ def first_look(kind: str, tags: frozenset[str], *, full: bool = False) -> Look:
 
 
 def look_after(kind: str, look: Look, verb: str, fluid: str, with_kind: str, share: float) -> Look:
-    """Return the look once `share` of the act is done."""
+    """Return the appearance when `share` of the action is done."""
     level = max(1, round(3 * share))
     if verb == "pour":
         base = look.fill if share < 0.5 else look.fill - 1

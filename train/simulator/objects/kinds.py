@@ -1,4 +1,4 @@
-"""What each kind of object is like to handle: extent, where it is gripped, its tip, its opening.
+"""The geometry of each kind of object: extent, grip point, tip, opening.
 
 Lengths are world units: one pixel of a 448x252 picture with the camera at rest. Points are relative to the
 middle of the upright object, x to the right and y down; a tool's tip points up.

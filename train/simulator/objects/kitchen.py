@@ -1,4 +1,4 @@
-"""How things of the kitchen are painted.
+"""Drawing functions for kitchen objects.
 
 Every function paints one kind and returns the mask of what lies in front of things put inside it, or None.
 """

@@ -1,4 +1,4 @@
-"""A small painter for shaded, textured shapes: what object sprites are made of.
+"""Drawing of shaded, textured shapes, of which object sprites consist.
 
 Knows nothing of kinds of objects. Colours are BGR floats 0-255; lengths are world units from the middle.
 """

@@ -1,4 +1,4 @@
-"""Sprites: what each kind of object looks like, in each of its states."""
+"""Sprites of each kind of object in each of its states."""
 
 import math
 from dataclasses import dataclass
@@ -55,9 +55,9 @@ _COLOURS: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[tuple[fl
 }
 
 _ANY_COLOUR = 0.6
-"""Share of things in training whose colour is not one of those above."""
+"""Share of the training objects whose colour is random instead."""
 _NEAR = 60.0
-"""Distance of two colours, 0 to 255 each, within which a thing in training would look as one in testing."""
+"""Least distance (0 to 255 a channel) of a training object's colour from the colours kept for testing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How things of the workbench and the desk are painted; same rules as `kitchen.py`."""
+"""Drawing functions for objects of workbench and desk; conventions as in `kitchen.py`."""
 
 import math
 from collections.abc import Callable

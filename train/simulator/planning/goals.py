@@ -1,4 +1,4 @@
-"""The closed vocabulary of goals, steps and objects, and what a list of steps says about the goal."""
+"""The vocabulary of goals, steps and objects, and which goals and next steps a list of steps allows."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache

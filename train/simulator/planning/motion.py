@@ -1,4 +1,4 @@
-"""A plan at one moment: where each object is, how each hand is posed, where the head looks.
+"""A plan at one moment: pose of each object, of each hand and of the head camera.
 
 Everything here is a function of the plan and the time alone, so that any frame can be drawn without its
 predecessors.
@@ -133,7 +133,7 @@ def object_at(track: Track, time: float) -> Pose:
 
 
 def look_at(track: Track, time: float) -> Look:
-    """Return how an object looks."""
+    """Return the appearance of an object."""
     look = track.looks[0][1]
     for start, later in track.looks:
         if time >= start:
@@ -246,7 +246,7 @@ def _head(plan: Plan, time: float) -> tuple[float, float, float, float]:
 
 
 def camera_at(plan: Plan, time: float) -> Camera:
-    """Return where the head looks, in the right-handed layout."""
+    """Return the pose of the head camera, in the right-handed layout."""
     x, y, roll, zoom = _head(plan, time)
     before = _head(plan, time - 0.02)
     return Camera(x, y, roll, float(zoom), ((x - before[0]) / 0.02, (y - before[1]) / 0.02))

@@ -1,4 +1,4 @@
-"""Where things lie at the start: worked-on things in the middle, tools around them, none on another."""
+"""Initial positions of objects: targets in the middle, tools around them, without overlap."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a plan of an episode is: objects' paths and looks, hands' uses, steps; and its source of chance.
+"""The plan of an episode: objects' paths and appearance, what hands do, steps; and its random generators.
 
 A plan holds a few keyframes only and no pixels. It is laid out for a right-handed wearer; `mirror` flips the
 whole picture for a left-handed one.
@@ -77,7 +77,7 @@ class Effect:
 
 @dataclass(slots=True)
 class Track:
-    """One object's story: its first place, its movements, its looks, and what it was put on or into."""
+    """One object over the episode: initial position, movements, appearance, and where it was put."""
 
     rest: Pose
     looks: list[tuple[float, Look]]
@@ -88,7 +88,7 @@ class Track:
 
 @dataclass(slots=True)
 class Plan:
-    """Everything that decides an episode's frames and labels, except the picture size."""
+    """Everything that determines an episode's frames and labels, except the picture size."""
 
     seed: int
     split: str

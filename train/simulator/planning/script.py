@@ -1,4 +1,4 @@
-"""The timeline of one episode: which step happens when, and where each object and hand is meanwhile.
+"""The timeline of one episode: times of its steps, and the paths of objects and hands.
 
 `plan.py` says what a plan holds, `motion.py` evaluates it at any time.
 """
@@ -86,7 +86,7 @@ def _choose_slots(rng: np.random.Generator, rule: GoalRule, split: str) -> tuple
 
 
 def _distractors(rng: np.random.Generator, rule: GoalRule, sequence: Sequence[StepRule]) -> list[str]:
-    """Choose up to 5 objects that speak for other goals, so that what lies there does not tell the goal."""
+    """Choose up to 5 objects of other goals, so that the visible objects do not determine the goal."""
     present = {kind for step in sequence for kind in (step.object, step.target, step.via) if kind}
     chosen: list[str] = []
     room = min(5, 11 - len(present))

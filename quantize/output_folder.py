@@ -1,21 +1,34 @@
-"""Writing engine folders: everything beside the weights, and the move into place once all of it is right."""
+"""Writes all of an engine folder but its weights, and moves it into place once it is complete."""
 
 from __future__ import annotations
 
-import resource
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import psutil
 from transformers import Qwen2VLConfig
 
-from egolive.assistant.model.engine_folder import Shapes, is_engine_folder
+from egolive.assistant.model.engine_folder import EngineCard, Shapes, is_engine_folder, write_engine_card
 from egolive.streaming.errors import ConfigError
 
-__all__ = ["copy_small_files", "model_shapes", "new_folder", "package_versions", "peak_memory"]
+__all__ = [
+    "DEFAULT_SIZE",
+    "copy_small_files",
+    "model_shapes",
+    "new_folder",
+    "package_versions",
+    "peak_memory",
+    "record_loss",
+    "write_card",
+]
+
+DEFAULT_SIZE = (252, 448)
+"""Height and width of the pictures that an engine takes, where neither caller nor profile says."""
 
 _SMALL = (
     "config.json",
@@ -90,10 +103,51 @@ def package_versions() -> dict[str, str]:
 
 def peak_memory() -> int:
     """Most bytes that this process has held in memory so far."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Linux hands the other count on from the process that started this one.
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":
+        # getrusage would count the process that started this one too.
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
+    import resource
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def write_card(folder: Path, card: EngineCard) -> None:
+    """Write a folder's engine.json, and README.md: what it is, how it was made, what it gains and loses."""
+    write_engine_card(folder, card)
+    size = sum(known["bytes"] for known in card.files.values()) / 1e6
+    lines = [
+        f"# {card.name}",
+        "",
+        f"An egolive engine folder for {card.backend}: `egolive run --engine {card.name}`.",
+        "",
+        f"- Made from {card.source['name']} (sha256 {card.source['sha256'][:16]}...) by "
+        f"`{card.made.get('command', '')}`",
+        "- Precision: " + ", ".join(f"{part} {kind}" for part, kind in card.precision.items()),
+        f"- Size: {size:.1f} MB",
+        "- Written with " + ", ".join(f"{name} {version}" for name, version in card.versions.items()),
+    ]
+    if card.shapes.height:
+        lines.insert(6, f"- Pictures of {card.shapes.width} x {card.shapes.height} pixels, no other size")
+    parity = card.made.get("parity", {})
+    if parity:
+        told = ", ".join(f"{key.replace('_', ' ')} {value:.1e}" for key, value in parity.items())
+        lines.append(f"- Largest differences from torch, as shares of the largest value: {told}")
+    if card.loss:
+        lines += ["", f"## Against {card.loss['reference']}", "", *_loss_rows(card.loss)]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def record_loss(folder: Path, card: EngineCard, loss: dict[str, Any]) -> None:
+    """Write what was measured into a folder's card."""
+    card.loss.clear()
+    card.loss.update(loss)
+    write_card(folder, card)
+
+
+def _loss_rows(loss: dict[str, Any]) -> list[str]:
+    shown = {key: value for key, value in loss.items() if key not in ("reference", "machine", "versions")}
+    return [f"- {key}: {value}" for key, value in shown.items()]

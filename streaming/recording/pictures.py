@@ -1,4 +1,4 @@
-"""Pictures kept exactly: every pixel that was written comes back, in H.264's lossless mode."""
+"""Pictures on disk without loss: many in a video of H.264's lossless mode, single ones as PNG."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Image
 from egolive.streaming.sources.rgb import RgbConverter
 
-__all__ = ["PictureFiles", "read_pictures"]
+__all__ = ["PictureFiles", "read_pictures", "read_png", "write_png"]
 
 _PATTERN = "pictures-{:03d}.mkv"
 
@@ -106,3 +107,20 @@ def read_pictures(folder: Path) -> Iterator[Image]:
             continue
         except av.FFmpegError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); record again") from error
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write a picture, (H, W, 3) RGB.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    path.write_bytes(data.tobytes())
+
+
+def read_png(data: bytes) -> Image | None:
+    """The RGB picture, (H, W, 3), of a PNG file's bytes; None where it cannot be decoded."""
+    # Of bytes: what it cannot open, OpenCV tells in lines of its own.
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)

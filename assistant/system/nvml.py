@@ -1,0 +1,44 @@
+"""What NVIDIA's driver tells of its GPUs through NVML (package nvidia-ml-py), without torch.
+
+Each answer is None where there is no such package, no driver, or a GPU that does not tell, such as most of a
+Jetson's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["driver_version", "power_watts"]
+
+_T = TypeVar("_T")
+
+
+def driver_version() -> str | None:
+    """Version of NVIDIA's driver, such as "580.65.06"."""
+    return _ask(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
+
+
+def power_watts(index: int = 0) -> float | None:
+    """Power that a GPU draws now, in watts.
+
+    Args:
+        index: The GPU's place in the driver's own order, as nvidia-smi lists them.
+    """
+    return _ask(lambda nvml: nvml.nvmlDeviceGetPowerUsage(nvml.nvmlDeviceGetHandleByIndex(index)) / 1e3)
+
+
+def _ask(question: Callable[[Any], _T]) -> _T | None:
+    """The answer to one question; NVML counts how often it was opened, so this disturbs nobody else."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return question(pynvml)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None

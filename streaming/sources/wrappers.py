@@ -1,0 +1,143 @@
+"""Sources that pass on the frames of another: at their own speed, over and over, or with gaps on request.
+
+`reconnect.py` has one more, which opens a lost source again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from egolive.streaming.clock import Clock
+from egolive.streaming.frames import Frame
+from egolive.streaming.sources.source import Source
+
+__all__ = ["Interruptible", "Looped", "Paced", "SourceWrapper"]
+
+
+class SourceWrapper(Source):
+    """Base of the wrappers: has the name, rate and size of the source inside, and its frames as they are.
+
+    Args:
+        source: What is passed on.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._broken_before = 0
+        self.live = source.live
+        self.name = source.name
+        self.fps = source.fps
+        self.size = source.size
+
+    @property
+    def broken(self) -> int:  # type: ignore[override]  # counted by the source inside
+        """Pieces that were skipped so far, also of sources that were exchanged."""
+        return self._broken_before + self._source.broken
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._source)
+
+    def close(self) -> None:
+        """Close the source inside."""
+        self._source.close()
+
+    def _exchange(self, source: Source) -> None:
+        """Go on with another source."""
+        self._broken_before += self._source.broken
+        self._source = source
+
+
+class Paced(SourceWrapper):
+    """Hands out each frame when its time has come, as a camera would; so it is live.
+
+    Args:
+        source: What is played.
+        clock: Whose seconds count.
+    """
+
+    def __init__(self, source: Source, clock: Clock) -> None:
+        super().__init__(source)
+        self.live = True
+        self._clock = clock
+        self._stop = threading.Event()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames at the speed at which they were taken; time starts with the first."""
+        start: float | None = None
+        for frame in self._source:
+            if start is None:
+                start = self._clock.now() - frame.time
+            if self._clock.wait(self._stop, start + frame.time - self._clock.now()):
+                return
+            yield frame
+
+    def close(self) -> None:
+        """Stop waiting, and close what is played."""
+        self._stop.set()
+        super().close()
+
+
+class Looped(SourceWrapper):
+    """A recording without end: it starts again when it is over, and time goes on.
+
+    Args:
+        reopen: Opens the recording from its start.
+    """
+
+    def __init__(self, reopen: Callable[[], Source]) -> None:
+        super().__init__(reopen())
+        self._reopen = reopen
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames of every lap; the first of each further lap is marked as standing behind a gap."""
+        step = 1 / self.fps if self.fps else 1 / 30
+        lap_start, index, time = 0.0, 0, 0.0
+        while not self._closed:
+            for position, frame in enumerate(self._source):
+                time = lap_start + frame.time
+                yield replace(frame, time=time, index=index, gap=frame.gap or (position == 0 and index > 0))
+                index += 1
+            if self._closed:
+                return
+            lap_start = time + step
+            self._source.close()
+            self._exchange(self._reopen())
+
+    def close(self) -> None:
+        """Stop at the next frame and close the recording."""
+        self._closed = True
+        super().close()
+
+
+class Interruptible(SourceWrapper):
+    """Passes frames on, and marks the next one as standing behind a gap when it is told to.
+
+    A gap empties windows, latest results and trackers, so that nothing keeps the frames before it.
+
+    Args:
+        source: What is passed on.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._cut = threading.Event()
+        self.time = 0.0
+        """Stream time of the newest frame, seconds."""
+
+    def cut(self) -> None:
+        """Let the next frame stand behind a gap; may be called from any thread."""
+        self._cut.set()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames of the source."""
+        for frame in self._source:
+            if self._cut.is_set():
+                self._cut.clear()
+                frame = replace(frame, gap=True)
+            self.time = frame.time
+            yield frame
+            # The caller is done with it; a generator that waits would hold on to it.
+            del frame
