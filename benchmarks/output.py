@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 from egolive.assistant.system import machine
 from egolive.streaming.errors import UsageError
 
-__all__ = ["check_places", "save_figure", "tell"]
+__all__ = ["check_places", "save_figure", "table", "tell"]
 
 _WIDTH = 130
 
@@ -46,6 +47,14 @@ def tell(figures: Mapping[str, Any], drawn: RenderableType, json_file: Path | No
     if json_file is not None:
         json_file.write_text(line, encoding="utf-8")
     sys.stdout.write(line)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table: names on the left in the first column, figures on the right in the others."""
+    drawn = Table(title=title, title_justify="left")
+    for place, name in enumerate(columns):
+        drawn.add_column(name, justify="right" if place else "left", no_wrap=True)
+    return drawn
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["driver_version", "power_watts"]
+__all__ = ["driver_version", "energy_joules", "power_watts"]
 
 _T = TypeVar("_T")
 
@@ -26,6 +26,17 @@ def power_watts(index: int = 0) -> float | None:
         index: The GPU's place in the driver's own order, as nvidia-smi lists them.
     """
     return _ask(lambda nvml: nvml.nvmlDeviceGetPowerUsage(nvml.nvmlDeviceGetHandleByIndex(index)) / 1e3)
+
+
+def energy_joules(index: int = 0) -> float | None:
+    """Energy that a GPU has taken since its driver was loaded, in joules; counted from Volta on.
+
+    Args:
+        index: The GPU's place in the driver's own order, as nvidia-smi lists them.
+    """
+    return _ask(
+        lambda nvml: nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByIndex(index)) / 1e3
+    )
 
 
 def _ask(question: Callable[[Any], _T]) -> _T | None:

@@ -1,7 +1,7 @@
-"""How much energy something takes, where the machine tells: Intel and AMD's RAPL counters, NVIDIA's tools.
+"""Joules that something takes: of a Jetson's module, of an NVIDIA GPU, or of the processor (RAPL).
 
-RAPL counts joules of the whole processor package, and most systems let root alone read it. `tegrastats` (on
-a Jetson, the whole module) and `nvidia-smi` (a graphics card) tell power, which is summed up over time.
+`tegrastats` gives the power of a Jetson's whole module, which is summed up over time. NVIDIA's driver and
+RAPL (Intel and AMD) count joules by themselves; most systems let root alone read RAPL.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+
+from egolive.assistant.system.nvml import energy_joules
 
 __all__ = ["Energy", "watts_in"]
 
 _POWERCAP = Path("/sys/class/powercap")
-_TOOLS = {
-    "tegrastats": ("--interval", "100"),
-    "nvidia-smi": ("--query-gpu=power.draw", "--format=csv,noheader,nounits", "-lms", "100"),
-}
 _TOTAL = re.compile(r"\b(?:VDD_IN|POM_5V_IN|VIN_SYS_5V0) (\d+)(?:mW)?/")
 """What comes into a Jetson's module, in milliwatts now, before the slash and the mean."""
 
@@ -31,29 +28,30 @@ class Energy:
 
     Args:
         powercap: Where the system keeps its RAPL counters.
-        tools: Programs that tell power, the first that is installed is asked.
+        devices: Read a Jetson's module or a GPU where there is one: that says more about a model than the
+            processor beside it.
     """
 
-    def __init__(self, powercap: Path = _POWERCAP, tools: Sequence[str] = tuple(_TOOLS)) -> None:
+    def __init__(self, powercap: Path = _POWERCAP, *, devices: bool = True) -> None:
         self.joules: float | None = None
-        """What was counted; None where nobody tells."""
-        self.told_by = ""
-        """rapl, tegrastats or nvidia-smi; empty where nobody tells."""
+        """What was counted; None where nothing tells."""
+        self.source = ""
+        """tegrastats, nvml or rapl; empty where nothing tells."""
+        self._devices = devices
         self._zones = _zones(powercap)
-        self._tool = next((name for name in tools if shutil.which(name)), "")
-        self._before: list[int] = []
+        self._before: float | None = None
+        self._counted: list[int] = []
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Energy:
-        # A card or a module of its own says more about a model than the processor beside it.
-        if self._tool:
-            command = [self._tool, *_TOOLS[self._tool]]
+        if self._devices and shutil.which("tegrastats"):
+            command = ["tegrastats", "--interval", "100"]
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             self._thread = threading.Thread(target=self._add_up, name="egolive-energy", daemon=True)
             self._thread.start()
-        else:
-            self._before = [_counter(zone) for zone in self._zones]
+        self._before = energy_joules() if self._devices else None
+        self._counted = [_counter(zone) for zone in self._zones]
         return self
 
     def __exit__(
@@ -63,9 +61,11 @@ class Energy:
             self._process.terminate()
             self._thread.join()
             self._process.wait()
+        elif self._before is not None and (now := energy_joules()) is not None:
+            self.joules, self.source = now - self._before, "nvml"
         elif self._zones:
-            spent = [_since(zone, before) for zone, before in zip(self._zones, self._before, strict=True)]
-            self.joules, self.told_by = sum(spent) / 1e6, "rapl"
+            spent = [_since(zone, before) for zone, before in zip(self._zones, self._counted, strict=True)]
+            self.joules, self.source = sum(spent) / 1e6, "rapl"
 
     def _add_up(self) -> None:
         assert self._process is not None
@@ -75,27 +75,20 @@ class Energy:
             watts, now = watts_in(line), time.monotonic()
             if watts is not None:
                 self.joules = (self.joules or 0.0) + watts * (now - last)
-                self.told_by = self._tool
+                self.source = "tegrastats"
             last = now
 
 
 def watts_in(line: str) -> float | None:
-    """Watts that a line of tegrastats or nvidia-smi tells; None where it tells none."""
-    if found := _TOTAL.search(line):
-        return int(found[1]) / 1e3
-    try:
-        return float(line)
-    except ValueError:
-        return None
+    """Watts of the whole module in a line of tegrastats; None where it gives none."""
+    found = _TOTAL.search(line)
+    return int(found[1]) / 1e3 if found else None
 
 
 def _zones(powercap: Path) -> list[Path]:
     """Whole packages whose counters may be read; what is inside of one counts already."""
-    return [
-        zone
-        for zone in sorted(powercap.glob("intel-rapl:*"))
-        if re.fullmatch(r"intel-rapl:\d+", zone.name) and _readable(zone)
-    ]
+    packages = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if zone.name.count(":") == 1]
+    return [zone for zone in packages if _readable(zone)]
 
 
 def _readable(zone: Path) -> bool:

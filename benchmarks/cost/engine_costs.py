@@ -64,8 +64,8 @@ def cost_of(
         (most on a GPU); ceilings: copy_gb_s, copy_weights_gb_s (a block as large as the weights that a token
         reads), matrix_gflop_s; encode_ms of a slice; prefill: for each length slices, tokens, ms, of_ceiling;
         ttft_ms of a question about pictures that are all new, ttft_live_ms about a window that has grown by a
-        slice; tok_s, floor_tok_s (its ceiling), of_floor; joules_token, None where nobody tells, and energy,
-        who did.
+        slice; tok_s, floor_tok_s (its ceiling), of_floor; joules_token, None where nothing tells, and energy,
+        what did.
 
     Raises:
         EngineError: The engine cannot be loaded, or the device failed.
@@ -86,7 +86,7 @@ def cost_of(
             ],
             "tok_s": round(1 / times.step.wall, 2),
             "joules_token": None if energy.joules is None else round(energy.joules / STEPS, 4),
-            "energy": energy.told_by or "not told",
+            "energy": energy.source or "not told",
             **_first_tokens(engine, 2 * max(slices)),
         }
         # What ceilings need is not the engine's.

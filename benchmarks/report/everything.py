@@ -1,9 +1,9 @@
-"""`egolive bench all`: every measurement one after the other, into one folder with one report to look at.
+"""`egolive bench all`: every measurement one after the other, into one folder with one report.
 
     egolive bench all --out results --quick
 
 Each is a command of its own in a process of its own, so that one that fails leaves a line in the report in
-place of its figures. What the report looks like is in `egolive.benchmarks.report.html_report`.
+place of its figures.
 """
 
 from __future__ import annotations
@@ -34,71 +34,51 @@ _EXPORTS = {"onnx-fp32": ("export",), "onnx-int4": ("quantize", "--to", "int4")}
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """One measurement: its words, those of a quick run, and whether it draws."""
+    """One measurement."""
 
     name: str
     title: str
-    words: tuple[str, ...]
-    quick: tuple[str, ...]
-    engines: bool = False
-    """Takes the model and the engines as names, with threads."""
-    plot: bool = True
-    threads: bool = True
+    words: str = ""
+    """Arguments of a whole run."""
+    quick: str = ""
+    """Arguments of a quick one."""
+    takes: str = "plot"
+    """Which common options it has: engines (arguments), peers (--engine, --server), model, threads, plot."""
 
 
 _COMMANDS = (
     _Command(
         "engines",
-        "What engines cost, against what the machine could do",
-        (),
-        ("--slices", "1", "--slices", "8"),
-        engines=True,
+        "Cost of engines against the machine's limits",
+        quick="--slices 1 --slices 8",
+        takes="engines threads plot",
     ),
-    _Command("latency", "Glass to overlay", ("--seconds", "60"), ("--seconds", "8"), engines=True),
+    _Command("latency", "Glass to overlay", "--seconds 60", "--seconds 8", "engines threads plot"),
     _Command(
         "peers",
-        "The same questions, asked of what one would use instead",
-        ("--every", "2"),
-        ("--no-compiled",),
+        "The same questions, other ways to run the model",
+        "--every 2",
+        "--no-compiled",
+        "peers model threads plot",
     ),
     _Command(
         "stream",
         "What reuse saves, and that it is exact",
-        (),
-        ("--hops", "16", "--naive-every", "8", "--no-gains"),
+        quick="--hops 16 --naive-every 8 --no-gains",
+        takes="model threads plot",
     ),
     _Command(
         "scaling",
-        "What an answer costs as things grow",
-        ("--hours", "2"),
-        ("--hours", "0.05", "--slices", "4", "--hops", "4"),
+        "How the cost of an answer grows",
+        "--hours 2",
+        "--hours 0.05 --slices 4 --hops 4",
+        "model threads plot",
     ),
-    _Command(
-        "quality",
-        "How well engines answer",
-        ("--episodes", "110"),
-        ("--episodes", "3"),
-        engines=True,
-        plot=False,
-    ),
-    _Command(
-        "tracking",
-        "How well late boxes are carried to now",
-        (),
-        ("--episodes", "2"),
-        plot=False,
-        threads=False,
-    ),
-    _Command("recall", "Where was it put", (), ("--sessions", "1"), plot=False, threads=False),
-    _Command(
-        "overhead",
-        "What everything but the engine costs",
-        (),
-        ("--seconds", "4"),
-        plot=False,
-        threads=False,
-    ),
-    _Command("soak", "Hours of stream, and what goes wrong in them", (), ("--quick",), threads=False),
+    _Command("quality", "Quality of answers", "--episodes 110", "--episodes 3", "engines threads"),
+    _Command("tracking", "Accuracy of tracked boxes", quick="--episodes 2", takes=""),
+    _Command("recall", "Recall of where something was put", quick="--sessions 1", takes=""),
+    _Command("overhead", "Cost of everything but the engine", quick="--seconds 4", takes=""),
+    _Command("soak", "Hours of stream, and faults", quick="--quick"),
 )
 
 
@@ -145,10 +125,11 @@ def all_benchmarks(
         for command in _COMMANDS:
             if only and command.name not in only:
                 continue
-            words = list(_words(command, model, engines, server, quick=quick, threads=threads))
+            words = _words(command, model, engines, server, quick=quick, threads=threads)
             part = _measure(command, words, out)
             parts.append(part)
-            lines.write(json.dumps({"part": part.name, "seconds": part.seconds, **part.line()}) + "\n")
+            line = {"part": part.name, "seconds": part.seconds, **part.figures}
+            lines.write(json.dumps(line | ({"failed": part.failed} if part.failed else {})) + "\n")
             lines.flush()
             console.print(f"{part.name}: {part.failed or 'done'}, {part.seconds:.0f} s")
     whole = machine.gather() | {"quick": quick, "seconds": round(time.monotonic() - begun)}
@@ -181,24 +162,27 @@ def _words(
     *,
     quick: bool,
     threads: int | None,
-) -> Iterator[str]:
-    yield from ("bench", command.name)
-    if command.engines:
-        yield from (model, *engines)
-    if command.name == "peers":
-        for name, values in (("--engine", engines), ("--server", server)):
-            for value in values:
-                yield from (name, value)
-    if command.name in ("peers", "stream", "scaling"):
-        yield from ("--model", model)
-    yield from command.quick if quick else command.words
-    if command.threads and threads is not None:
-        yield from ("--threads", str(threads))
+) -> list[str]:
+    takes = command.takes.split()
+    words = ["bench", command.name]
+    if "engines" in takes:
+        words += [model, *engines]
+    if "peers" in takes:
+        words += [word for folder in engines for word in ("--engine", folder)]
+        words += [word for address in server for word in ("--server", address)]
+    if "model" in takes:
+        words += ["--model", model]
+    words += (command.quick if quick else command.words).split()
+    if "threads" in takes and threads is not None:
+        words += ["--threads", str(threads)]
+    return words
 
 
 def _measure(command: _Command, words: list[str], out: Path) -> Part:
     json_file, plot = out / f"{command.name}.json", out / f"{command.name}.png"
-    words = [*words, "--json", str(json_file), *(["--plot", str(plot)] if command.plot else [])]
+    words = [*words, "--json", str(json_file)]
+    if "plot" in command.takes:
+        words += ["--plot", str(plot)]
     begun = time.monotonic()
     done = _egolive(words)
     figures: dict[str, Any] = json.loads(json_file.read_text(encoding="utf-8")) if json_file.is_file() else {}
@@ -210,7 +194,7 @@ def _measure(command: _Command, words: list[str], out: Path) -> Part:
         command=" ".join(["egolive", *words]),
         seconds=round(time.monotonic() - begun, 1),
         figures=figures,
-        told=done.stderr.strip(),
+        output=done.stderr.strip(),
         plot=plot if plot.is_file() else None,
         failed="" if done.returncode == 0 else _last_line(done.stderr) or f"exit code {done.returncode}",
     )

@@ -1,12 +1,9 @@
-"""The report of `egolive bench all`: one HTML file with everything in it, which asks nothing of any network.
-
-What was measured stands in the parts; a few figures of each are lifted to the top, where they were measured.
-"""
+"""The report of `egolive bench all`: one HTML file with all tables and plots, which fetches nothing."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -22,6 +19,56 @@ pre { font: 12px/1.25 ui-monospace, monospace; overflow-x: auto; background: #f7
 img { max-width: 100% } code { background: #f2f2f2; padding: 0 .2rem }
 .failed { color: #a00; font-weight: bold }
 """
+_SETTING = "{model} {precision}, {size} at {fps:g}"
+_HEADLINES = (
+    (
+        "latency",
+        "settings",
+        f"glass to overlay, {_SETTING}",
+        "{glass_to_overlay_ms[p50]:.1f} / {glass_to_overlay_ms[p95]:.1f} / {glass_to_overlay_ms[p99]:.1f} ms",
+    ),
+    (
+        "latency",
+        "settings",
+        f"age of answers, {_SETTING}",
+        "{answer_age_s[p50]:.2f} / {answer_age_s[p95]:.2f} / {answer_age_s[p99]:.2f} s",
+    ),
+    (
+        "engines",
+        "engines",
+        "engine {name} {precision}",
+        "{tok_s:.0f} tokens a second ({of_floor:.0%} of the ceiling), first token, live {ttft_live_ms:.0f} ms"
+        ", {peak_mb} MB",
+    ),
+    (
+        "peers",
+        "ratios",
+        "{key}, live set, times of ours",
+        "answer set {live[answer_set]:.1f}, first token {live[first_token]:.1f}, memory {memory}",
+    ),
+    ("peers", "sides", "skipped: {name}", "{skipped}"),
+    (
+        "stream",
+        "",
+        "four questions, times of ours",
+        "generate one by one {speedup_a:.1f}, one batch {speedup_b:.1f}, live set {speedup_c:.1f}",
+    ),
+    ("stream", "", "answers compared", "{audit_errors} errors, {audit_ties} ties"),
+    ("scaling", "curves", "cost by {key}", "{ours[verdict]}, fitted growth {ours[growth]:.2f}"),
+    (
+        "quality",
+        "engines",
+        "quality, {name} {precision}",
+        "hands {hand_miou:.2f}, objects {object_miou:.2f}, intent {intent_acc:.2f}, next {next_acc:.2f}",
+    ),
+    (
+        "soak",
+        "",
+        "{hours} h of stream",
+        "memory {rss_slope_mb_h} MB an hour, {out_of_order} out of order, {expired_shown} expired but shown",
+    ),
+)
+"""Part, the list or object in its figures with a row each (empty: the figures themselves), label, text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +82,11 @@ class Part:
     """How long it took."""
     figures: dict[str, Any] = field(default_factory=dict)
     """Its JSON line; empty where it failed before there was any."""
-    told: str = ""
-    """The table, and whatever else it told people."""
+    output: str = ""
+    """What it printed for people, its table in particular."""
     plot: Path | None = None
     failed: str = ""
     """Why; empty where it did not."""
-
-    def line(self) -> dict[str, Any]:
-        """What is kept of it."""
-        return self.figures | ({"failed": self.failed} if self.failed else {})
 
 
 def write_report(path: Path, parts: Sequence[Part], whole: Mapping[str, Any]) -> None:
@@ -62,122 +105,47 @@ def write_report(path: Path, parts: Sequence[Part], whole: Mapping[str, Any]) ->
         "versions": ", ".join(f"{name} {version}" for name, version in whole["versions"].items()),
         "commit": whole["commit"] or "of an installed package",
         "command": whole["command"],
-        "took": f"{whole['seconds']} s" + (", short runs: look at orders of size" if whole["quick"] else ""),
+        "took": f"{whole['seconds']} s" + (", short runs: rough figures" if whole["quick"] else ""),
     }
-    body = "".join(_section(part) for part in parts)
-    found = _rows(headlines({part.name: part.figures for part in parts}))
-    failed = "".join(
-        f'<p class="failed">{escape(part.name)} failed: {escape(part.failed)}</p>'
-        for part in parts
-        if part.failed
-    )
     path.write_text(
         "<!doctype html><html lang=en><meta charset=utf-8><title>egolive, measured</title>"
-        f"<style>{_STYLE}</style><h1>egolive, measured</h1><table>{_rows(facts.items())}</table>"
-        f"<h2>In short</h2><table>{found}</table>{failed}{body}</html>\n",
+        f"<style>{_STYLE}</style><h1>egolive, measured</h1>{_table(facts.items())}"
+        f"<h2>In short</h2>{_table(headlines({part.name: part.figures for part in parts}))}"
+        + "".join(map(_section, parts))
+        + "</html>\n",
         encoding="utf-8",
     )
 
 
 def headlines(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """A few figures of each part that has any, for people.
+    """A few figures of each part that has any, as label and text.
 
     Args:
         figures: The JSON line of each part, by its name; empty where there is none.
     """
-    for name, told in _HEADLINES.items():
-        found = figures.get(name)
-        if found:
-            yield from told(found)
-
-
-def _latency(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for setting in found["settings"]:
-        title = "{model} {precision}, {size} at {fps:g}".format(**setting)
-        if overlay := setting["glass_to_overlay_ms"]:
-            yield f"glass to overlay, {title}", "{p50:.1f} / {p95:.1f} / {p99:.1f} ms".format(**overlay)
-        if age := setting["answer_age_s"]:
-            yield f"age of answers, {title}", "{p50:.2f} / {p95:.2f} / {p99:.2f} s".format(**age)
-
-
-def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for entry in found["engines"]:
-        yield (
-            f"engine {entry['name']} {entry['precision']}",
-            "{tok_s:.0f} tokens a second ({of_floor:.0%} of the ceiling), live first token "
-            "{ttft_live_ms:.0f} ms, {peak_mb} MB".format(**entry),
-        )
-
-
-def _peers(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for kind, name in found["best"].items():
-        ratio = found["same_backend"][name] if name in found["same_backend"] else found["ratios"][name]
-        yield (
-            f"times of ours on the same files: {name} (the fastest of {kind})",
-            f"answer set {ratio['window']['answer_set']:.1f}, live {ratio['live']['answer_set']:.1f}, "
-            f"first token {ratio['live']['first_token']:.1f}, memory {ratio['memory'] or 'not told'}",
-        )
-    if ahead := found["ahead_of_all"]:
-        said = "; ".join(f"{kind}: {'yes' if so else 'no'}" for kind, so in ahead.items())
-        yield "ahead of every peer on the answer set", said
-    for side in found["sides"]:
-        if "skipped" in side:
-            yield f"skipped: {side['name']}", side["skipped"]
-
-
-def _stream(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield (
-        "four questions, times of ours",
-        "generate one by one {speedup_a:.1f}, one batch {speedup_b:.1f}, live set {speedup_c:.1f}".format(
-            **found
-        ),
-    )
-    yield "exact", "{audit_errors} errors, {audit_ties} ties".format(**found)
-
-
-def _scaling(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for curve, sides in found["curves"].items():
-        ours = sides["ours"]
-        ends = f"{ours['points'][0]['x']:g} to {ours['points'][-1]['x']:g}"
-        yield f"cost by {curve}, {ends}", f"{ours['verdict']}, fitted growth {ours['growth']:.2f}"
-
-
-def _quality(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    names = ("hand_miou", "object_miou", "intent_acc", "next_acc", "interval_r1_iou50")
-    for entry in found["engines"]:
-        shown = [f"{name} {entry[name]:.2f}" for name in names if entry.get(name) is not None]
-        yield f"quality, {entry['name']} {entry['precision']}", ", ".join(shown)
-
-
-def _soak(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    names = ("hours", "rss_slope_mb_h", "out_of_order", "expired_shown")
-    yield "soak", ", ".join(f"{name} {found[name]}" for name in names if name in found)
-    if faults := found.get("faults"):
-        yield "faults", f"{len(faults)} tried"
-
-
-_HEADLINES = {
-    "latency": _latency,
-    "engines": _engines,
-    "peers": _peers,
-    "stream": _stream,
-    "scaling": _scaling,
-    "quality": _quality,
-    "soak": _soak,
-}
+    for name, place, label, text in _HEADLINES:
+        found = figures.get(name) or {}
+        rows = found.get(place, []) if place else [found]
+        for key, row in rows.items() if isinstance(rows, Mapping) else enumerate(rows):
+            known = {"key": key, **row}
+            try:
+                yield label.format(**known), text.format(**known)
+            except (KeyError, TypeError):
+                continue  # some figure of this row was not measured
 
 
 def _section(part: Part) -> str:
     made = f"<h2>{escape(part.title)}</h2><p><code>{escape(part.command)}</code>, {part.seconds:.0f} s</p>"
     if part.failed:
-        made += f'<p class="failed">failed: {escape(part.failed)}</p>'
-    if part.told:
-        made += f"<pre>{escape(part.told)}</pre>"
+        made += f'<p class="failed">{escape(part.name)} failed: {escape(part.failed)}</p>'
+    if part.output:
+        made += f"<pre>{escape(part.output)}</pre>"
     if part.plot is not None:
         picture = base64.b64encode(part.plot.read_bytes()).decode()
         made += f'<img alt="{escape(part.title)}" src="data:image/png;base64,{picture}">'
     return made
 
 
-def _rows(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]] | Any) -> str:
-    return "".join(f"<tr><td>{escape(what)}</td><td>{escape(told)}</td></tr>" for what, told in pairs)
+def _table(pairs: Iterable[tuple[str, str]]) -> str:
+    rows = (f"<tr><td>{escape(label)}</td><td>{escape(text)}</td></tr>" for label, text in pairs)
+    return f"<table>{''.join(rows)}</table>"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-import threading
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import psutil
 
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.schema.answers import Question
@@ -111,7 +111,7 @@ class Sample:
     """That Python's collector knows of, after a collection."""
     threads: int
     handles: int
-    """Open files, pipes and sockets; 0 where the system does not tell."""
+    """Open files, pipes and sockets; on Windows, handles of any kind."""
 
 
 class Probe:
@@ -142,11 +142,9 @@ class Probe:
 def sample(time: float) -> Sample:
     """What this process holds now."""
     gc.collect()
-    tasks, descriptors = Path("/proc/self/task"), Path("/dev/fd")
-    threads = len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
-    # Listing a folder opens it: that one handle is ours.
-    handles = len(list(descriptors.iterdir())) - 1 if descriptors.exists() else 0
-    return Sample(time, rss_bytes() or 0, len(gc.get_objects()), threads, handles)
+    process = psutil.Process()
+    handles = process.num_handles() if sys.platform == "win32" else process.num_fds()
+    return Sample(time, rss_bytes(), len(gc.get_objects()), process.num_threads(), handles)
 
 
 def trends(samples: Sequence[Sample], warm_up: float) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Nothing of this project's engine is in it but the files, the prompts' layout and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,13 +18,12 @@ from egolive.assistant.model.prompt_tokens import Layout, SlicePiece, lay_out
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.engine import Request
-from egolive.benchmarks.stream.peer_baselines import Found, groups_of
-from egolive.benchmarks.stream.stream_baselines import Said
+from egolive.benchmarks.stream.baselines import Answers, Said, Stopwatch, groups_of
 
-__all__ = ["OnnxSide"]
+__all__ = ["OnnxBaseline"]
 
 
-class OnnxSide:
+class OnnxBaseline:
     """Questions one after the other; keys and values stand in arrays that never grow.
 
     Args:
@@ -64,9 +62,9 @@ class OnnxSide:
         unused = range(len(engine.tokenizer), shapes["logits"][-1])
         self._banned = torch.tensor(sorted(engine.tokenizer.vision_tokens | set(unused)))
 
-    def answer(self, kind: str, requests: Sequence[Request]) -> Found:
+    def answer(self, kind: str, requests: Sequence[Request]) -> Answers:
         """Answer one after the other."""
-        begun, first = time.perf_counter(), 0.0
+        since, first = Stopwatch(torch.device("cpu")), 0.0
         said: dict[int, Said] = {}
         for places in groups_of(requests):
             layouts = [lay_out(requests[place].prompt, self._engine.tokenizer) for place in places]
@@ -79,13 +77,13 @@ class OnnxSide:
                     logits = self._run(tail, layout.positions[:, head:], head)
                 else:
                     logits = self._run(self._embed(layout), layout.positions, 0)
-                first = first or time.perf_counter() - begun
+                first = first or since.stop().wall
                 said[place] = self._decode(requests[place], layout, logits)
-        return Found([said[place] for place in range(len(requests))], first)
+        found, tokens = [said[n] for n in range(len(requests))], sum(len(one.tokens) for one in said.values())
+        return Answers(said=found, cost=since.stop(), first_token=first, tokens=tokens)
 
     def close(self) -> None:
-        """Free the engine."""
-        self._engine.close()
+        """Nothing to free: the engine is its caller's."""
 
     def _decode(self, request: Request, layout: Layout, logits: NDArray[np.float32]) -> Said:
         """Token by token, greedily."""

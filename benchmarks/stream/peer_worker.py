@@ -1,6 +1,6 @@
-"""One side of `egolive bench peers` in a process of its own, so that memory and threads are its own.
+"""One baseline of `egolive bench peers` in a process of its own, so that memory and threads are its own.
 
-It is told on standard input which hop of the stream to answer next, and tells on standard output what it said
+It reads on standard input which hop of the stream to answer next, and writes on standard output what it said
 and how long that took; `Worker` is the other end. Every process makes the same hops of the same pictures.
 """
 
@@ -13,33 +13,34 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from egolive.assistant.backends.remote.remote_engine import RemoteEngine
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.runtime.torch_threads import torch_threads
-from egolive.benchmarks.stream.peer_baselines import EgoliveSide, ServerSide, Side, TransformersSide
-from egolive.benchmarks.stream.stream_baselines import Said
-from egolive.benchmarks.stream.stream_bench import load_images
-from egolive.benchmarks.stream.stream_run import Hop, hops_of
+from egolive.benchmarks.stream.baselines import (
+    Answers,
+    Baseline,
+    Cost,
+    EngineBaseline,
+    Said,
+    ServerBaseline,
+    TransformersBaseline,
+)
+from egolive.benchmarks.stream.runner import Hop, hops_of, load_images
 from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.errors import EngineError
 
-__all__ = ["SETS", "Answers", "Plan", "Worker"]
-
-SETS = ("window", "live")
-"""All questions about the window; or the intent of the window and boxes of the newest picture, as live."""
+__all__ = ["Plan", "Worker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Who answers what; travels to the process as JSON."""
+    """What answers how; sent to the process as JSON."""
 
     name: str
     kind: Literal["egolive", "transformers", "onnx", "server"]
@@ -57,26 +58,11 @@ class Plan:
     max_tokens: int = 24
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """What one side said at one hop, to one set of questions."""
-
-    wall: float
-    """Seconds that passed."""
-    cpu: float | None
-    """Seconds of the processor; None where another process does the work."""
-    first_token: float
-    """Seconds until the first token."""
-    said: list[Said] = field(default_factory=list)
-    """Empty for a side that tells words alone."""
-    tokens: int = 0
-
-
 class Worker:
-    """A side in its process; the process ends when it is closed.
+    """A baseline in its process; the process ends when it is closed.
 
     Raises:
-        EngineError: The side cannot answer here; the message says why.
+        EngineError: The baseline cannot answer here; the message says why.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -96,8 +82,9 @@ class Worker:
             EngineError: It failed.
         """
         found = self._put({"kind": kind, "hop": hop})
-        said = [Said(tuple(one["tokens"]), tuple(one["margins"])) for one in found.pop("said")]
-        return Answers(said=said, **found)
+        said = [Said(tuple(one["tokens"]), tuple(one["margins"])) for one in found["said"]]
+        costs = {name: Cost(**found[name]) for name in ("cost", "encoding")}
+        return Answers(**found | costs | {"said": said, "texts": tuple(found["texts"])})
 
     def peak_mb(self) -> float | None:
         """Most memory that the process has held so far; None where another one holds the model."""
@@ -106,9 +93,9 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
+        # Closes its pipes, upon which it ends, and waits for it.
+        with self._process:
+            pass
 
     def _put(self, asked: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -126,65 +113,43 @@ class Worker:
         return found
 
 
-def make_side(plan: Plan, hops: Sequence[Hop], engine: Any) -> Side:
-    """The side of a plan over a loaded engine."""
+def make_baseline(plan: Plan, hops: Sequence[Hop], engine: Any) -> Baseline:
+    """The baseline of a plan over a loaded engine."""
     if plan.kind == "egolive":
-        return EgoliveSide(engine)
+        return EngineBaseline(engine)
     if plan.kind == "server":
-        return ServerSide(RemoteEngine(plan.setting, engine.profile, model=plan.server_model))
-    asked = [request for hop in (hops[-1], max(hops, key=lambda hop: hop.length)) for request in hop.asked]
-    longest = max(len(lay_out(request.prompt, engine.tokenizer)) + plan.max_tokens for request in asked)
+        return ServerBaseline(RemoteEngine(plan.setting, engine.profile, model=plan.server_model))
+    asked = [hop.sets["window"] for hop in (hops[-1], max(hops, key=lambda hop: hop.length))]
+    prompts = [lay_out(request.prompt, engine.tokenizer) for requests in asked for request in requests]
+    longest = max(map(len, prompts)) + plan.max_tokens
     if plan.kind == "onnx":
         # Only here: onnxruntime need not be installed.
-        from egolive.benchmarks.stream.peer_onnx import OnnxSide
+        from egolive.benchmarks.stream.peer_onnx import OnnxBaseline
 
-        return OnnxSide(
-            Path(plan.model),
-            engine,
-            threads=plan.threads,
-            longest=longest,
-            prefix=plan.setting == "prefix kept",
-        )
+        prefix = plan.setting == "prefix kept"
+        return OnnxBaseline(Path(plan.model), engine, threads=plan.threads, longest=longest, prefix=prefix)
     assert isinstance(engine, TorchEngine)
-    return TransformersSide(engine, plan.setting, longest)
-
-
-def answer(side: Side, kind: str, hop: Hop) -> Answers:
-    """Let a side answer one set of questions, timed."""
-    requests = hop.live if kind == "live" else hop.asked
-    _finish()
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = side.answer(kind, requests)
-    _finish()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    tokens = found.tokens + sum(len(one.tokens) for one in found.said)
-    busy = None if isinstance(side, ServerSide) else cpu
-    return Answers(wall=wall, cpu=busy, first_token=found.first_token, said=found.said, tokens=tokens)
-
-
-def _finish() -> None:
-    """Wait for what was started on a GPU: what is read ahead belongs to the side that reads it."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    return TransformersBaseline(engine, plan.setting, longest)
 
 
 def _serve(plan: Plan, tell: Any) -> None:
     begun = time.perf_counter()
     # The engine's own dtype where it has one; fp32 for checkpoints on a CPU, as `load_engine` chooses.
     with (
-        torch_threads(plan.threads),  # of the sides that are not sessions of this engine, too
+        torch_threads(plan.threads),  # of the baselines that are not sessions of this engine, too
         closing(load_engine(plan.model, device=plan.device, threads=plan.threads)) as engine,
     ):
         images = load_images(Path(plan.source), 2 * (plan.slices - 1 + plan.hops))
         hops = list(hops_of(engine, images, slices=plan.slices, max_tokens=plan.max_tokens))
-        side = make_side(plan, hops, engine)
+        baseline = make_baseline(plan, hops, engine)
         tell({"load_s": round(time.perf_counter() - begun, 2), "precision": engine.info.precision})
         for line in sys.stdin:
             asked = json.loads(line)
             if asked["kind"] == "memory":
                 tell({"peak_mb": round(peak_memory() / 1e6)})
             else:
-                tell(asdict(answer(side, asked["kind"], hops[asked["hop"]])))
+                tell(asdict(baseline.answer(asked["kind"], hops[asked["hop"]].sets[asked["kind"]])))
+        baseline.close()
 
 
 def main() -> None:

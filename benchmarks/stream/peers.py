@@ -1,18 +1,18 @@
-"""`egolive bench peers`: the same questions about the same stream, asked of what one would use instead.
+"""`egolive bench peers`: the same questions about the same stream, asked of other ways to run the model.
 
     egolive bench peers --engine engines/onnx-fp32 --engine engines/onnx-int4 --threads 1
 
-Each side has a process of its own and all its memory; they answer one after the other, hop by hop, so that
-whatever else the machine does is shared among them. Nobody's hands are tied: transformers answers in every
-setting that its documentation recommends, and the fastest one counts. What is not installed is skipped, with
-the reason.
+Each baseline has a process of its own and all its memory; they answer one after the other, hop by hop, so
+that whatever else the machine does is shared among them. transformers answers in every setting that its
+documentation recommends, and the fastest one counts. What is not installed is skipped, with the reason.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any, Literal
@@ -25,11 +25,10 @@ from egolive.assistant.generation.audit import tie_margin
 from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.model.media import bundled_clip
 from egolive.benchmarks.output import check_places, tell
-from egolive.benchmarks.stream.peer_baselines import SETTINGS
-from egolive.benchmarks.stream.peer_worker import SETS, Answers, Plan, Worker
+from egolive.benchmarks.stream.baselines import SETTINGS, Answers
+from egolive.benchmarks.stream.peer_worker import Plan, Worker
 from egolive.benchmarks.stream.peers_report import plot, table_of, verdict_of
-from egolive.benchmarks.stream.stream_baselines import compare
-from egolive.benchmarks.stream.stream_run import fair_steps, naive_places
+from egolive.benchmarks.stream.runner import SETS, Entry, fair_steps, places_of, play
 from egolive.streaming.errors import EngineError, UsageError
 
 __all__ = ["peers"]
@@ -68,13 +67,13 @@ def peers(
         compiled: Also try the setting that compiles, which takes a minute or two.
         max_tokens: Most tokens of an answer.
         device: Where models run.
-        threads: CPU threads of each side.
+        threads: CPU threads of each.
         json_file: Also write the JSON object here.
-        plot_file: Also draw the sides into this PNG.
+        plot_file: Also draw the figures into this PNG.
     """
     if slices < 2 or max_tokens < 1 or (threads is not None and threads < 1):
         raise UsageError("--slices is 2 or more, --max-tokens and --threads 1 or more")
-    steps = fair_steps([slices + hop % slices for hop in range(2 * slices)])
+    steps = fair_steps(slices, 2 * slices)
     every = every or max(step for step in steps if step <= max(1, slices // 2))
     if every not in steps:
         raise UsageError(f"--every is one of {', '.join(map(str, steps))}, for windows of the mean length")
@@ -119,77 +118,65 @@ def _plans(model: str, engines: Sequence[str], common: dict[str, Any]) -> Iterat
 
 
 def _run(plans: Sequence[Plan], *, slices: int, every: int) -> list[dict[str, Any]]:
-    """All sides through one cycle, after the hops that fill the first window."""
+    """All baselines through one cycle, after the hops that fill the first window."""
     console = Console(stderr=True)
-    sides: list[dict[str, Any]] = []
-    costs: dict[tuple[str, str], list[Answers]] = defaultdict(list)
-    audits: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    hops = 2 * slices
-    due = naive_places(hops, every)
+    found: list[dict[str, Any]] = []
+    cycle = range(slices - 1, 3 * slices - 1)
     with ExitStack() as stack, Progress(console=console, transient=True) as progress:
-        task = progress.add_task("sides", total=len(plans) + hops)
+        task = progress.add_task("baselines", total=len(plans) + len(cycle))
         workers: list[Worker] = []
         for plan in plans:
-            side: dict[str, Any] = {"name": plan.name, "kind": plan.kind, "model": plan.model}
-            sides.append(side)
+            entry: dict[str, Any] = {"name": plan.name, "kind": plan.kind, "model": plan.model}
+            found.append(entry)
             try:
                 worker = Worker(plan)
                 stack.callback(worker.close)
-                # Everything that is made once is made here, and the egolive sides fill their first window.
-                for place in range(slices - 1) if plan.kind == "egolive" else (slices - 1, slices):
+                # Everything that is made once is made here, and our engines fill their first window.
+                for place in range(slices - 1) if plan.kind == "egolive" else cycle[:2]:
                     for kind in SETS:
                         worker.answer(kind, place)
             except EngineError as error:
-                side["skipped"] = str(error)
+                entry["skipped"] = str(error)
                 console.print(f"{plan.name}: skipped, {error}", highlight=False)
             else:
-                side["load_s"] = worker.load_s
+                entry["load_s"] = worker.load_s
                 workers.append(worker)
             progress.advance(task)
-        for hop in range(hops):
-            for kind in SETS:
-                said = {
-                    worker.plan.name: worker.answer(kind, slices - 1 + hop)
-                    for worker in workers
-                    if worker.plan.kind == "egolive" or hop in due
-                }
-                for name, answers in said.items():
-                    costs[name, kind].append(answers)
-                if hop in due:
-                    _audit(said, kind, audits, tie_margin(workers[0].precision))
-            progress.advance(task)
-        for worker in workers:
-            next(side for side in sides if side["name"] == worker.plan.name)["peak_mb"] = worker.peak_mb()
-    for side in sides:
-        if "skipped" not in side:
-            side |= {
-                kind: _figures(costs[side["name"], kind]) | {"audit": dict(audits[side["name"], kind])}
+        measured = play(
+            [
+                Entry(
+                    name=worker.plan.name,
+                    kind=kind,
+                    answer=partial(worker.answer, kind),
+                    always=worker.plan.kind == "egolive",
+                )
+                for worker in workers
                 for kind in SETS
-            }
-    return sides
+            ],
+            cycle,
+            [cycle[place] for place in places_of(len(cycle), every)],
+            tie=tie_margin(workers[0].precision) if workers else 0.0,
+            progress=lambda: progress.advance(task),
+        )
+        memory = {worker.plan.name: worker.peak_mb() for worker in workers}
+    for entry in found:
+        if "skipped" not in entry:
+            entry["peak_mb"] = memory[entry["name"]]
+            for kind in SETS:
+                key = kind, entry["name"]
+                entry[kind] = _figures(measured.answers[key], remote=entry["kind"] == "server")
+                entry[kind]["audit"] = dict(measured.audits.get(key, Counter()))
+    return found
 
 
-def _audit(
-    said: dict[str, Answers], kind: str, audits: dict[tuple[str, str], Counter[str]], tie: float
-) -> None:
-    """Hold answers against those of the first side, our engine on the checkpoint itself."""
-    first, *others = said
-    for name in others:
-        # A server tells words alone.
-        if not said[name].said:
-            continue
-        for one, other in zip(said[first].said, said[name].said, strict=True):
-            audits[name, kind][compare(one, other, tie)] += 1
-
-
-def _figures(costs: Sequence[Answers]) -> dict[str, Any]:
-    wall = fmean(answers.wall for answers in costs)
-    cpu = [answers.cpu for answers in costs if answers.cpu is not None]
+def _figures(answers: Sequence[Answers], *, remote: bool) -> dict[str, Any]:
+    """Of one set; the processor of a server is another machine's or process's, and not known."""
+    wall, tokens = [one.cost.wall for one in answers], sum(one.tokens for one in answers)
     return {
-        "sets": len(costs),
-        "answer_set_ms": round(wall * 1e3, 2),
-        "answer_set_cpu_ms": round(fmean(cpu) * 1e3, 2) if cpu else None,
-        "first_token_ms": round(median(answers.first_token for answers in costs) * 1e3, 2),
-        "tokens": sum(answers.tokens for answers in costs),
-        "tok_s": round(sum(answers.tokens for answers in costs) / sum(answers.wall for answers in costs), 2),
+        "sets": len(answers),
+        "answer_set_ms": round(fmean(wall) * 1e3, 2),
+        "answer_set_cpu_ms": None if remote else round(fmean(one.cost.cpu for one in answers) * 1e3, 2),
+        "first_token_ms": round(median(one.first_token for one in answers) * 1e3, 2),
+        "tokens": tokens,
+        "tok_s": round(tokens / sum(wall), 2),
     }

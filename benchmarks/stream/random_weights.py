@@ -1,5 +1,9 @@
 """Engines with random weights in the true structure of Qwen2-VL, to measure cost without a checkpoint.
 
+    python -m egolive.benchmarks.stream.random_weights 2b random-2b
+    egolive quantize random-2b --to int4 --out random-2b-int4
+    egolive bench engines random-2b random-2b-int4
+
 What they say means nothing. Widths, heads, vocabulary and prompts' lengths are the real ones; layers may be
 left out, each costs the same.
 """
@@ -10,8 +14,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from cyclopts import App
 from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 from transformers.initialization import no_init_weights
 
@@ -21,11 +27,11 @@ from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.prompts.prompts import build_prompt
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import EngineInfo
-from egolive.assistant.schema.profiles import EGOTHINKER_V1
+from egolive.assistant.schema.profiles import EGOTHINKER_V1, save_profile
 from egolive.assistant.schema.tokenizer import load_tokenizer
 from egolive.train.nano.tokenizer_training import SPECIAL_TOKENS, build_tokenizer
 
-__all__ = ["STRUCTURES", "Structure", "random_engine"]
+__all__ = ["STRUCTURES", "Structure", "random_checkpoint", "random_engine"]
 
 _PICTURE = (252, 448)
 """Height and width at which windows and pictures are seen: 144 tokens."""
@@ -144,3 +150,37 @@ def _randomise(model: torch.nn.Module, device: torch.device, seed: int) -> None:
             gain = 2.5 if "self_attn" in name else 1.5
             spread = 0.05 if "embed_tokens" in name else gain * weight[0].numel() ** -0.5
             weight.normal_(std=spread, generator=generator)
+
+
+def random_checkpoint(
+    model: Literal["2b", "7b"],
+    out: Path,
+    *,
+    layers: int | None = None,
+    vision_layers: int | None = None,
+) -> None:
+    """Write a checkpoint in fp32 whose weights are random, to measure what can be made of it.
+
+    Args:
+        model: Whose structure.
+        out: The new folder.
+        layers: Text layers, fewer than the real number where memory does not hold them.
+        vision_layers: The same for the tower.
+    """
+    whole = STRUCTURES[model]
+    structure = replace(
+        whole,
+        text_layers=layers or whole.text_layers,
+        vision_layers=vision_layers or whole.vision_layers,
+    )
+    questions = [Question("intent"), Question("ground", "left hand")]
+    engine = random_engine(model, structure, questions=questions, device=torch.device("cpu"))
+    # `halves` gives the tower and the decoder, which holds the whole model.
+    engine.halves()[1].model.save_pretrained(out)
+    save_profile(engine.profile, out)
+    tokenizer: Any = engine.tokenizer._tokenizer
+    tokenizer.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    App(default_command=random_checkpoint)()

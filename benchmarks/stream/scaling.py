@@ -2,11 +2,12 @@
 
     egolive bench scaling --hours 8 --threads 1
 
-Whether a curve is flat is computed from a fit, and told as it is.
+Whether a curve is flat is computed from a fit, and figures as it is.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,9 +20,9 @@ from rich.table import Table
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import check_places, save_figure, tell
-from egolive.benchmarks.stream.scaling_run import SIDES, Point, Scales, shape_of
-from egolive.benchmarks.stream.stream_bench import load_images
+from egolive.benchmarks.output import check_places, save_figure, table, tell
+from egolive.benchmarks.stream.runner import load_images
+from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, shape_of
 from egolive.streaming.errors import UsageError
 
 __all__ = ["scaling"]
@@ -74,53 +75,52 @@ def scaling(
         total = 2 * (len(_LENGTHS) + len(_COUNTS) + (0 if fixed else len(_SIZES))) + _MARKS + 1
         task = progress.add_task("points", total=total)
         scales = Scales(engine, images, slices=slices, hops=hops, progress=lambda: progress.advance(task))
-        found: dict[str, dict[str, list[Point]]] = {
-            "windows": {name: scales.windows(_LENGTHS, reuse) for name, reuse in SIDES.items()},
-            "questions": {name: scales.questions(_COUNTS, reuse) for name, reuse in SIDES.items()},
-            "hours": {"ours": scales.hours([hours * mark / _MARKS for mark in range(_MARKS + 1)])},
-        }
-        if not fixed:
-            found["resolutions"] = {name: scales.resolutions(_SIZES, reuse) for name, reuse in SIDES.items()}
+        found: dict[str, dict[str, list[Point]]] = defaultdict(dict)
+        for name, reuse in BASELINES.items():
+            found["windows"][name] = scales.windows(_LENGTHS, reuse)
+            found["questions"][name] = scales.questions(_COUNTS, reuse)
+            if not fixed:
+                found["resolutions"][name] = scales.resolutions(_SIZES, reuse)
+        found["hours"]["ours"] = scales.hours([hours * mark / _MARKS for mark in range(_MARKS + 1)])
         # A GPU works while the processor waits.
         processor = not engine.info.device.startswith("cuda")
-        told: dict[str, Any] = {"model": engine.info.name, "precision": engine.info.precision}
-        told |= {
+        figures: dict[str, Any] = {"model": engine.info.name, "precision": engine.info.precision}
+        figures |= {
             "device": engine.info.device,
             "threads": threads,
             "slices": slices,
             "judged_by": "cpu_ms" if processor else "wall_ms",
         }
-    told["curves"] = {
+    figures["curves"] = {
         curve: {
-            side: {"points": [_means(point) for point in points]} | shape_of(points, processor=processor)
-            for side, points in sides.items()
+            name: {"points": [_means(point) for point in points]} | shape_of(points, processor=processor)
+            for name, points in baselines.items()
         }
-        for curve, sides in found.items()
+        for curve, baselines in found.items()
     }
-    told["not_flat"] = [
-        curve for curve, sides in told["curves"].items() if sides["ours"]["verdict"] != "flat"
+    figures["not_flat"] = [
+        curve for curve, fitted in figures["curves"].items() if fitted["ours"]["verdict"] != "flat"
     ]
     if plot_file is not None:
-        _plot(told, plot_file)
-    tell(told, _table(told), json_file)
+        _plot(figures, plot_file)
+    tell(figures, _table(figures), json_file)
 
 
 def _means(point: Point) -> dict[str, float]:
     return {"x": point.x, "wall_ms": point.wall_ms, "cpu_ms": point.cpu_ms}
 
 
-def _table(told: dict[str, Any]) -> Table:
-    table = Table(title="Cost of an answer set as one thing grows", title_justify="left")
-    for title in ("", "", "from", "to", "first ms", "last ms", "fitted growth", "verdict"):
-        table.add_column(title, justify="left" if not title or title == "verdict" else "right", no_wrap=True)
-    for curve, sides in told["curves"].items():
-        for side, figures in sides.items():
-            first, last = figures["points"][0], figures["points"][-1]
+def _table(figures: dict[str, Any]) -> Table:
+    titles = ("", "baseline", "from", "to", "first ms", "last ms", "fitted growth", "verdict")
+    drawn = table("Cost of an answer set as one thing grows", *titles)
+    for curve, fitted in figures["curves"].items():
+        for name, line in fitted.items():
+            first, last = line["points"][0], line["points"][-1]
             ends = [f"{point['x']:g}" for point in (first, last)]
-            costs = [f"{point[told['judged_by']]:.1f}" for point in (first, last)]
-            table.add_row(_AXES[curve], side, *ends, *costs, _growth(figures), _verdict(figures))
-        table.add_section()
-    return table
+            costs = [f"{point[figures['judged_by']]:.1f}" for point in (first, last)]
+            drawn.add_row(_AXES[curve], name, *ends, *costs, _growth(line), _verdict(line))
+        drawn.add_section()
+    return drawn
 
 
 def _growth(figures: dict[str, Any]) -> str:
@@ -133,18 +133,18 @@ def _verdict(figures: dict[str, Any]) -> str:
     return str(figures["verdict"])
 
 
-def _plot(told: dict[str, Any], path: Path) -> None:
+def _plot(figures: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    curves = told["curves"]
+    curves = figures["curves"]
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels: Sequence[Any] = figure.subplots(1, len(curves), squeeze=False)[0]
-    for axes, (curve, sides) in zip(panels, curves.items(), strict=True):
-        for side, figures in sides.items():
-            x, y = ([point[name] for point in figures["points"]] for name in ("x", told["judged_by"]))
-            axes.plot(x, y, "o-", markersize=3, label=f"{side}: {figures['verdict']}")
+    for axes, (curve, fitted) in zip(panels, curves.items(), strict=True):
+        for name, line in fitted.items():
+            x, y = ([point[of] for point in line["points"]] for of in ("x", figures["judged_by"]))
+            axes.plot(x, y, "o-", markersize=3, label=f"{name}: {line['verdict']}")
         axes.set(xlabel=_AXES[curve], ylim=(0, None))
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("ms of an answer set" + (", CPU" if told["judged_by"] == "cpu_ms" else ""))
+    panels[0].set_ylabel("ms of an answer set" + (", CPU" if figures["judged_by"] == "cpu_ms" else ""))
     save_figure(figure, path)

@@ -1,12 +1,11 @@
 """The curves of `egolive bench scaling`: what an answer set costs as one thing grows and all else stays.
 
 A cost is the mean of the hops of a stream that goes on: each brings a slice, and all questions are answered.
-Held against it is the same engine without any reuse.
+It is compared with the same engine without any reuse.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -15,23 +14,19 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 
 from egolive.assistant.live.assistant import LIVE_QUESTIONS
-from egolive.assistant.prompts.grammar import GrammarMatchers
-from egolive.assistant.prompts.prompts import build_prompt, vision_for, vision_of
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.answers import Question
-from egolive.assistant.schema.engine import EngineSession, Request
 from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
-from egolive.streaming.frames import Frame, Image, Slice, Window
-from egolive.streaming.pipeline.windowing import Windows
+from egolive.benchmarks.stream.baselines import Cost, EngineBaseline
+from egolive.benchmarks.stream.runner import FPS, Hop, hops_of
+from egolive.streaming.frames import Image
 
-__all__ = ["SIDES", "Point", "Scales", "shape_of"]
+__all__ = ["BASELINES", "Point", "Scales", "shape_of"]
 
-SIDES = {"ours": FULL_REUSE, "without reuse": NO_REUSE}
-_FPS = 2.0
+BASELINES = {"ours": FULL_REUSE, "without reuse": NO_REUSE}
 _MAX_TOKENS = 24
 _WORDS = 256
 """Tokens left for what stands round the pictures of a window, and the answer."""
@@ -64,18 +59,18 @@ class Point:
     """What answer sets cost at one place of a curve."""
 
     x: float
-    costs: tuple[tuple[float, float], ...]
-    """For each hop the milliseconds that passed, and those of the processor."""
+    costs: tuple[Cost, ...]
+    """Of each hop."""
 
     @property
     def wall_ms(self) -> float:
         """Mean milliseconds that passed."""
-        return round(fmean(wall for wall, _ in self.costs), 3)
+        return round(1e3 * fmean(cost.wall for cost in self.costs), 3)
 
     @property
     def cpu_ms(self) -> float:
         """Mean milliseconds of the processor, all threads together."""
-        return round(fmean(cpu for _, cpu in self.costs), 3)
+        return round(1e3 * fmean(cost.cpu for cost in self.costs), 3)
 
 
 class Scales:
@@ -103,12 +98,11 @@ class Scales:
         self._slices = slices
         self._hops = hops
         self._progress = progress
-        self._guides = GrammarMatchers(engine.tokenizer, engine.profile)
 
     def windows(self, lengths: Sequence[int], reuse: Reuse) -> list[Point]:
         """By slices of a window, the mean of those that it has while it grows from N to 2N - 1."""
         return [
-            self._point(mean_length(length), reuse, LIVE_QUESTIONS, slices=length, window_only=True)
+            self._point(mean_length(length), reuse, LIVE_QUESTIONS, slices=length, kind="window")
             for length in lengths
         ]
 
@@ -139,21 +133,21 @@ class Scales:
         """
         points: list[Point] = []
         cycle_of = 2 * self._slices
-        with closing(self._engine.session()) as session:
-            costs: list[tuple[float, float]] = []
-            for hop, (window, picture) in enumerate(self._stream(self._slices)):
-                begins = round(marks[len(points)] * 3600 * _FPS / 2)
+        with closing(EngineBaseline(self._engine)) as ours:
+            costs: list[Cost] = []
+            for place, hop in enumerate(self._hops_of(self._slices, LIVE_QUESTIONS)):
+                begins = round(marks[len(points)] * 3600 * FPS / 2)
                 # The first cycle is that in which everything is new.
-                if hop < begins + cycle_of:
-                    session.see(vision_of(window, self._engine.profile))
+                if place < begins + cycle_of:
+                    ours.keep_up("live", hop.window, (), ())
                     continue
-                costs.append(self._ask(session, LIVE_QUESTIONS, window, picture))
+                costs.append(ours.answer("live", hop.sets["live"]).cost)
                 if len(costs) == cycle_of:
-                    points.append(_point_of(marks[len(points)], costs))
+                    points.append(Point(marks[len(points)], tuple(costs)))
                     costs = []
                     self._progress()
                     if len(points) == len(marks):
-                        return points
+                        break
         return points
 
     def _point(
@@ -163,49 +157,27 @@ class Scales:
         questions: Sequence[Question],
         *,
         slices: int | None = None,
-        window_only: bool = False,
+        kind: str = "live",
     ) -> Point:
         slices = slices or self._slices
         measured = set(_spread(slices, self._hops if reuse == FULL_REUSE else max(2, self._hops // _SELDOM)))
-        costs: list[tuple[float, float]] = []
-        with closing(self._engine.session(reuse)) as session:
-            for hop, (window, picture) in enumerate(islice(self._stream(slices), 2 * slices - 1)):
-                seen = None if window_only else picture
-                if hop >= slices - 1 and hop - (slices - 1) in measured:
-                    costs.append(self._ask(session, questions, window, seen))
-                elif reuse == FULL_REUSE and hop >= slices - 2:
+        costs: list[Cost] = []
+        with closing(EngineBaseline(self._engine, reuse)) as baseline:
+            for place, hop in enumerate(islice(self._hops_of(slices, questions), 2 * slices - 1)):
+                if place - (slices - 1) in measured:
+                    costs.append(baseline.answer(kind, hop.sets[kind]).cost)
+                elif reuse == FULL_REUSE and place >= slices - 2:
                     # Hops that are not measured leave the session as those do that are.
-                    self._ask(session, questions, window, seen)
+                    baseline.answer(kind, hop.sets[kind])
                 else:
-                    session.see(vision_of(window, self._engine.profile))
+                    baseline.keep_up(kind, hop.window, (), ())
         self._progress()
-        return _point_of(x, costs)
+        return Point(x, tuple(costs))
 
-    def _stream(self, slices: int) -> Iterator[tuple[Window, Frame]]:
-        """Windows of a stream that does not end, each with its newest picture."""
-        windows, images = Windows(slices), cycle(self._images)
-        for number, (first, second) in enumerate(zip(images, images, strict=False)):
-            at = 2 * number
-            pair = Frame(first, at / _FPS, at), Frame(second, (at + 1) / _FPS, at + 1)
-            yield windows.push(Slice(pair[0], pair[1], number)), pair[1]
-
-    def _ask(
-        self, session: EngineSession, questions: Sequence[Question], window: Window, picture: Frame | None
-    ) -> tuple[float, float]:
-        """Seconds that passed, and of the processor, until all is answered and read ahead."""
-        profile = self._engine.profile
-        requests = []
-        for question in questions:
-            vision = vision_for(question, window, profile) if picture else vision_of(window, profile)
-            prompt = build_prompt(profile, question, [vision], window=window)
-            matcher = self._guides.matcher(question, think=False)
-            requests.append(Request(prompt, _MAX_TOKENS, key=question, matcher=matcher))
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in session.ask(requests):
-            pass
-        if self._engine.info.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return time.perf_counter() - wall, time.process_time() - cpu
+    def _hops_of(self, slices: int, questions: Sequence[Question]) -> Iterator[Hop]:
+        """A stream that does not end."""
+        images = cycle(self._images)
+        return hops_of(self._engine, images, slices=slices, max_tokens=_MAX_TOKENS, questions=questions)
 
 
 def shape_of(points: Sequence[Point], *, processor: bool) -> dict[str, Any]:
@@ -220,7 +192,7 @@ def shape_of(points: Sequence[Point], *, processor: bool) -> dict[str, Any]:
         for a line); verdict: "flat" where the growth is within a tenth, "not flat" where it is not and the
         interval leaves out 1, else "not told from noise".
     """
-    pairs = [(point.x, cost[int(processor)]) for point in points for cost in point.costs]
+    pairs = [(point.x, cost.cpu if processor else cost.wall) for point in points for cost in point.costs]
     x, y = np.array(pairs).T
     power = bool(x[0] > 0)
     if power:
@@ -251,7 +223,3 @@ def mean_length(slices: int) -> float:
 def _spread(count: int, most: int) -> list[int]:
     """At most so many places among `count`, evenly, the first and the last among them."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
-
-
-def _point_of(x: float, seconds: Sequence[tuple[float, float]]) -> Point:
-    return Point(x, tuple((wall * 1e3, cpu * 1e3) for wall, cpu in seconds))

@@ -1,21 +1,19 @@
-"""`egolive bench stream`: what four questions about a live stream cost, asked naively and asked with reuse.
+"""`egolive bench stream`: cost of four questions about a live stream, with reuse and without.
 
     egolive bench stream
     egolive bench stream --model 2b --threads 2
 
-One run, all sides: the same frames, weights, prompts, grammars and windows, greedy. What every side says is
-compared token by token.
+All answer in one run: the same frames, weights, prompts, grammars and windows, greedy. The answers of every
+baseline are compared token by token.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,29 +23,53 @@ from rich.console import Console
 from rich.progress import Progress
 
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
+from egolive.assistant.generation.audit import tie_margin
 from egolive.assistant.load_local import load_engine
-from egolive.assistant.model.media import bundled_clip, load_video
+from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.torch_threads import torch_threads
-from egolive.assistant.system import machine
+from egolive.assistant.schema.engine import Request
+from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
+from egolive.benchmarks.output import tell
+from egolive.benchmarks.stream.baselines import (
+    Answers,
+    Cost,
+    EngineBaseline,
+    Said,
+    TransformersBaseline,
+    vision_in,
+)
 from egolive.benchmarks.stream.random_weights import STRUCTURES, random_engine
-from egolive.benchmarks.stream.stream_report import drafted, figures_of, plot, table_of
-from egolive.benchmarks.stream.stream_run import (
-    FPS,
+from egolive.benchmarks.stream.runner import (
     QUESTIONS,
+    Entry,
+    Hop,
     Measured,
     fair_steps,
     hops_of,
+    load_images,
+    places_of,
     play,
-    play_drafts,
 )
+from egolive.benchmarks.stream.stream_report import SWITCHES, drafted, figures_of, plot, table_of
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
 
-__all__ = ["load_images", "measure", "stream"]
+__all__ = ["measure", "stream"]
 
 _log = logging.getLogger(__name__)
 _CUT = (7, 8)
 """Text and vision layers of a random model unless told otherwise: two cores take a quarter of an hour."""
+_REUSE: dict[tuple[str, str], Reuse] = {("window", "all"): FULL_REUSE, ("window", "none"): NO_REUSE}
+"""What our engine reuses, by set and name."""
+for _switch in SWITCHES:
+    _REUSE["window", f"{_switch} alone"] = replace(NO_REUSE, **{_switch: True})
+    _REUSE["window", f"without {_switch}"] = replace(FULL_REUSE, **{_switch: False})
+_REUSE["live", "live"] = FULL_REUSE
+_REUSE["live", "live without draft"] = replace(FULL_REUSE, draft=False)
+_EVERY_HOP = ("all", "live")
+"""These answer at every hop; the others where the naive ones do, to save time."""
+_NEEDED = (*_EVERY_HOP, "without draft", "live without draft")
+"""Without these no figure can be computed."""
 
 
 def stream(
@@ -76,12 +98,12 @@ def stream(
         source: A video; the bundled clip without it. One that is too short is played there and back.
         slices: N: windows grow from N to 2N - 1 slices of two frames.
         hops: How many slices come in while it is measured, in whole cycles of 2N; 4N without it.
-        naive_every: The naive sides answer at one hop of so many; N / 2 without it, 2N for random models.
+        naive_every: The naive baselines answer at one hop of so many; N / 2 without it, 2N for random models.
         gains: Also measure each reuse by itself, which takes most of the time.
         max_tokens: Most tokens of an answer.
         device: Where the model runs, in fp32 on a CPU and in bf16 on a GPU.
         threads: CPU threads of the model.
-        graphs: On a GPU, let our sides decode by CUDA graphs; their gain is the difference to a run without.
+        graphs: On a GPU, let our engine decode by CUDA graphs; their gain is the difference to a run without.
         json_file: Also write the JSON object here.
         plot_file: Also draw the cost of each hop into this PNG.
     """
@@ -92,7 +114,7 @@ def stream(
         )
     if max_tokens < 1:
         raise ConfigError(f"max-tokens is at least 1, got {max_tokens}")
-    steps = fair_steps([slices + hop % slices for hop in range(hops)])
+    steps = fair_steps(slices, hops)
     if naive_every is not None and naive_every not in steps:
         raise ConfigError(
             f"windows at one hop of {naive_every} are not as long as all are on average: use "
@@ -119,13 +141,9 @@ def stream(
             # What random weights say does not depend on the scene as a model's answers do.
             scenes=model not in STRUCTURES,
         )
-    Console(stderr=True).print(table_of(figures))
     if plot_file is not None:
         plot(measured, figures, plot_file)
-    line = json.dumps(figures | machine.gather()) + "\n"
-    if json_file is not None:
-        json_file.write_text(line, encoding="utf-8")
-    sys.stdout.write(line)
+    tell(figures, table_of(figures), json_file)
 
 
 def measure(
@@ -138,13 +156,13 @@ def measure(
     max_tokens: int = 24,
     scenes: bool = True,
 ) -> tuple[Measured, dict[str, Any]]:
-    """Let all sides answer, and put what was found into figures.
+    """Let all baselines answer, and put what was found into figures.
 
     Args:
         engine: The model.
         images: Frames of the stream, two a hop; the first slices - 1 hops are not measured.
         slices: N, of a full window.
-        naive_every: The naive sides answer at one hop of so many.
+        naive_every: The naive baselines answer at one hop of so many.
         gains: Also measure each reuse by itself.
         max_tokens: Most tokens of an answer.
         scenes: Also measure how far drafts hold in a scene that stands still.
@@ -161,7 +179,9 @@ def measure(
             progress.advance(task)
             _log.info("%d of %d hops", progress.tasks[task].completed, len(hops) + held)
 
-        measured = play(engine, hops, slices=slices, naive_every=naive_every, gains=gains, progress=advance)
+        measured, usage = play_all(
+            engine, hops, slices=slices, naive_every=naive_every, gains=gains, progress=advance
+        )
         config = engine.halves()[1].model.config
         figures: dict[str, Any] = {
             "model": engine.info.name,
@@ -175,23 +195,108 @@ def measure(
             "slices": slices,
             "max_tokens": max_tokens,
             "naive_every": naive_every,
-        } | figures_of(measured)
+        } | figures_of(measured, usage, [hop.length for hop in hops[slices - 1 :]], naive_every)
         if scenes:
             still = hops_of(engine, [images[0]] * (2 * held), slices=slices, max_tokens=max_tokens)
-            counts = play_drafts(engine, still, slices=slices, progress=advance)
-            figures["draft_changing"] = drafted(measured.usage["live"])
-            figures["draft_static"] = drafted(counts)
+            figures["draft_changing"] = drafted(usage["live"])
+            figures["draft_static"] = drafted(_drafts(engine, still, slices, advance))
     return measured, figures
 
 
-def load_images(source: Path, count: int) -> list[Image]:
-    """So many frames of a video, sampled as from a live stream; there and back where it is too short.
+def play_all(
+    engine: TorchEngine,
+    hops: Sequence[Hop],
+    *,
+    slices: int,
+    naive_every: int,
+    gains: bool = True,
+    progress: Any = lambda: None,
+) -> tuple[Measured, dict[str, Counter[str]]]:
+    """Let transformers and the engine answer: (a) one by one, (b) a batch, (c) one by one as live, ours.
 
-    Raises:
-        SourceError: It cannot be read.
+    The first slices - 1 hops fill the first window; they are not measured.
+
+    Args:
+        engine: Gives weights and kernels to all.
+        hops: The stream.
+        slices: N, of a full window.
+        naive_every: transformers, and the engine with less reuse than all, answer at one hop of so many; at
+            the others the engine's sessions only see the window.
+        gains: Also let the engine answer with each reuse alone, and with all others.
+        progress: Called after each hop.
+
+    Returns:
+        What was noted, and by name the engine's counts.
     """
-    frames = [frame.image for frame in load_video(source, fps=FPS, max_frames=count, end=count / FPS)]
-    return list(islice(cycle(frames + frames[-2:0:-1]), count))
+    with ExitStack() as stack:
+        batch, singly = TransformersBaseline(engine, "batch"), _OneByOne(TransformersBaseline(engine))
+        naive = {("window", "a"): singly, ("window", "b"): batch, ("live", "c"): singly}
+        ours = {
+            (kind, name): stack.enter_context(closing(EngineBaseline(engine, reuse)))
+            for (kind, name), reuse in _REUSE.items()
+            if gains or name in _NEEDED
+        }
+
+        def entry(kind: str, name: str) -> Entry:
+            if (kind, name) in naive:
+                given = naive[kind, name]
+                return Entry(name=name, kind=kind, answer=lambda n: given.answer(kind, hops[n].sets[kind]))
+            mine = ours[kind, name]
+
+            def keep_up(place: int, said: Sequence[Said]) -> None:
+                mine.keep_up(kind, hops[place].window, hops[place].sets[kind], said)
+
+            return Entry(
+                name=name,
+                kind=kind,
+                answer=lambda n: mine.answer(kind, hops[n].sets[kind]),
+                keep_up=keep_up,
+                always=name in _EVERY_HOP,
+            )
+
+        entries = [entry(kind, name) for kind, name in (*naive, *ours)]
+
+        def run(places: Iterable[int], due: Collection[int]) -> Measured:
+            return play(entries, places, due, tie=tie_margin(engine.info.precision), progress=progress)
+
+        run(range(slices - 1), [0])
+        for mine in ours.values():
+            mine.usage.clear()
+        rest = range(slices - 1, len(hops))
+        measured = run(rest, [rest[place] for place in places_of(len(rest), naive_every)])
+        return measured, {name: mine.usage for (_, name), mine in ours.items()}
+
+
+class _OneByOne:
+    """Answers each question by itself; the intent of a window, which both sets ask, once a hop."""
+
+    def __init__(self, baseline: TransformersBaseline) -> None:
+        self._baseline = baseline
+        self._known: dict[object, Answers] = {}
+
+    def answer(self, kind: str, requests: Sequence[Request]) -> Answers:
+        if kind == "window":
+            self._known.clear()
+        found = []
+        for request in requests:
+            key = request.key, vision_in(request).keys
+            if key not in self._known:
+                self._known[key] = self._baseline.answer(kind, [request])
+            found.append(self._known[key])
+        cost = sum((answers.cost for answers in found), Cost(0.0, 0.0))
+        said = [answers.said[0] for answers in found]
+        return Answers(said=said, cost=cost, first_token=found[0].first_token)
+
+
+def _drafts(engine: TorchEngine, hops: Iterable[Hop], slices: int, progress: Any) -> Counter[str]:
+    """The engine's counts of the live questions over a stream, without those that fill the first window."""
+    with closing(EngineBaseline(engine)) as ours:
+        for place, hop in enumerate(hops):
+            if place == slices - 1:
+                ours.usage.clear()
+            ours.answer("live", hop.sets["live"])
+            progress()
+        return ours.usage
 
 
 def _engine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -10,9 +11,13 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from egolive.benchmarks.stream.stream_run import SWITCHES, Measured
+from egolive.benchmarks.output import save_figure, table
+from egolive.benchmarks.stream.runner import Measured, places_of
 
-__all__ = ["drafted", "figures_of", "plot", "table_of"]
+__all__ = ["SWITCHES", "drafted", "figures_of", "plot", "table_of"]
+
+SWITCHES = ("slices", "prefix", "together", "draft")
+"""Kinds of reuse, each a switch of `Reuse`."""
 
 _LABELS = {
     "a": "(a) generate, one by one",
@@ -26,16 +31,25 @@ _LABELS = {
 }
 
 
-def figures_of(measured: Measured) -> dict[str, Any]:
+def figures_of(
+    measured: Measured, usage: Mapping[str, Counter[str]], lengths: Sequence[int], naive_every: int
+) -> dict[str, Any]:
     """What was measured, under the names that other programs read.
 
-    Costs are means over the hops at which a side answered: a draft that fails now and then costs what it
-    costs. Speed-ups are the cost of a naive side over ours, in seconds that passed; where the machine has
+    Costs are means over the hops at which a baseline answered: a draft that fails now and then costs what it
+    costs. Speed-ups are the cost of a naive baseline over ours, in seconds that passed; where the machine has
     other work as well, those in seconds of the processor say more.
+
+    Args:
+        measured: What was noted.
+        usage: The engine's counts by name.
+        lengths: Slices of the window at each hop.
+        naive_every: The naive baselines answered at one hop of so many.
     """
-    cost = _means(measured, "wall")
-    cpu = _means(measured, "cpu")
-    audits = {name: dict(found) for name, found in sorted(measured.audits.items())}
+    answered = [lengths[place] for place in places_of(len(lengths), naive_every)]
+    cost = _means(measured, "wall", answered)
+    cpu = _means(measured, "cpu", answered)
+    audits = dict(sorted((name, dict(found)) for (_, name), found in measured.audits.items()))
     return {
         "speedup_a": _ratio(cost["a"], cost["all"]),
         "speedup_b": _ratio(cost["b"], cost["all"]),
@@ -47,13 +61,13 @@ def figures_of(measured: Measured) -> dict[str, Any]:
         "speedup_a_cpu": _ratio(cpu["a"], cpu["all"]),
         "speedup_b_cpu": _ratio(cpu["b"], cpu["all"]),
         "speedup_c_cpu": _ratio(cpu["c"], cpu["live"]),
-        "windows": len(measured.naive),
-        "hops": len(measured.lengths),
+        "windows": len(answered),
+        "hops": len(lengths),
         "audit_errors": sum(found.get("error", 0) for found in audits.values()),
         "audit_ties": sum(found.get("tie", 0) for found in audits.values()),
         "audits": audits,
-        **_counts(measured.usage["all"]),
-        "live": _counts(measured.usage["live"]),
+        **_counts(usage["all"]),
+        "live": _counts(usage["live"]),
         "gains": {
             switch: {
                 "alone": _ratio(cost["none"], cost[f"{switch} alone"]),
@@ -67,13 +81,13 @@ def figures_of(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _means(measured: Measured, kind: Literal["wall", "cpu"]) -> dict[str, float]:
-    costs = {name: [getattr(cost, kind) for cost in costs] for name, costs in measured.costs.items()}
-    lengths = [measured.lengths[place] for place in measured.naive]
+def _means(measured: Measured, kind: Literal["wall", "cpu"], lengths: Sequence[int]) -> dict[str, float]:
+    costs = {name: [one.cost for one in found] for (_, name), found in measured.answers.items()}
+    encoding = [getattr(one.encoding, kind) for one in measured.answers["window", "b"]]
     # All but the newest slice of each window would be there already.
-    spared = [spent * (1 - 1 / n) for spent, n in zip(costs["b encoding"], lengths, strict=True)]
-    means = {name: fmean(values) for name, values in costs.items()}
-    return means | {"b slices kept": means["b"] - fmean(spared)}
+    spared = fmean(cost * (1 - 1 / n) for cost, n in zip(encoding, lengths, strict=True))
+    means = {name: fmean(getattr(cost, kind) for cost in found) for name, found in costs.items()}
+    return means | {"b encoding": fmean(encoding), "b slices kept": means["b"] - spared}
 
 
 def drafted(usage: Counter[str]) -> dict[str, float]:
@@ -87,9 +101,7 @@ def drafted(usage: Counter[str]) -> dict[str, float]:
 
 def table_of(figures: dict[str, Any]) -> RenderableType:
     """The figures for people."""
-    drawn = Table(title=_title(figures))
-    for name in ("four questions a hop", "s", "CPU s", "of ours", "hops"):
-        drawn.add_column(name, justify="left" if name.startswith("four") else "right", no_wrap=True)
+    drawn = table(_title(figures), "four questions a hop", "s", "CPU s", "of ours", "hops")
     cost = figures["seconds_per_hop"]
     for name, label in _LABELS.items():
         # Each is held against our answers to the same questions.
@@ -106,19 +118,17 @@ def table_of(figures: dict[str, Any]) -> RenderableType:
 
 def plot(measured: Measured, figures: dict[str, Any], path: Path) -> None:
     """Draw one PNG: seconds of each hop on the left, what each reuse gains on the right."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        columns = figure.subplots(1, 2 if figures["gains"] else 1, squeeze=False)[0]
-        _plot_costs(columns[0], measured, _title(figures))
-        if figures["gains"]:
-            _plot_gains(columns[1], figures["gains"])
-        figure.savefig(path, dpi=100)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    columns = figure.subplots(1, 2 if figures["gains"] else 1, squeeze=False)[0]
+    _plot_costs(columns[0], measured, figures)
+    if figures["gains"]:
+        _plot_gains(columns[1], figures["gains"])
+    save_figure(figure, path)
 
 
-def _plot_costs(axes: Any, measured: Measured, title: str) -> None:
+def _plot_costs(axes: Any, measured: Measured, figures: dict[str, Any]) -> None:
     names = {
         "a": "(a) generate, one by one",
         "b": "(b) generate, one batch",
@@ -126,14 +136,15 @@ def _plot_costs(axes: Any, measured: Measured, title: str) -> None:
         "all": "ours",
     }
     for name, label in names.items():
-        places = list(measured.answered(name))
-        style = "o-" if len(places) == len(measured.lengths) else "o--"
-        axes.plot(places, [cost.cpu for cost in measured.costs[name]], style, label=label, markersize=3)
-    for place in range(1, len(measured.lengths)):
-        if measured.lengths[place] < measured.lengths[place - 1]:
-            axes.axvline(place - 0.5, color="grey", linewidth=0.6, linestyle=":")
+        found = measured.answers["window", name]
+        every = 1 if name == "all" else figures["naive_every"]
+        places = places_of(figures["hops"], every)
+        costs = [one.cost.cpu for one in found]
+        axes.plot(places, costs, "o-" if every == 1 else "o--", label=label, markersize=3)
+    for place in range(figures["slices"], figures["hops"], figures["slices"]):
+        axes.axvline(place - 0.5, color="grey", linewidth=0.6, linestyle=":")
     axes.set(yscale="log", xlabel="hop (dotted: a window hands over)", ylabel="CPU seconds, four questions")
-    axes.set_title(title)
+    axes.set_title(_title(figures))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 

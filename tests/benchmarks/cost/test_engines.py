@@ -17,6 +17,7 @@ from egolive.assistant.cli import main as cli
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.benchmarks.cost import ceilings, engine_costs, engines
+from egolive.benchmarks.cost import energy as energy_module
 from egolive.benchmarks.cost.energy import Energy, watts_in
 from egolive.quantize.measure import engine_speed
 from egolive.streaming.errors import EngineError
@@ -101,11 +102,19 @@ def test_an_engine_that_cannot_be_measured_is_told_in_one_line(monkeypatch: pyte
         engine_costs.cost_apart("nowhere", device="cpu", threads=None, slices=(1,))
 
 
-def test_power_is_read_from_the_tools_that_tell_it() -> None:
+def test_power_of_a_jetson_is_read_from_tegrastats() -> None:
     jetson = "11-21-2026 RAM 2443/7620MB CPU [4%@1190] VDD_IN 4940mW/4870mW VDD_CPU_GPU_CV 724mW/700mW"
     assert watts_in(jetson) == pytest.approx(4.94)
-    assert watts_in("71.32\n") == pytest.approx(71.32)
-    assert watts_in("[N/A]") is None
+    assert watts_in("RAM 2443/7620MB CPU [4%@1190]") is None
+
+
+def test_joules_of_a_gpu_are_the_difference_of_its_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = iter([100.0, 107.5])
+    monkeypatch.setattr(energy_module, "energy_joules", lambda: next(counter))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with Energy() as energy:
+        pass
+    assert (energy.joules, energy.source) == (7.5, "nvml")
 
 
 def test_joules_are_counted_where_the_processor_tells_them(tmp_path: Path) -> None:
@@ -114,19 +123,19 @@ def test_joules_are_counted_where_the_processor_tells_them(tmp_path: Path) -> No
         zone.mkdir()
         (zone / "energy_uj").write_text(f"{first}\n")
         (zone / "max_energy_range_uj").write_text("10000000\n")
-    with Energy(tmp_path, tools=()) as energy:
+    with Energy(tmp_path, devices=False) as energy:
         # The first package's counter begins anew.
         (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1000000\n")
         (tmp_path / "intel-rapl:1" / "energy_uj").write_text("500005\n")
         (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("7777777\n")
     assert energy.joules == pytest.approx(2.5)
-    assert energy.told_by == "rapl"
+    assert energy.source == "rapl"
 
 
-def test_where_nobody_tells_there_are_no_joules(tmp_path: Path) -> None:
-    with Energy(tmp_path, tools=()) as energy:
+def test_where_nothing_tells_there_are_no_joules(tmp_path: Path) -> None:
+    with Energy(tmp_path, devices=False) as energy:
         pass
-    assert (energy.joules, energy.told_by) == (None, "")
+    assert (energy.joules, energy.source) == (None, "")
 
 
 def test_ceilings_are_rates_of_bytes_and_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:

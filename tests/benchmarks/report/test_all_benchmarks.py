@@ -64,7 +64,7 @@ def test_each_benchmark_leaves_a_line_and_the_report_holds_all(
     assert "it did &lt;not&gt; work" in report
     for name in set(names) - {"engines"}:
         assert f"a table of {name}" in report
-    assert report.count("data:image/png;base64,") == sum(c.plot for c in everything._COMMANDS) - 1
+    assert report.count("data:image/png;base64,") == sum("plot" in c.takes for c in everything._COMMANDS) - 1
     assert "5.0 / 9.0 / 12.0 ms" in report
     # Nothing in it is fetched from anywhere.
     assert not re.search(r'(src|href)="(?!data:)|https?://|@import|<script|<link', report)
@@ -98,15 +98,24 @@ def test_every_command_of_it_is_one_of_the_command_line(capsys: pytest.CaptureFi
     for command in everything._COMMANDS:
         cli.call(["bench", command.name, "--help"])
         told = capsys.readouterr().out
-        for word in (*command.words, *command.quick, *(["--plot"] if command.plot else []), "--json"):
+        options = {"plot": "--plot", "threads": "--threads", "model": "--model", "peers": "--engine --server"}
+        common = " ".join(text for name, text in options.items() if name in command.takes.split())
+        for word in f"{command.words} {command.quick} {common} --json".split():
             if word.startswith("--"):
                 assert word.replace("--no-", "--") in told.replace("--no-", "--"), (command.name, word)
 
 
 def test_headlines_stand_for_what_was_measured_alone() -> None:
-    ours = {"points": [{"x": 1}, {"x": 8}], "verdict": "not flat", "growth": 2.5}
-    told = dict(headlines({"scaling": {"curves": {"hours": {"ours": ours}}}, "engines": {}}))
-    assert told == {"cost by hours, 1 to 8": "not flat, fitted growth 2.50"}
+    curve = {"ours": {"verdict": "not flat", "growth": 2.5}}
+    sides = [{"name": "a server"}, {"name": "compiled", "skipped": "no compiler"}]
+    figures = {"scaling": {"curves": {"hours": curve}}, "engines": {}, "peers": {"sides": sides}}
+    assert dict(headlines(figures)) == {
+        "skipped: compiled": "no compiler",
+        "cost by hours": "not flat, fitted growth 2.50",
+    }
+    # A figure that could not be measured has no line, the others of its part have.
+    latency = {"settings": [LATENCY | {"glass_to_overlay_ms": None}]}
+    assert list(dict(headlines({"latency": latency})).values()) == ["0.20 / 0.40 / 0.50 s"]
 
 
 def test_quality_asks_every_engine_the_same_episodes(

@@ -1,4 +1,4 @@
-"""`egolive bench peers`: all sides are asked and say the same, and ratios are what they claim."""
+"""`egolive bench peers`: all baselines are asked and say the same, and ratios are what they claim."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from egolive.assistant.cli import main as cli
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.schema.profiles import NANO, save_profile
-from egolive.benchmarks.stream import peer_baselines as peer_sides
-from egolive.benchmarks.stream import peer_worker, peers
-from egolive.benchmarks.stream.peer_baselines import (
+from egolive.benchmarks.stream import baselines, peer_worker, peers
+from egolive.benchmarks.stream.baselines import (
     SETTINGS,
-    EgoliveSide,
-    ServerSide,
-    Side,
-    TransformersSide,
+    Answers,
+    Baseline,
+    Cost,
+    EngineBaseline,
+    Said,
+    ServerBaseline,
+    TransformersBaseline,
     groups_of,
     shared_tokens,
 )
-from egolive.benchmarks.stream.peer_worker import SETS, Answers, Plan
-from egolive.benchmarks.stream.stream_baselines import Said
-from egolive.benchmarks.stream.stream_run import Hop, hops_of
+from egolive.benchmarks.stream.peer_worker import Plan, Worker
+from egolive.benchmarks.stream.runner import SETS, Hop, hops_of
 from egolive.streaming.errors import EngineError
 
 TOKENS = 5
@@ -66,19 +67,16 @@ def hops(engine: TorchEngine) -> list[Hop]:
 @pytest.fixture(scope="module")
 def expected(engine: TorchEngine, hops: list[Hop]) -> dict[str, list[list[Said]]]:
     """What the engine says, by set, at each hop that is compared."""
-    side = EgoliveSide(engine)
-    said = {kind: [side.answer(kind, asked(hop, kind)).said for hop in hops] for kind in SETS}
+    ours = EngineBaseline(engine)
+    said = {kind: [ours.answer(kind, hop.sets[kind]).said for hop in hops] for kind in SETS}
+    ours.close()
     return {kind: found[1:3] for kind, found in said.items()}
 
 
-def asked(hop: Hop, kind: str) -> Any:
-    return hop.live if kind == "live" else hop.asked
-
-
-def check(side: Side, hops: Sequence[Hop], expected: dict[str, list[list[Said]]]) -> None:
+def check(baseline: Baseline, hops: Sequence[Hop], expected: dict[str, list[list[Said]]]) -> None:
     for kind in SETS:
         for hop, said in zip(hops[1:3], expected[kind], strict=True):
-            found = side.answer(kind, asked(hop, kind))
+            found = baseline.answer(kind, hop.sets[kind])
             assert [one.tokens for one in found.said] == [one.tokens for one in said]
             for one, other in zip(found.said, said, strict=True):
                 assert one.margins == pytest.approx(other.margins, abs=1e-3)
@@ -94,10 +92,10 @@ def test_transformers_says_the_same_in_every_setting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What is compiled is the same; it takes half a minute.
-    monkeypatch.setattr(peer_sides, "_compiling", lambda _: CompileConfig())
-    requests = [request for hop in hops for request in hop.asked]
+    monkeypatch.setattr(baselines, "_compiling", lambda _: CompileConfig())
+    requests = [request for hop in hops for request in hop.sets["window"]]
     longest = max(len(lay_out(request.prompt, engine.tokenizer)) for request in requests) + TOKENS
-    check(TransformersSide(engine, setting, longest), hops, expected)
+    check(TransformersBaseline(engine, setting, longest), hops, expected)
     # They depend on what is seen, and are not one token again and again.
     said = [one.tokens for kind in SETS for found in expected[kind] for one in found]
     assert len({token for tokens in said for token in tokens}) >= 8
@@ -120,14 +118,14 @@ def test_onnxruntime_alone_says_the_same(
     if not exported.exists():
         build_onnx(str(folder), exported, Recipe())
     plan = Plan(name="", kind="onnx", setting=setting, model=str(exported), source="", max_tokens=TOKENS)
-    side = peer_worker.make_side(plan, hops, load_engine(str(exported), device="cpu"))
-    check(side, hops, expected)
-    side.close()
+    baseline = peer_worker.make_baseline(plan, hops, load_engine(str(exported), device="cpu"))
+    check(baseline, hops, expected)
+    baseline.close()
 
 
 def test_questions_about_the_same_picture_stand_together(hops: list[Hop]) -> None:
-    assert groups_of(hops[1].asked) == [[0, 1, 2, 3]]
-    assert groups_of(hops[1].live) == [[0], [1, 2, 3]]
+    assert groups_of(hops[1].sets["window"]) == [[0, 1, 2, 3]]
+    assert groups_of(hops[1].sets["live"]) == [[0], [1, 2, 3]]
 
 
 def test_each_prompt_keeps_a_token_of_its_own() -> None:
@@ -143,7 +141,7 @@ def test_a_server_is_asked_for_words_and_counts_its_own_tokens(hops: list[Hop]) 
         def session(self) -> FakeSession:
             return FakeSession(FakeEngine(lambda _: "two words"))
 
-    found = ServerSide(Remote()).answer("live", hops[0].live)  # type: ignore[arg-type]
+    found = ServerBaseline(Remote()).answer("live", hops[0].sets["live"])  # type: ignore[arg-type]
     assert found.texts == ("two words",) * 4
     assert not found.said
     # The fake counts none: its pieces are counted, each answer's end among them.
@@ -166,7 +164,20 @@ def test_a_process_answers_the_hops_that_it_is_told(
     for found in (window, live):
         assert len(found["said"]) == 4
         assert found["tokens"] == sum(len(one["tokens"]) for one in found["said"])
-        assert 0 < found["first_token"] <= found["wall"]
+        assert 0 < found["first_token"] <= found["cost"]["wall"]
+
+
+def test_answers_come_from_the_process_as_they_were_given(folder: Path, video: Path) -> None:
+    plan = Plan(
+        name="", kind="egolive", model=str(folder), source=str(video), slices=SLICES, hops=2, max_tokens=3
+    )
+    worker = Worker(plan)
+    found = worker.answer("live", 0)
+    assert len(found.said) == 4
+    assert found.tokens == sum(len(one.tokens) for one in found.said)
+    assert found.cost.wall >= found.first_token > 0
+    assert found.encoding == Cost(0.0, 0.0)
+    worker.close()
 
 
 class FakeWorker:
@@ -180,7 +191,8 @@ class FakeWorker:
     def answer(self, kind: str, hop: int) -> Answers:
         slow = 1 if self.plan.kind == "egolive" else 2 if "batch" in self.plan.setting else 3
         said = [Said((7, 8 if self.plan.model == "int4" else 9), (5.0, 5.0))]
-        return Answers(wall=slow * 0.1, cpu=slow * 0.05, first_token=0.01 * slow, said=said, tokens=2)
+        cost = Cost(wall=slow * 0.1, cpu=slow * 0.05)
+        return Answers(said=said, cost=cost, first_token=0.01 * slow, tokens=2)
 
     def peak_mb(self) -> float:
         return 100.0 if self.plan.kind == "egolive" else 150.0

@@ -19,7 +19,8 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.runtime.engine_session import Session
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.benchmarks.stream import scaling
-from egolive.benchmarks.stream.scaling_run import SIDES, Point, Scales, mean_length, shape_of
+from egolive.benchmarks.stream.baselines import Cost
+from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, mean_length, shape_of
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def scales(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> Scales:
 
 def points(costs: list[float], xs: list[float] | None = None) -> list[Point]:
     return [
-        Point(x, ((1.0, cost), (1.0, cost)))
+        Point(x, (Cost(1.0, cost), Cost(1.0, cost)))
         for x, cost in zip(xs or [1.0, 2.0, 4.0, 8.0], costs, strict=True)
     ]
 
@@ -78,7 +79,7 @@ def test_hours_begin_at_none_and_get_a_line() -> None:
 
 def test_windows_have_their_mean_length(scales: Scales) -> None:
     assert mean_length(4) == np.mean([4, 5, 6, 7])
-    assert [point.x for point in scales.windows([2, 3], SIDES["ours"])] == [2.5, 4.0]
+    assert [point.x for point in scales.windows([2, 3], BASELINES["ours"])] == [2.5, 4.0]
 
 
 def test_all_pictures_of_a_stream_are_seen_and_the_cycles_at_the_marks_answered(
@@ -108,7 +109,7 @@ def test_all_pictures_of_a_stream_are_seen_and_the_cycles_at_the_marks_answered(
 
 def test_resolutions_leave_the_engine_as_it_was(scales: Scales, engine: TorchEngine) -> None:
     # A window of the last one is beyond what the model can hold.
-    found = scales.resolutions([(28, 56), (56, 56), (28_000, 28_000)], SIDES["without reuse"])
+    found = scales.resolutions([(28, 56), (56, 56), (28_000, 28_000)], BASELINES["without reuse"])
     assert [point.x for point in found] == [2, 4]
     assert engine.profile.picture == (56, 84)
 

@@ -1,4 +1,4 @@
-"""`egolive bench stream`: every side is asked the same and says the same, and what is counted is whole."""
+"""`egolive bench stream`: every baseline is asked and says the same, and what is counted is whole."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
-from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_engine
-from egolive.benchmarks.stream.stream_baselines import EngineSide, GenerateSide, Said, compare
-from egolive.benchmarks.stream.stream_bench import load_images
-from egolive.benchmarks.stream.stream_run import (
+from egolive.benchmarks.stream.baselines import EngineBaseline, Said, TransformersBaseline, compare
+from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_checkpoint, random_engine
+from egolive.benchmarks.stream.runner import (
     QUESTIONS,
-    SWITCHES,
+    SETS,
     Hop,
     fair_steps,
     hops_of,
-    naive_places,
-    play,
+    load_images,
+    places_of,
 )
+from egolive.benchmarks.stream.stream_bench import play_all
+from egolive.benchmarks.stream.stream_report import SWITCHES
 
 LENGTH = 2
 HOPS = 4
@@ -94,7 +95,7 @@ def test_the_json_line_holds_what_others_rely_on(files: Path, figures: dict[str,
         assert min(drawn.size) >= 300
 
 
-def test_all_sides_say_the_same_at_every_hop(figures: dict[str, Any]) -> None:
+def test_all_baselines_say_the_same_at_every_hop(figures: dict[str, Any]) -> None:
     alone = [f"{switch} alone" for switch in SWITCHES]
     without = [f"without {switch}" for switch in SWITCHES]
     sides = ["all", "none", *alone, *without, "b", "live", "live without draft"]
@@ -114,7 +115,9 @@ def test_slices_and_tokens_are_counted_over_whole_cycles(
     assert figures["live"]["slices_used"] == sum(lengths) + 3 * HOPS
     # Read at each hop: a slice, and what follows it in each question; every other slice once more for the
     # window that takes over.
-    tails = [len(engine.tokenizer.encode(str(request.prompt.parts[-1]))) for request in hops[0].asked]
+    tails = [
+        len(engine.tokenizer.encode(str(request.prompt.parts[-1]))) for request in hops[0].sets["window"]
+    ]
     anew = figures["prompt_tokens"] - figures["prompt_tokens_reused"]
     assert anew == HOPS * sum(tails) + (HOPS + HOPS // 2) * SLICE
 
@@ -122,41 +125,44 @@ def test_slices_and_tokens_are_counted_over_whole_cycles(
 def test_a_batch_on_one_encoding_says_what_generate_says_one_by_one(
     engine: TorchEngine, hops: list[Hop]
 ) -> None:
-    naive = GenerateSide(engine)
+    singly, batch = TransformersBaseline(engine), TransformersBaseline(engine, "batch")
     encoded = []
     handle = engine.halves()[1].model.model.visual.register_forward_hook(lambda *_: encoded.append(1))
     try:
         for hop in hops[:2]:
-            singly = [naive.one(request)[0] for request in hop.asked]
+            asked = hop.sets["window"]
+            expected = singly.answer("window", asked)
             assert len(encoded) == len(QUESTIONS)
-            batch, _, _ = naive.batch(hop.asked)
+            found = batch.answer("window", asked)
             assert len(encoded) == len(QUESTIONS) + 1
-            assert [said.tokens for said in batch] == [said.tokens for said in singly]
-            for one, other in zip(singly, batch, strict=True):
+            assert [said.tokens for said in found.said] == [said.tokens for said in expected.said]
+            for one, other in zip(expected.said, found.said, strict=True):
                 assert other.margins == pytest.approx(one.margins, abs=1e-4)
+            assert 0 < found.encoding.wall < found.cost.wall
             encoded.clear()
     finally:
         handle.remove()
     # Rows are padded only where questions differ in length.
-    texts = [str(request.prompt.parts[-1]) for request in hops[0].asked]
+    texts = [str(request.prompt.parts[-1]) for request in hops[0].sets["window"]]
     assert len({len(engine.tokenizer.encode(text)) for text in texts}) > 1
 
 
 def test_generate_says_what_the_engine_says_under_the_same_grammar(
     engine: TorchEngine, hops: list[Hop]
 ) -> None:
-    naive, side = GenerateSide(engine), EngineSide(engine, FULL_REUSE)
+    naive, ours = TransformersBaseline(engine), EngineBaseline(engine)
     said = []
     for hop in hops:
-        for requests in (hop.asked, hop.live):
-            ours, cost = side.answer(requests)
-            theirs = [naive.one(request)[0] for request in requests]
-            assert [one.tokens for one in ours] == [one.tokens for one in theirs]
-            for one, other in zip(ours, theirs, strict=True):
+        for kind in SETS:
+            mine, theirs = (baseline.answer(kind, hop.sets[kind]) for baseline in (ours, naive))
+            assert [one.tokens for one in mine.said] == [one.tokens for one in theirs.said]
+            for one, other in zip(mine.said, theirs.said, strict=True):
                 assert other.margins == pytest.approx(one.margins, abs=1e-4)
-            assert cost.wall > 0
-            said += [one.tokens for one in ours]
-    side.close()
+            assert mine.tokens == theirs.tokens == sum(len(one.tokens) for one in mine.said)
+            for found in (mine, theirs):
+                assert 0 < found.first_token <= found.cost.wall
+            said += [one.tokens for one in mine.said]
+    ours.close()
     boxes = [tokens for number, tokens in enumerate(said) if number % len(QUESTIONS)]
     starts = {engine.tokenizer.decode([tokens[0]]) for tokens in boxes}
     assert all("none".startswith(start) or start == "<|box_start|>" for start in starts)
@@ -166,39 +172,58 @@ def test_generate_says_what_the_engine_says_under_the_same_grammar(
 
 
 @pytest.mark.parametrize("reuse", [FULL_REUSE, replace(FULL_REUSE, slices=False), Reuse(prefix=False)])
-def test_a_side_that_keeps_up_finds_what_one_finds_that_always_answers(
+def test_a_session_that_keeps_up_finds_what_one_finds_that_always_answers(
     engine: TorchEngine, hops: list[Hop], reuse: Reuse
 ) -> None:
-    always, seldom = EngineSide(engine, reuse), EngineSide(engine, reuse)
-    seldom.answer(hops[0].asked)
+    always, seldom = EngineBaseline(engine, reuse), EngineBaseline(engine, reuse)
+    seldom.answer("window", hops[0].sets["window"])
     for hop in hops[:-1]:
-        said, _ = always.answer(hop.asked)
-        seldom.keep_up(hop.window, hop.asked, said)
-    for side in (always, seldom):
-        side.usage.clear()
-        side.answer(hops[-1].asked)
+        said = always.answer("window", hop.sets["window"]).said
+        seldom.keep_up("window", hop.window, hop.sets["window"], said)
+    for baseline in (always, seldom):
+        baseline.usage.clear()
+        baseline.answer("window", hops[-1].sets["window"])
     assert seldom.usage == always.usage
     assert always.usage["draft_accepted"] > 0
     always.close()
     seldom.close()
 
 
-def test_a_side_that_says_something_else_is_an_error(
+def test_a_baseline_that_says_something_else_is_an_error(
     engine: TorchEngine, hops: list[Hop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = GenerateSide.batch
+    right = TransformersBaseline._in_batch
 
-    def wrong(self: GenerateSide, requests: Any) -> Any:
-        said, *costs = right(self, requests)
-        return [Said((7, *said[0].tokens[1:]), said[0].margins), *said[1:]], *costs
+    def wrong(self: TransformersBaseline, requests: Any) -> Any:
+        said = right(self, requests)
+        return [Said((7, *said[0].tokens[1:]), said[0].margins), *said[1:]]
 
-    monkeypatch.setattr(GenerateSide, "batch", wrong)
-    measured = play(engine, hops, slices=LENGTH, naive_every=HOPS, gains=False)
-    assert measured.audits["b"] == {"error": 1, "same": 3}
-    assert measured.naive == [1]
-    assert len(measured.costs["a"]) == len(measured.costs["without draft"]) == 1
-    assert len(measured.costs["all"]) == len(measured.costs["live"]) == HOPS
-    assert sum(measured.audits["all"].values()) == len(QUESTIONS)
+    monkeypatch.setattr(TransformersBaseline, "_in_batch", wrong)
+    measured, _ = play_all(engine, hops, slices=LENGTH, naive_every=HOPS, gains=False)
+    assert measured.audits["window", "b"] == {"error": 1, "same": 3}
+    counts = {name: len(found) for (_, name), found in measured.answers.items()}
+    seldom = dict.fromkeys(("a", "b", "c", "without draft", "live without draft"), 1)
+    assert counts == seldom | {"all": HOPS, "live": HOPS}
+    assert sum(measured.audits["window", "all"].values()) == len(QUESTIONS)
+
+
+def test_the_intent_that_both_sets_ask_is_generated_once_a_hop(
+    engine: TorchEngine, hops: list[Hop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    generate = TransformersBaseline._generate
+
+    def counted(self: TransformersBaseline, requests: Any, inputs: Any, **settings: Any) -> Any:
+        asked.append([request.key for request in requests])
+        return generate(self, requests, inputs, **settings)
+
+    monkeypatch.setattr(TransformersBaseline, "_generate", counted)
+    play_all(engine, hops, slices=LENGTH, naive_every=HOPS, gains=False)
+    singly = [keys[0] for keys in asked if len(keys) == 1]
+    # At the first hop, which warms up, and at the one that is measured.
+    assert {key: singly.count(key) for key in QUESTIONS} == {
+        key: 2 if key.task == "intent" else 4 for key in QUESTIONS
+    }
 
 
 @pytest.mark.parametrize(
@@ -218,12 +243,12 @@ def test_answers_that_part_where_tokens_are_almost_as_likely_are_ties(
 
 
 @pytest.mark.parametrize("slices", [2, 3, 5, 8])
-def test_naive_sides_that_answer_seldom_see_windows_of_the_mean_length(slices: int) -> None:
+def test_baselines_that_answer_seldom_see_windows_of_the_mean_length(slices: int) -> None:
     lengths = [slices + hop % slices for hop in range(4 * slices)]
-    steps = fair_steps(lengths)
+    steps = fair_steps(slices, 4 * slices)
     assert {1, slices, 2 * slices} <= set(steps)
     for step in steps:
-        found = [lengths[place] for place in naive_places(len(lengths), step)]
+        found = [lengths[place] for place in places_of(len(lengths), step)]
         assert np.mean(found) == np.mean(lengths)
 
 
@@ -270,12 +295,25 @@ def test_random_weights_read_prompts_as_long_as_the_real_ones() -> None:
     # Counted with Qwen2-VL's own vocabulary, two markers round the video included.
     texts = [
         sum(len(engine.tokenizer.encode(str(part))) for part in request.prompt.parts[::2])
-        for request in hop.asked
+        for request in hop.sets["window"]
     ]
     assert texts == [38, 79, 79, 82]
     with engine.session() as session:
-        assert len({delta.token for delta in session.ask(hop.asked)}) >= 3
+        assert len({delta.token for delta in session.ask(hop.sets["window"])}) >= 3
         assert session.usage()["vision_tokens"] == 4 * 144
     model = engine.halves()[1].model
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
     assert STRUCTURES["2b"].text_layers == 28
+
+
+def test_a_checkpoint_of_random_weights_can_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Structure(width=256, mlp_width=256, heads=2, kv_heads=1, vocabulary=1024, tied=True)
+    monkeypatch.setitem(STRUCTURES, "2b", small)
+    random_checkpoint("2b", tmp_path / "random", layers=1, vision_layers=1)
+    engine = load_engine(str(tmp_path / "random"), device="cpu", dtype="fp32")
+    assert isinstance(engine, TorchEngine)
+    assert len(engine.halves()[1].text_model.layers) == 1
+    assert engine.profile.picture == (252, 448)
+    engine.close()
