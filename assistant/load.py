@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egolive.assistant.backends.remote.remote_engine import RemoteEngine
 from egolive.assistant.schema.profiles import PROFILES
 from egolive.streaming.errors import ConfigError
 
@@ -52,6 +51,8 @@ def load_any_engine(
     if is_address(model):
         if served_as not in PROFILES:
             raise ConfigError(f"served_as is one of {', '.join(PROFILES)}, got {served_as!r}")
+        from egolive.assistant.backends.remote.remote_engine import RemoteEngine
+
         return RemoteEngine(model, PROFILES[served_as])
     from egolive.assistant.load_local import load_engine
 
