@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egolive.assistant.backends.remote.remote_engine import RemoteEngine
 from egolive.assistant.model.checkpoint import inspect_checkpoint, model_folder, resolve_model
 from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.schema.profiles import PROFILES
@@ -79,6 +78,8 @@ def load_any_engine(
     """
     check_model(model, dtype=dtype, provider=provider, served_as=served_as)
     if is_address(model):
+        from egolive.assistant.backends.remote.remote_engine import RemoteEngine
+
         return RemoteEngine(model, PROFILES[served_as])
     # A hub id that cannot be reached is told before torch is imported too.
     resolve_model(model)
