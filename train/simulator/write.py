@@ -65,13 +65,18 @@ def simulate(
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task(f"simulating {split} episodes", total=episodes, completed=episodes - len(missing))
         if count == 1:
-            for k in missing:
-                _write_episode(out, k, split, seed, fps, size)
-                bar.advance(task)
+            threads = cv2.getNumThreads()
+            _one_thread()
+            try:
+                for k in missing:
+                    _write_episode(out, k, split, seed, fps, size)
+                    bar.advance(task)
+            finally:
+                cv2.setNumThreads(threads)
             return
         # spawn, not fork: the caller may already hold threads (torch, OpenCV)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context) as pool:
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread) as pool:
             jobs = [pool.submit(_write_episode, out, k, split, seed, fps, size) for k in missing]
             try:
                 for job in as_completed(jobs):
@@ -80,6 +85,11 @@ def simulate(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _one_thread() -> None:
+    """Let OpenCV draw with one thread: as many processes draw as there are cores."""
+    cv2.setNumThreads(1)
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -113,7 +123,6 @@ def _store(path: Path, text: str) -> None:
 
 def _write_episode(out: Path, index: int, split: str, seed: int, fps: float, size: tuple[int, int]) -> None:
     """Write one episode; its JSON comes last and marks it as finished."""
-    cv2.setNumThreads(1)
     plan = plan_episode(index, seed=seed, split=split)
     rate = Fraction(fps).limit_denominator(1000)
     path = out / f"{index:05d}.mp4"
