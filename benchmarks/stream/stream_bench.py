@@ -230,7 +230,11 @@ def play_all(
     """
     with ExitStack() as stack:
         batch, singly = TransformersBaseline(engine, "batch"), _OneByOne(TransformersBaseline(engine))
-        naive = {("window", "a"): singly, ("window", "b"): batch, ("live", "c"): singly}
+        naive: dict[tuple[str, str], _OneByOne | TransformersBaseline] = {
+            ("window", "a"): singly,
+            ("window", "b"): batch,
+            ("live", "c"): singly,
+        }
         ours = {
             (kind, name): stack.enter_context(closing(EngineBaseline(engine, reuse)))
             for (kind, name), reuse in _REUSE.items()

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame
@@ -128,7 +128,12 @@ class _Event(JsonModel, extra="allow"):
     """Any line; its keys say which kind it is."""
 
 
-_KINDS = {"frame": _Frame, "work": RecordedWork, "shown": RecordedShow, "end": _End}
+_KINDS: dict[str, type[BaseModel]] = {
+    "frame": _Frame,
+    "work": RecordedWork,
+    "shown": RecordedShow,
+    "end": _End,
+}
 """Kinds of lines by the key that they have alone; lines of other kinds are ignored."""
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from huggingface_hub.utils import get_token, validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 
 from egolive.streaming.errors import ConfigError, DataError
 
@@ -46,21 +46,18 @@ def check_login(hub: str) -> None:
     waiting.join(_LOGIN_SECONDS)
     if not found:
         raise DataError(f"the hub did not answer within {_LOGIN_SECONDS:.0f} s: train without --push-to-hub")
-    match found[0]:
-        case None:
-            return
-        case HfHubHTTPError() as error if error.response is not None and error.response.status_code in (
-            401,
-            403,
-        ):
-            raise ConfigError(
-                "the hub does not take the login: `hf auth login` with a token that may write"
-            ) from error
-        case error:
-            raise DataError(
-                f"the hub cannot be reached ({_short(error)}): connect, or train without --push-to-hub and "
-                "upload later with `hf upload`"
-            ) from error
+    failure = found[0]
+    if failure is None:
+        return
+    response = failure.response if isinstance(failure, HfHubHTTPError) else None
+    if response is not None and response.status_code in (401, 403):
+        raise ConfigError(
+            "the hub does not take the login: `hf auth login` with a token that may write"
+        ) from failure
+    raise DataError(
+        f"the hub cannot be reached ({_short(failure)}): connect, or train without --push-to-hub and "
+        "upload later with `hf upload`"
+    ) from failure
 
 
 def _short(error: BaseException) -> str:
