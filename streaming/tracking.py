@@ -3,8 +3,8 @@
 By the time that a frame is answered, the hands are elsewhere. The tracker keeps the last seconds as small
 pictures. A grid of points is placed in a box; sparse pyramidal Lucas-Kanade flow (Bouguet, 2000) takes them
 through the pictures since, forwards and, as a check, backwards (Kalal et al., 2010); a robust similarity
-through the points that hold moves the box. A target that is no longer found is lost, rather than guessed: only the next
-answer says where it is.
+through the points that hold moves the box. A target that is no longer found is lost, rather than guessed:
+only the next answer says where it is.
 
 Points are followed for the boxes alone, from the answered frame on: a hand is small and moves against its
 background, where flow that is read from a grid over the whole picture mixes the two.

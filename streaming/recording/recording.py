@@ -128,7 +128,12 @@ class _Event(JsonModel, extra="allow"):
     """Any line; its keys say which kind it is."""
 
 
-_KINDS = {"frame": _Frame, "work": RecordedWork, "shown": RecordedShow, "end": _End}
+_KINDS: dict[str, type[JsonModel]] = {
+    "frame": _Frame,
+    "work": RecordedWork,
+    "shown": RecordedShow,
+    "end": _End,
+}
 """Kinds of lines by the key that they have alone; lines of other kinds are ignored."""
 
 
