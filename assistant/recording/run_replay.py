@@ -129,13 +129,13 @@ def replay_run(
     Raises:
         EgoliveError: The recording is damaged, or the engine or a sink failed.
     """
-    settings = settings_of(recording)
     clock = VirtualClock()
     metrics = Metrics(clock)
     player = Runner(sinks, metrics, steady=True)
     with ExitStack() as stack:
         for sink in reversed(sinks):
             stack.callback(sink.close)
+        settings = settings_of(recording)
         answerer = stack.enter_context(_Answerer(engine, settings, clock, metrics, keeper))
         report = replay(
             recording,

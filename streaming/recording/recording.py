@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame
@@ -128,7 +128,7 @@ class _Event(JsonModel, extra="allow"):
     """Any line; its keys say which kind it is."""
 
 
-_KINDS: dict[str, type[BaseModel]] = {
+_KINDS: dict[str, type[JsonModel]] = {
     "frame": _Frame,
     "work": RecordedWork,
     "shown": RecordedShow,
