@@ -10,7 +10,7 @@ from typing import Literal
 
 import gradio as gr
 
-from egolive.assistant.cli.terminal_view import in_words
+from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.demo.clip_jobs import Watched, find_when, find_where, length_of, watch_clip, write_evidence

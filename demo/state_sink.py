@@ -13,7 +13,8 @@ from typing import TypedDict
 
 import cv2
 
-from egolive.assistant.cli.terminal_view import Rates, in_words
+from egolive.assistant.cli.terminal_view import Rates
+from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.live.overlay import colour_of, short_phrase
 from egolive.assistant.live.runner import metrics_event

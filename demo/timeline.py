@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from egolive.assistant.cli.terminal_view import in_words
+from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.overlay import colour_of
 from egolive.assistant.schema.answers import Answer, Task
 

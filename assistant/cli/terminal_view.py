@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from egolive.assistant.cli.output import note, printable
-from egolive.assistant.live.box_tracking import is_lost
+from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.overlay import (
     colour_of,
     coloured_boxes,
@@ -33,7 +33,7 @@ from egolive.assistant.schema.answers import Answer
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Box
 
-__all__ = ["LineView", "Picture", "Rates", "TerminalView", "in_words"]
+__all__ = ["LineView", "Picture", "Rates", "TerminalView"]
 
 _DRAWS_A_SECOND = 6.0
 """More often only costs time that the engine needs."""
@@ -228,24 +228,6 @@ def _codes(line: NDArray[np.uint8], truecolor: bool) -> list[str]:
 
 def _scaled(box: Box, scale: float) -> Box:
     return replace(box, x1=box.x1 * scale, y1=box.y1 * scale, x2=box.x2 * scale, y2=box.y2 * scale)
-
-
-def in_words(answer: Answer) -> str:
-    """The answer in a few words."""
-    if answer.status == "unparsed":
-        return "not understood"
-    if answer.absent:
-        return "none"
-    if is_lost(answer):
-        return "lost from sight"
-    if answer.question.task == "ground":
-        boxes = (f"[{', '.join(f'{value:.0f}' for value in box)}]" for box in answer.boxes)
-        return ", ".join(boxes) or "none"
-    if answer.question.task == "when":
-        return ", ".join(f"{span.start:.1f} to {span.end:.1f} s" for span in answer.intervals) or "none"
-    # What a model writes may hold control characters, which a terminal would obey.
-    words = " ".join("".join(sign if sign.isprintable() else " " for sign in answer.text).split())
-    return f"{words} …" if answer.cut else words
 
 
 def _words(answers: Sequence[Answer], now: float) -> RenderableType:

@@ -32,7 +32,7 @@ IMAGES = [np.full((70, 112, 3), shade, np.uint8) for shade in (10, 20, 30, 40)]
 class Server(ThreadingHTTPServer):
     """Serves one model that answers boxes and words; holds what it was asked."""
 
-    daemon_threads = True
+    daemon_threads = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -50,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+    timeout = 5
 
     def do_GET(self) -> None:
         self._send(json.dumps({"data": [{"id": name} for name in self.server.models]}).encode())
@@ -154,11 +155,8 @@ def test_the_profiles_system_message_is_sent() -> None:
     assert user["role"] == "user"
 
 
-def test_a_prompt_that_is_text_alone_is_refused(server: Server) -> None:
-    with (
-        RemoteEngine(server.address, NANO).session() as session,
-        pytest.raises(EngineError, match="messages"),
-    ):
+def test_a_prompt_that_is_text_alone_is_refused(server: Server, engine: RemoteEngine) -> None:
+    with engine.session() as session, pytest.raises(EngineError, match="takes messages"):
         list(session.ask([Request(Prompt(("Hi",)))]))
     assert server.asked == []
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from egolive.assistant.cli.terminal_view import LineView, Rates, TerminalView, in_words
+from egolive.assistant.cli.terminal_view import LineView, Rates, TerminalView
+from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, VideoSink
 from egolive.assistant.schema.answers import Answer, Question, Timing, Usage
 from egolive.streaming.clock import VirtualClock
