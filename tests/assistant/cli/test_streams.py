@@ -90,7 +90,7 @@ def test_a_long_question_may_stand_before_the_picture(
         for out in (first, capsys.readouterr().out)
     )
     assert one == other
-    assert question in text_of(engine.asked[-1][0].prompt)
+    assert question.strip() in text_of(engine.asked[-1][0].prompt)
 
 
 def test_base64_of_a_picture_is_a_picture(
