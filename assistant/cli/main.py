@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,7 +35,7 @@ Level = Literal["debug", "info", "warning", "error"]
 _EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "modelopt", "bitsandbytes"), "quantize") | {"gradio": "demo"}
 """Where a missing package is one of another extra than `train`."""
 _LONGEST_MESSAGE = 500
-"""Characters of an error; an argument that is repeated in it may be base64 of any length."""
+"""Characters of an error."""
 
 _LIVE = Group("Watch and ask", sort_key=1)
 _MODELS = Group("Models and data", sort_key=2)
@@ -204,7 +205,7 @@ _add(
 _add(
     bench,
     "stream",
-    "benchmarks.stream.stream_bench:stream",
+    "benchmarks.commands:stream",
     "What reuse saves over the naive loop, and that it is exact.",
     "bench stream",
     "bench stream --model 7b --device cuda --json stream.json --plot stream.png",
@@ -219,42 +220,42 @@ _add(
 _add(
     bench,
     "recall",
-    "benchmarks.quality.recall_accuracy:recall_bench",
+    "benchmarks.commands:recall_bench",
     "How often a memory knows when and where something was put.",
     "bench recall --sessions 5",
 )
 _add(
     bench,
     "latency",
-    "benchmarks.cost.latency:latency",
+    "benchmarks.commands:latency",
     "Glass to overlay and the age of answers, stage by stage.",
     "bench latency nano engines/onnx-int4 --size 1280x720 --fps 30",
 )
 _add(
     bench,
     "engines",
-    "benchmarks.cost.engines:engines",
+    "benchmarks.commands:engines",
     "What engines cost, against what the machine could do.",
     "bench engines nano engines/onnx-int4 --slices 1 8",
 )
 _add(
     bench,
     "peers",
-    "benchmarks.stream.peers:peers",
+    "benchmarks.commands:peers",
     "The same questions, asked of what one would use instead.",
     "bench peers --json peers.json",
 )
 _add(
     bench,
     "scaling",
-    "benchmarks.stream.scaling:scaling",
+    "benchmarks.commands:scaling",
     "What an answer costs as windows, pictures, questions or hours grow.",
     "bench scaling --plot scaling.png",
 )
 _add(
     bench,
     "quality",
-    "benchmarks.quality.quality_bench:quality",
+    "benchmarks.commands:quality",
     "How well engines answer, beside chance.",
     "bench quality nano engines/onnx-int4 --episodes 110",
 )
@@ -424,5 +425,6 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _tell(message: str) -> None:
-    line = " ".join(message.split())
+    # An argument that is repeated in a message may be base64 of any length.
+    line = re.sub(r"\S{200,}", lambda word: f"{word[0][:60]}...", " ".join(message.split()))
     note(f"egolive: {line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + ' ...'}")

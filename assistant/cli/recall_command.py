@@ -54,8 +54,8 @@ def recall_command(
     if looks < 1:
         raise UsageError(f"--looks is 1 or more, got {looks}")
     check_folders(thumbnail)
-    _check(folder)
     model.check()
+    _check(folder)
     # Imported here: these need torch, which what is told above does not wait for.
     from egolive.assistant.memory.live_memory import in_words
     from egolive.assistant.memory.recall import recall, thing_asked_for

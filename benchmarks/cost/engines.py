@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from egolive.benchmarks.cost.engine_costs import cost_apart
-from egolive.benchmarks.output import check_places, save_figure, tell
-from egolive.streaming.errors import UsageError
+from egolive.benchmarks.output import save_figure, tell
 
-__all__ = ["engines"]
+__all__ = ["run_engines"]
 
 _ROWS = {
     "weight_mb": "weights, MB",
@@ -42,27 +40,16 @@ _CEILINGS = {
 }
 
 
-def engines(
-    *model: str,
-    slices: Annotated[tuple[int, ...], Parameter(negative="")] = (1, 2, 4, 8, 16),
-    device: str = "auto",
-    threads: int | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    plot_file: Annotated[Path | None, Parameter(name="--plot")] = None,
+def run_engines(
+    model: tuple[str, ...],
+    *,
+    slices: tuple[int, ...],
+    device: str,
+    threads: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
 ) -> None:
-    """Measure load, encoding, prefill by length, first token, decoding, memory and energy of engines.
-
-    Args:
-        model: Checkpoints or engine folders; nano without any.
-        slices: Lengths of the windows whose prompts are read.
-        device: auto, cpu or cuda.
-        threads: CPU threads of the engine, and of what it is held against.
-        json_file: Also write the JSON object here.
-        plot_file: Also draw prefill and decoding into this PNG.
-    """
-    if not slices or min(slices) < 1 or (threads is not None and threads < 1):
-        raise UsageError("--slices and --threads are 1 or more")
-    check_places(json_file, plot_file)
+    """Measure, print and write; the arguments are those of `egolive.benchmarks.commands.engines`."""
     found = []
     for name in model or ("nano",):
         with Console(stderr=True).status(f"measuring {name}"):

@@ -13,18 +13,17 @@ import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from egolive.assistant.cli.options import open_model
 from egolive.assistant.diagnostics.glass_to_overlay import measure_latency
-from egolive.assistant.load_local import load_engine
-from egolive.benchmarks.output import check_places, save_figure, tell
+from egolive.benchmarks.output import save_figure, tell
 from egolive.streaming.errors import UsageError
 
-__all__ = ["latency"]
+__all__ = ["run_latency"]
 
 _PICTURE = ("track", "draw")
 """Stages on the way of every picture to the overlay."""
@@ -32,35 +31,22 @@ _ANSWER = ("wait", "first_token", "decode", "parse")
 """Stages on the way of a picture to its answer."""
 
 
-def latency(
-    *model: str,
-    size: Annotated[tuple[str, ...], Parameter(negative="")] = ("1280x720",),
-    fps: Annotated[tuple[float, ...], Parameter(negative="")] = (30.0,),
-    seconds: float = 20.0,
-    device: str = "auto",
-    threads: int | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    plot_file: Annotated[Path | None, Parameter(name="--plot")] = None,
+def run_latency(
+    model: tuple[str, ...],
+    *,
+    size: tuple[str, ...],
+    fps: tuple[float, ...],
+    seconds: float,
+    device: str,
+    threads: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
 ) -> None:
-    """Measure glass to overlay and the age of answers for each engine, size and rate.
-
-    Args:
-        model: Checkpoints or engine folders; nano without any.
-        size: Of the camera's pictures, as 1280x720; may be given several times.
-        fps: Pictures a second; may be given several times.
-        seconds: How long each is measured.
-        device: auto, cpu or cuda.
-        threads: CPU threads of the engine.
-        json_file: Also write the JSON object here.
-        plot_file: Also draw the stages into this PNG.
-    """
+    """Measure, print and write; the arguments are those of `egolive.benchmarks.commands.latency`."""
     sizes = [_size(text) for text in size]
-    if not 0 < seconds < float("inf") or not all(0 < rate < float("inf") for rate in fps):
-        raise UsageError("--seconds and --fps are more than 0")
-    check_places(json_file, plot_file)
     settings: list[dict[str, Any]] = []
     for name in model or ("nano",):
-        with closing(load_engine(name, device=device, threads=threads)) as engine:
+        with closing(open_model(name, device=device, threads=threads)) as engine:
             for width, height in sizes:
                 for rate in fps:
                     found = measure_latency(engine, seconds=seconds, fps=rate, size=(width, height))

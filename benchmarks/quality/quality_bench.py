@@ -9,48 +9,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from egolive.assistant.cli.options import open_model
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.load_local import load_engine
-from egolive.benchmarks.output import check_places, tell
-from egolive.streaming.errors import UsageError
+from egolive.benchmarks.output import tell
 from egolive.train.evaluate.episode_scores import report, scores_of
 from egolive.train.evaluate.evaluate import ask_episode, training_bags
 from egolive.train.evaluate.figures import shown
 from egolive.train.evaluate.result_files import Record
 
-__all__ = ["quality"]
+__all__ = ["run_quality"]
 
 
-def quality(
-    *model: str,
-    episodes: int = 200,
-    slices: int = 8,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+def run_quality(
+    model: tuple[str, ...],
+    *,
+    episodes: int,
+    slices: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+    json_file: Path | None,
 ) -> None:
-    """Ask engines about simulated test episodes; prints a table, then one JSON line.
-
-    Args:
-        model: Checkpoints or engine folders; nano without any.
-        episodes: How many; 2,000 questions take about 110.
-        slices: Slices in a window.
-        seed: Of the simulator.
-        device: auto, cpu or cuda.
-        threads: CPU threads.
-        json_file: Also write the JSON object here.
-    """
-    if episodes < 1 or slices < 1:
-        raise UsageError("at least one episode and one slice are needed")
-    check_places(json_file)
+    """Measure, print and write; the arguments are those of `egolive.benchmarks.commands.quality`."""
     found: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         # What the baseline learns from takes as long as some dozens of episodes, and is the same for all.
@@ -59,7 +45,7 @@ def quality(
             task = progress.add_task(name, total=episodes)
             lines: list[Record] = []
             with (
-                closing(load_engine(name, device=device, threads=threads)) as engine,
+                closing(open_model(name, device=device, threads=threads)) as engine,
                 Assistant(engine) as assistant,
             ):
                 for index in range(episodes):

@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from egolive.assistant.cli.options import open_model
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
 from egolive.assistant.live.runner import run_stream
-from egolive.assistant.load_local import load_engine
 from egolive.assistant.memory.live_memory import LiveMemory
 from egolive.assistant.memory.moment_store import Memory
 from egolive.assistant.memory.recall import recall
@@ -32,12 +29,11 @@ from egolive.assistant.schema.profiles import NANO
 from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.assistant.system import machine
 from egolive.streaming.clock import VirtualClock
-from egolive.streaming.errors import ConfigError, UsageError
 from egolive.streaming.frames import Box, Frame
 from egolive.streaming.sources.source import Source
 from egolive.train.simulator.episode import HANDS, FrameTruth, plan_episode, render_frame
 
-__all__ = ["Put", "Session", "TruthEngine", "recall_bench"]
+__all__ = ["Put", "Session", "TruthEngine", "run_recall"]
 
 _SIZE = (224, 140)
 _FPS = 2.0
@@ -177,30 +173,18 @@ class _TruthSession:
     ) -> None: ...
 
 
-def recall_bench(
+def run_recall(
     *,
-    model: str = "truth",
-    sessions: int = 20,
-    seconds: float = 180.0,
-    seed: int = 0,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    model: str,
+    sessions: int,
+    seconds: float,
+    seed: int,
+    json_file: Path | None,
 ) -> None:
-    """Measure how often "where did I put X" is answered rightly.
-
-    Args:
-        model: "truth" answers from what the simulator knows; nano or any other model looks.
-        sessions: Sessions of several episodes each.
-        seconds: Least length of a session.
-        seed: Of the simulator.
-        json_file: Also write the JSON object here.
-    """
-    if sessions < 1 or not 0 < seconds < math.inf:
-        raise UsageError("at least one session of more than 0 s is needed")
-    if json_file is not None and not json_file.parent.is_dir():
-        raise ConfigError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+    """Measure, print and write; the arguments are those of `egolive.benchmarks.commands.recall_bench`."""
     asked = close = boxes = found = looks = 0
     length = text = pictures = 0.0
-    loaded = None if model == "truth" else load_engine(model)
+    loaded = None if model == "truth" else open_model(model)
     for number in range(sessions):
         source = Session(number, seconds, seed=seed)
         engine: Engine = loaded or TruthEngine(source)

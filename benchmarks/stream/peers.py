@@ -15,69 +15,48 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
 from egolive.assistant.generation.audit import tie_margin
 from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import check_places, tell
+from egolive.benchmarks.output import tell
 from egolive.benchmarks.stream.baselines import SETTINGS, Answers
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
 from egolive.benchmarks.stream.peers_report import plot, table_of, verdict_of
 from egolive.benchmarks.stream.runner import SETS, Entry, fair_steps, places_of, play
 from egolive.streaming.errors import EngineError, UsageError
 
-__all__ = ["peers"]
+__all__ = ["run_peers"]
 
 _PREFIXES = ("prefix kept", "one by one")
 """Of ONNX Runtime alone."""
 
 
-def peers(
+def run_peers(
     *,
-    model: str = "nano",
-    engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    server: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    server_model: str | None = None,
-    source: Path | None = None,
-    slices: int = 8,
-    every: int | None = None,
-    compiled: bool = True,
-    max_tokens: int = 24,
-    device: Literal["cpu", "cuda"] = "cpu",
-    threads: int | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    plot_file: Annotated[Path | None, Parameter(name="--plot")] = None,
+    model: str,
+    engine: tuple[str, ...],
+    server: tuple[str, ...],
+    server_model: str | None,
+    source: Path | None,
+    slices: int,
+    every: int | None,
+    compiled: bool,
+    max_tokens: int,
+    device: Literal["cpu", "cuda"],
+    threads: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
 ) -> None:
-    """Let this project and its peers answer the same questions; prints a table of ratios, then one JSON line.
-
-    Args:
-        model: nano or a checkpoint folder, which transformers can load too.
-        engine: Engine folders made of it; ONNX Runtime alone runs those in full precision as well.
-        server: Address of an OpenAI-compatible server that holds the model, such as http://localhost:8000/v1;
-            it gets one picture a slice, and holds answers to no grammar.
-        server_model: The model's name there.
-        source: A video; the bundled clip without it.
-        slices: N: windows grow from N to 2N - 1 slices; one cycle of 2N hops is measured.
-        every: Peers answer at one hop of so many; N / 2 without it.
-        compiled: Also try the setting that compiles, which takes a minute or two.
-        max_tokens: Most tokens of an answer.
-        device: Where models run.
-        threads: CPU threads of each.
-        json_file: Also write the JSON object here.
-        plot_file: Also draw the figures into this PNG.
-    """
-    if slices < 2 or max_tokens < 1 or (threads is not None and threads < 1):
-        raise UsageError("--slices is 2 or more, --max-tokens and --threads 1 or more")
+    """Measure, print and write; the arguments are those of `egolive.benchmarks.commands.peers`."""
     steps = fair_steps(slices, 2 * slices)
     every = every or max(step for step in steps if step <= max(1, slices // 2))
     if every not in steps:
         raise UsageError(f"--every is one of {', '.join(map(str, steps))}, for windows of the mean length")
-    check_places(json_file, plot_file)
     common: dict[str, Any] = {"source": str(source or bundled_clip()), "device": device, "threads": threads}
     common |= {"slices": slices, "hops": 2 * slices, "max_tokens": max_tokens}
     plans = [plan for plan in _plans(model, engine, common) if compiled or "compiled" not in plan.setting]

@@ -11,21 +11,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import check_places, save_figure, table, tell
+from egolive.benchmarks.output import save_figure, table, tell
 from egolive.benchmarks.stream.runner import load_images
 from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, shape_of
-from egolive.streaming.errors import UsageError
 
-__all__ = ["scaling"]
+__all__ = ["run_scaling"]
 
 _LENGTHS = (2, 4, 8, 16)
 _SIZES = ((112, 168), (140, 224), (196, 308), (252, 448), (364, 644))
@@ -40,32 +38,18 @@ _AXES = {
 }
 
 
-def scaling(
+def run_scaling(
     *,
-    model: str = "nano",
-    hours: float = 0.2,
-    slices: int = 8,
-    hops: int = 8,
-    device: str = "auto",
-    threads: int | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    plot_file: Annotated[Path | None, Parameter(name="--plot")] = None,
+    model: str,
+    hours: float,
+    slices: int,
+    hops: int,
+    device: str,
+    threads: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
 ) -> None:
-    """Measure how the cost of an answer set grows; prints a table, then one JSON line.
-
-    Args:
-        model: A checkpoint; an engine folder has one size of pictures, which then is not varied.
-        hours: Length of the longest stream, every slice of which is seen.
-        slices: N of the windows, where it is not varied.
-        hops: Of which a cost is the mean, at most N.
-        device: auto, cpu or cuda.
-        threads: CPU threads.
-        json_file: Also write the JSON object here.
-        plot_file: Also draw the curves into this PNG.
-    """
-    if not 0 < hours < float("inf") or min(slices, hops) < 2 or (threads is not None and threads < 1):
-        raise UsageError("--hours is more than 0, --slices and --hops 2 or more, --threads 1 or more")
-    check_places(json_file, plot_file)
+    """Measure, print and write; the arguments are those of `egolive.benchmarks.commands.scaling`."""
     images = load_images(bundled_clip(), 40)
     with (
         closing(load_engine(model, device=device, threads=threads)) as engine,

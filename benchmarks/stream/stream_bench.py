@@ -15,10 +15,9 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
@@ -54,7 +53,7 @@ from egolive.benchmarks.stream.stream_report import SWITCHES, drafted, figures_o
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
 
-__all__ = ["measure", "stream"]
+__all__ = ["measure", "run_stream"]
 
 _log = logging.getLogger(__name__)
 _CUT = (7, 8)
@@ -72,59 +71,31 @@ _NEEDED = (*_EVERY_HOP, "without draft", "live without draft")
 """Without these no figure can be computed."""
 
 
-def stream(
+def run_stream(
     *,
-    model: str = "nano",
-    text_layers: Annotated[int | None, Parameter(name="--layers")] = None,
-    vision_layers: int | None = None,
-    source: Path | None = None,
-    slices: int = 8,
-    hops: int | None = None,
-    naive_every: int | None = None,
-    gains: bool = True,
-    max_tokens: int = 24,
-    device: Literal["cpu", "cuda"] = "cpu",
-    threads: int | None = None,
-    graphs: bool = True,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    plot_file: Annotated[Path | None, Parameter(name="--plot")] = None,
+    model: str,
+    text_layers: int | None,
+    vision_layers: int | None,
+    source: Path | None,
+    slices: int,
+    hops: int | None,
+    naive_every: int | None,
+    gains: bool,
+    max_tokens: int,
+    device: Literal["cpu", "cuda"],
+    threads: int | None,
+    graphs: bool,
+    json_file: Path | None,
+    plot_file: Path | None,
 ) -> None:
-    """Compare answering with reuse with what transformers does; prints a table, then one JSON line.
-
-    Args:
-        model: nano, a checkpoint folder, or "2b" or "7b": random weights in the structure of Qwen2-VL.
-        text_layers: Text layers of a random model; 7 of its 28 without it.
-        vision_layers: Vision layers of a random model; 8 of its 32 without it.
-        source: A video; the bundled clip without it. One that is too short is played there and back.
-        slices: N: windows grow from N to 2N - 1 slices of two frames.
-        hops: How many slices come in while it is measured, in whole cycles of 2N; 4N without it.
-        naive_every: The naive baselines answer at one hop of so many; N / 2 without it, 2N for random models.
-        gains: Also measure each reuse by itself, which takes most of the time.
-        max_tokens: Most tokens of an answer.
-        device: Where the model runs, in fp32 on a CPU and in bf16 on a GPU.
-        threads: CPU threads of the model.
-        graphs: On a GPU, let our engine decode by CUDA graphs; their gain is the difference to a run without.
-        json_file: Also write the JSON object here.
-        plot_file: Also draw the cost of each hop into this PNG.
-    """
+    """Measure, print and write; the arguments are those of `egolive.benchmarks.commands.stream`."""
     hops = 4 * slices if hops is None else hops
-    if slices < 2 or hops < 1 or hops % (2 * slices):
-        raise ConfigError(
-            f"at least 2 slices and whole cycles of 2N hops are needed, got {slices} and {hops}"
-        )
-    if max_tokens < 1:
-        raise ConfigError(f"max-tokens is at least 1, got {max_tokens}")
     steps = fair_steps(slices, hops)
     if naive_every is not None and naive_every not in steps:
         raise ConfigError(
             f"windows at one hop of {naive_every} are not as long as all are on average: use "
             + " or ".join(map(str, steps))
         )
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads is at least 1, got {threads}")
-    for path in (json_file, plot_file):
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
     seldom = 2 * slices if model in STRUCTURES else max(1, slices // 2)
     images = load_images(source or bundled_clip(), 2 * (slices - 1 + hops))
     with (

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
@@ -86,7 +87,7 @@ def encode_questions(tower: Tower, folder: Path, *, episodes: int, seed: int, sl
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = Preprocessor()
     tower.eval()
-    for index in track(range(episodes), description="encoding test episodes"):
+    for index in track(range(episodes), description="encoding test episodes", console=Console(stderr=True)):
         told = folder / f"{index:05d}.json"
         if told.exists():
             continue
@@ -158,7 +159,9 @@ def answer_questions(
     clock = MonotonicClock()
     done = {line["batch"] for line in results.records}
     with StoredSession(model, tokenizer, lambda vision: tokens[id(vision)]) as session:
-        for number, together in enumerate(track(_batches(parts), description=description)):
+        for number, together in enumerate(
+            track(_batches(parts), description=description, console=Console(stderr=True))
+        ):
             if number in done:
                 continue
             jobs = [job for part in together for job in part.jobs()]

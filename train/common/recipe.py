@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from egolive.streaming.errors import ConfigError
+from egolive.streaming.paths import existing_path
 
 __all__ = [
     "NEW_NANO",
@@ -125,11 +126,11 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
     Raises:
         ConfigError: no such recipe, or not a YAML mapping.
     """
-    path = Path(name)
-    if not path.is_file():
+    path = existing_path(name)
+    if path is None or not path.is_file():
         bundled = Path(str(files("egolive.train") / "recipes"))
         path = bundled / (name if name.endswith(".yaml") else f"{name}.yaml")
-        if not path.is_file():
+        if existing_path(path) is None:
             known = ", ".join(sorted(p.name for p in bundled.glob("*-*.yaml")))
             raise ConfigError(f"no recipe {name!r}: give a YAML file, or one of {known}")
     try:

@@ -21,6 +21,7 @@ from datasets import IterableDataset
 from numpy.typing import NDArray
 
 from egolive.streaming.errors import DataError
+from egolive.streaming.paths import existing_path
 from egolive.train.data.rows import BoxUnit, Row, RowError, Tally, row_from_dict
 
 __all__ = ["RowFile", "RowMix", "mix_rows", "row_stream"]
@@ -284,7 +285,7 @@ def _fitted(values: Any, unit: BoxUnit, where: str) -> object:
 def _share(source: str) -> tuple[Path, float]:
     """A path and the share of its rows that is taken."""
     name, mark, percent = source.rpartition("%")
-    if not mark or Path(source).exists():
+    if not mark or existing_path(source) is not None:
         return Path(source), 1.0
     try:
         share = float(percent) / 100

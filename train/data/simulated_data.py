@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from egolive.streaming.errors import DataError
@@ -91,7 +92,9 @@ def load_simulated(
     if missing:
         with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
             done = pool.map(_shrink, missing, chunksize=4)
-            for _ in track(done, description="reading episodes", total=len(missing)):
+            for _ in track(
+                done, description="reading episodes", total=len(missing), console=Console(stderr=True)
+            ):
                 continue
     return SimulatedData(tuple(_clips(videos, arrays)))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from transformers import Qwen2TokenizerFast
 
@@ -83,7 +84,9 @@ def encode_clips(
     preprocess = Preprocessor()
     device = next(tower.parameters()).device
     tower.eval()
-    for clip in track(data.clips, description="encoding episodes", disable=quiet):
+    for clip in track(
+        data.clips, description="encoding episodes", disable=quiet, console=Console(stderr=True)
+    ):
         files = encoded(folder, clip)
         if files.slices.exists():
             continue

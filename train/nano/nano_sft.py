@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_model, save_model
 from transformers import Qwen2TokenizerFast, Qwen2VLForConditionalGeneration
@@ -163,7 +164,12 @@ def whiten_tokens(tower: Tower, data: SimulatedData) -> None:
     with torch.inference_mode():
         tokens = [
             tower.tokens(batches[number]["patches"].to(device)).flatten(0, 1).cpu()
-            for number in track(range(WHITENING), description="whitening", disable=not first_process())
+            for number in track(
+                range(WHITENING),
+                description="whitening",
+                disable=not first_process(),
+                console=Console(stderr=True),
+            )
         ]
     fold_into(tower.visual.merger.mlp[2], *whitening(torch.cat(tokens)))
 

@@ -22,7 +22,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
         loaded.append(FakeEngine())
         return loaded[-1]
 
-    monkeypatch.setattr(latency, "load_engine", load)
+    monkeypatch.setattr(latency, "open_model", load)
     return loaded
 
 
