@@ -1,10 +1,10 @@
-"""`egolive bench engines`: what engines cost to load, to see, to read and to answer, against the machine.
+"""`egolive bench engines`: load, encoding, prefill, decoding, memory and energy of engines.
 
     egolive bench engines nano engines/onnx-fp32 engines/onnx-int4 --threads 2
 
 Each is measured in a process of its own, one after the other (`egolive.benchmarks.cost.engine_costs`), beside
-the two rates that the same process reached with plain copies and plain matrices. How well engines answer is
-told by `egolive bench quality`, and what one loses against another by `egolive quantize --compare`.
+the two rates that the same process reached with plain copies and plain matrices. `egolive bench quality` has
+scores of their answers, `egolive quantize --compare` compares two of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from egolive.benchmarks.cost.engine_costs import cost_apart
-from egolive.benchmarks.output import check_places, save_figure, tell
+from egolive.benchmarks.output import check_places, print_figures, save_figure
 from egolive.streaming.errors import UsageError
 
 __all__ = ["engines"]
@@ -69,7 +69,7 @@ def engines(
             found.append(cost_apart(name, device=device, threads=threads, slices=sorted(set(slices))))
     if plot_file is not None:
         _plot(found, plot_file)
-    tell({"engines": found}, _drawn(found), json_file)
+    print_figures({"engines": found}, _drawn(found), json_file)
 
 
 def _drawn(found: Sequence[dict[str, Any]]) -> Table:

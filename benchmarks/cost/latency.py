@@ -1,4 +1,4 @@
-"""`egolive bench latency`: what a wearer feels, from the glass of a camera to the overlay, and where it goes.
+"""`egolive bench latency`: time from a camera's picture to its overlay, and the age of answers, by stage.
 
     egolive bench latency nano engines/onnx-int4 --size 1280x720 --size 640x360
 
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from egolive.assistant.diagnostics.glass_to_overlay import measure_latency
 from egolive.assistant.load_local import load_engine
-from egolive.benchmarks.output import check_places, save_figure, tell
+from egolive.benchmarks.output import check_places, print_figures, save_figure
 from egolive.streaming.errors import UsageError
 
 __all__ = ["latency"]
@@ -72,7 +72,7 @@ def latency(
     figures = dict(settings[0]) | {"threads": threads, "settings": settings}
     if plot_file is not None:
         _plot(settings, plot_file)
-    tell(figures, _table(settings), json_file)
+    print_figures(figures, _table(settings), json_file)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""`egolive bench scaling`: what an answer costs as windows, pictures, questions or hours of stream grow.
+"""`egolive bench scaling`: cost of an answer as windows, pictures, questions or hours of stream grow.
 
     egolive bench scaling --hours 8 --threads 1
 
-Whether a curve is flat is computed from a fit, and figures as it is.
+Whether a curve is flat is computed from a fit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import check_places, save_figure, table, tell
+from egolive.benchmarks.output import check_places, print_figures, save_figure, table
 from egolive.benchmarks.stream.runner import load_images
 from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, shape_of
 from egolive.streaming.errors import UsageError
@@ -103,7 +103,7 @@ def scaling(
     ]
     if plot_file is not None:
         _plot(figures, plot_file)
-    tell(figures, _table(figures), json_file)
+    print_figures(figures, _table(figures), json_file)
 
 
 def _means(point: Point) -> dict[str, float]:

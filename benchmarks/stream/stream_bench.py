@@ -29,7 +29,7 @@ from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.engine import Request
 from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
-from egolive.benchmarks.output import tell
+from egolive.benchmarks.output import print_figures
 from egolive.benchmarks.stream.baselines import (
     Answers,
     Cost,
@@ -58,7 +58,7 @@ __all__ = ["measure", "stream"]
 
 _log = logging.getLogger(__name__)
 _CUT = (7, 8)
-"""Text and vision layers of a random model unless told otherwise: two cores take a quarter of an hour."""
+"""Text and vision layers of a random model without options: two cores take a quarter of an hour."""
 _REUSE: dict[tuple[str, str], Reuse] = {("window", "all"): FULL_REUSE, ("window", "none"): NO_REUSE}
 """What our engine reuses, by set and name."""
 for _switch in SWITCHES:
@@ -143,7 +143,7 @@ def stream(
         )
     if plot_file is not None:
         plot(measured, figures, plot_file)
-    tell(figures, table_of(figures), json_file)
+    print_figures(figures, table_of(figures), json_file)
 
 
 def measure(
@@ -230,6 +230,7 @@ def play_all(
     """
     with ExitStack() as stack:
         batch, singly = TransformersBaseline(engine, "batch"), _OneByOne(TransformersBaseline(engine))
+        naive: dict[tuple[str, str], TransformersBaseline | _OneByOne]
         naive = {("window", "a"): singly, ("window", "b"): batch, ("live", "c"): singly}
         ours = {
             (kind, name): stack.enter_context(closing(EngineBaseline(engine, reuse)))

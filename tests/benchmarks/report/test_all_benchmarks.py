@@ -108,6 +108,7 @@ def test_every_command_of_it_is_one_of_the_command_line(capsys: pytest.CaptureFi
 def test_headlines_stand_for_what_was_measured_alone() -> None:
     curve = {"ours": {"verdict": "not flat", "growth": 2.5}}
     sides = [{"name": "a server"}, {"name": "compiled", "skipped": "no compiler"}]
+    figures: dict[str, dict[str, Any]]
     figures = {"scaling": {"curves": {"hours": curve}}, "engines": {}, "peers": {"sides": sides}}
     assert dict(headlines(figures)) == {
         "skipped: compiled": "no compiler",
