@@ -24,10 +24,9 @@ $(UV):
 run: setup
 	$(BIN)/egolive run --out $(OUT)
 
-# One process a core, four at most, each with one thread of its own. A file's tests stay together, for they
-# share what is costly to make. `ARGS=-x`, a file's name, ... are handed on.
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n logical --maxprocesses 4 \
-  --dist loadfile --no-loadscope-reorder
+# One process a core, four at most; a file's tests stay in one, for they share what is costly to make.
+# ARGS is handed on: make test ARGS="-p randomly -x tests/test_cli.py"
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) -m "not gpu and not robustness" $(ARGS)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egolive.assistant.backends.remote.remote_engine import RemoteEngine
+from egolive.assistant.model.checkpoint import inspect_checkpoint, model_folder, resolve_model
+from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.schema.profiles import PROFILES
 from egolive.streaming.errors import ConfigError
 
@@ -15,12 +16,38 @@ if TYPE_CHECKING:
     from egolive.assistant.load_local import Provider
     from egolive.assistant.schema.engine import Engine
 
-__all__ = ["is_address", "load_any_engine"]
+__all__ = ["check_model", "is_address", "load_any_engine"]
 
 
 def is_address(model: str) -> bool:
     """Whether a model's name is the address of a server."""
     return model.startswith(("http://", "https://"))
+
+
+def check_model(
+    model: str, *, dtype: str = "auto", provider: Provider = "auto", served_as: str = "egothinker-v1"
+) -> None:
+    """Tell what is wrong with a model's name or folder without loading anything: no torch, no network.
+
+    Raises:
+        EngineError: It is not there, damaged or of another kind.
+        ConfigError: A setting that does not fit it.
+    """
+    if is_address(model):
+        if served_as not in PROFILES:
+            raise ConfigError(f"served_as is one of {', '.join(PROFILES)}, got {served_as!r}")
+        return
+    folder = model_folder(model)
+    if folder is None:
+        return
+    if is_engine_folder(folder):
+        read_engine_card(folder)
+        if dtype != "auto":
+            raise ConfigError(f"{folder} is an engine folder and has its own precision; leave --dtype away")
+        return
+    inspect_checkpoint(folder)
+    if provider != "auto":
+        raise ConfigError(f"{folder} is a checkpoint, which torch runs; leave --provider away")
 
 
 def load_any_engine(
@@ -49,10 +76,13 @@ def load_any_engine(
         EngineError: It is not there, damaged, of another kind, or too large; or the server cannot be reached.
         ConfigError: A setting that cannot work.
     """
+    check_model(model, dtype=dtype, provider=provider, served_as=served_as)
     if is_address(model):
-        if served_as not in PROFILES:
-            raise ConfigError(f"served_as is one of {', '.join(PROFILES)}, got {served_as!r}")
+        from egolive.assistant.backends.remote.remote_engine import RemoteEngine
+
         return RemoteEngine(model, PROFILES[served_as])
+    # A hub id that cannot be reached is told before torch is imported too.
+    resolve_model(model)
     from egolive.assistant.load_local import load_engine
 
     return load_engine(model, device=device, dtype=dtype, threads=threads, graphs=graphs, provider=provider)

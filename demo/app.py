@@ -20,30 +20,27 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import gradio as gr
-import uvicorn
-from cyclopts import Parameter
-from fastapi import FastAPI
-from starlette.types import ASGIApp
+from cyclopts import Group, Parameter
 
-from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.cli.options import GIVEN, MODEL, ModelOptions
+from egolive.assistant.cli.output import note
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.engine import Engine
-from egolive.demo.clip_jobs import ClipSessions, add_clip_routes
-from egolive.demo.clip_tab import ClipPage, clip_tab
-from egolive.demo.live_tab import live_tab, static_text
-from egolive.demo.routes import add_live_routes
 from egolive.demo.security import SecurityMiddleware, self_signed, user_and_password
 from egolive.demo.sessions import VisitorSessions
-from egolive.streaming.errors import ConfigError, UsageError
+from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 __all__ = ["build_page", "demo"]
 
 _MODEL = ModelOptions()
+_SERVER = Parameter(group=Group("Server", sort_key=4))
 _FONT = ["system-ui", "sans-serif"]
 """What the machine has: a page that fetches nothing has no fonts of others."""
 _MONO = ["ui-monospace", "monospace"]
@@ -51,16 +48,16 @@ _MONO = ["ui-monospace", "monospace"]
 
 def demo(
     *,
-    source: str | None = None,
-    model: Annotated[ModelOptions, Parameter(name="*")] = _MODEL,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    auth: str | None = None,
-    https: bool = False,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    visitors: int = 4,
-    upload_mb: int = 200,
+    source: Annotated[str | None, Parameter(group=GIVEN)] = None,
+    model: Annotated[ModelOptions, Parameter(name="*", group=MODEL)] = _MODEL,
+    host: Annotated[str, _SERVER] = "127.0.0.1",
+    port: Annotated[int, _SERVER] = 7860,
+    auth: Annotated[str | None, _SERVER] = None,
+    https: Annotated[bool, _SERVER] = False,
+    certificate: Annotated[Path | None, _SERVER] = None,
+    key: Annotated[Path | None, _SERVER] = None,
+    visitors: Annotated[int, _SERVER] = 4,
+    upload_mb: Annotated[int, _SERVER] = 200,
 ) -> None:
     """Show it all on a web page: live camera, clips, questions.
 
@@ -86,6 +83,10 @@ def demo(
             raise UsageError(f"--{name} is 1 or more, got {value}")
     if not 0 < port < 65536:
         raise UsageError(f"--port is 1 to 65535, got {port}")
+    for file in (certificate, key):
+        if file is not None and not file.is_file():
+            raise SourceError(f"{file}: there is no such file; check --certificate and --key")
+    model.check()
     opening = (
         None
         if source is None
@@ -94,6 +95,9 @@ def demo(
     if opening is not None:
         # A source that is not there is refused before the model is loaded.
         opening().close()
+    # Imported here, as below: it needs a package that an installation may lack, and takes seconds.
+    import uvicorn
+
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egolive-demo-")))
@@ -118,6 +122,7 @@ def demo(
         )
         sys.stdout.flush()
         uvicorn.Server(config).run(sockets=[listening])
+    note("the page is closed; what visitors brought is deleted")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -155,6 +160,14 @@ def build_page(
     Returns:
         The app, and the sessions, to be closed at the end.
     """
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from egolive.demo.clip_jobs import ClipSessions, add_clip_routes
+    from egolive.demo.clip_tab import ClipPage, clip_tab
+    from egolive.demo.live_tab import live_tab, static_text
+    from egolive.demo.routes import add_live_routes
+
     # Gradio keeps uploads there until they are taken out, and serves no other files.
     uploads = folder / "uploads"
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)

@@ -9,39 +9,43 @@ egolive run --engine engines/onnx-int4
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
-from rich.console import Console
+from cyclopts import Group, Parameter
 
-from egolive.assistant.backends.tensorrt.tensorrt_runtime import tensorrt_module
+from egolive.assistant.cli.options import MODEL, OUTPUT, DeviceOption, JsonFile, PlotFile, ThreadsOption
+from egolive.assistant.cli.output import check_folders, note, working, wrote
+from egolive.assistant.load import check_model
 from egolive.assistant.model.engine_folder import EngineCard, is_engine_folder
-from egolive.quantize.build import Recipe, build_onnx
-from egolive.quantize.methods.bnb import build_torch
-from egolive.quantize.methods.calibration import simulated_windows, windows_of_video
-from egolive.quantize.tensorrt_build import build_engines
-from egolive.streaming.errors import UsageError
-from egolive.streaming.frames import Window
+from egolive.streaming.errors import SourceError, UsageError
+from egolive.streaming.paths import existing_path
+
+if TYPE_CHECKING:
+    from egolive.streaming.frames import Window
 
 __all__ = ["export", "quantize"]
 
 SIMULATOR = "sim"
+_NUMBERS = Parameter(group=Group("Numbers and sizes", sort_key=3))
+_AWQ = Parameter(group=Group("What AWQ is shown", sort_key=5))
+_COMPARE = Parameter(group=Group("Comparison", sort_key=6))
+_OUT, _MODEL = Parameter(group=OUTPUT), Parameter(group=MODEL)
 
 
 def export(
-    model: str = "nano",
+    model: Annotated[str, _MODEL] = "nano",
     *,
-    out: Path | None = None,
-    to: Literal["onnx", "tensorrt"] = "onnx",
-    dtype: Literal["fp32", "bf16"] | None = None,
-    weights: Literal["full", "int4", "awq-int4"] | None = None,
-    group: Literal[64, 128] = 64,
-    graphs_only: Annotated[bool, Parameter(negative="")] = False,
-    height: int | None = None,
-    width: int | None = None,
-    calibrate: str = SIMULATOR,
-    windows: int = 16,
-    slices: int = 8,
+    out: Annotated[Path | None, _OUT] = None,
+    to: Annotated[Literal["onnx", "tensorrt"], _OUT] = "onnx",
+    dtype: Annotated[Literal["fp32", "bf16"] | None, _NUMBERS] = None,
+    weights: Annotated[Literal["full", "int4", "awq-int4"] | None, _NUMBERS] = None,
+    group: Annotated[Literal[64, 128], _NUMBERS] = 64,
+    graphs_only: Annotated[bool, Parameter(negative="", group=OUTPUT)] = False,
+    height: Annotated[int | None, _NUMBERS] = None,
+    width: Annotated[int | None, _NUMBERS] = None,
+    calibrate: Annotated[str, _AWQ] = SIMULATOR,
+    windows: Annotated[int, _AWQ] = 16,
+    slices: Annotated[int, _AWQ] = 8,
 ) -> None:
     """Write a checkpoint as an engine folder: for ONNX Runtime at full precision, or for TensorRT.
 
@@ -63,60 +67,70 @@ def export(
         windows: Windows that AWQ is shown.
         slices: Slices in each of them.
     """
-    console = Console(stderr=True)
+    size = _size(height, width)
+    if windows < 1:
+        raise UsageError("at least one window is needed")
     if to == "onnx":
         if weights is not None or graphs_only:
             raise UsageError("--weights and --graphs-only are for --to tensorrt; see egolive quantize")
         if out is None:
             raise UsageError("--out names the engine folder")
-        with console.status(f"exporting {model}"):
-            card = build_onnx(model, out, Recipe(dtype=dtype or "fp32"), size=_size(height, width))
+        _check(out, model, calibrate, slices)
+        from egolive.quantize.build import Recipe, build_onnx
+
+        with working(f"exporting {model}"):
+            card = build_onnx(model, out, Recipe(dtype=dtype or "fp32"), size=size)
         _tell(out, card)
         return
+    in_place = is_engine_folder(Path(model))
+    if in_place and (graphs_only or out not in (None, Path(model))):
+        raise UsageError("the engines of a folder of graphs are built in place: leave --out away")
+    if not in_place and out is None:
+        raise UsageError("--out names the engine folder")
+    _check(out, model, calibrate, slices)
+    # Imported here: these need torch, which what is told above does not wait for.
+    from egolive.assistant.backends.tensorrt.tensorrt_runtime import tensorrt_module
+    from egolive.quantize.build import Recipe, build_onnx
+    from egolive.quantize.tensorrt_build import build_engines
+
     if not graphs_only:
         # Before the graphs are written, which takes a while.
         tensorrt_module()
-    if is_engine_folder(Path(model)):
-        if graphs_only or out not in (None, Path(model)):
-            raise UsageError("the engines of a folder of graphs are built in place: leave --out away")
+    if out is None or in_place:
         out = Path(model)
     else:
-        if out is None:
-            raise UsageError("--out names the engine folder")
-        if windows < 1:
-            raise UsageError("at least one window is needed")
         recipe = Recipe(
             precision=weights or "int4", dtype=dtype or "bf16", block=group, head_bits=32, standard=True
         )
-        with console.status(f"writing the graphs of {model}"):
+        with working(f"writing the graphs of {model}"):
             shown = _shown(calibrate, windows, slices) if weights == "awq-int4" else []
-            card = build_onnx(model, out, recipe, size=_size(height, width), windows=shown)
+            card = build_onnx(model, out, recipe, size=size, windows=shown)
         _tell(out, card)
     if not graphs_only:
-        with console.status("TensorRT builds and measures: minutes, for a large model much longer"):
+        with working("TensorRT builds and measures: minutes, for a large model much longer"):
             card = build_engines(out)
-        console.print(f"{out}: engines built in {card.made['build_seconds']} s", highlight=False)
+        note(f"wrote {out}: engines built in {card.made['build_seconds']} s")
 
 
 def quantize(
-    *models: str,
-    out: Path | None = None,
-    to: Literal["int8", "int4", "awq-int4", "nf4", "bnb-int8"] = "int4",
-    block: Literal[32, 64, 128] = 32,
-    head_bits: Literal[4, 8, 32] = 8,
-    dtype: Literal["fp32", "bf16"] = "fp32",
-    height: int | None = None,
-    width: int | None = None,
-    calibrate: str = SIMULATOR,
-    windows: int | None = None,
-    slices: int = 8,
-    compare: bool = False,
-    episodes: int = 40,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    plot: Path | None = None,
+    *models: Annotated[str, _MODEL],
+    out: Annotated[Path | None, _OUT] = None,
+    to: Annotated[Literal["int8", "int4", "awq-int4", "nf4", "bnb-int8"], _OUT] = "int4",
+    block: Annotated[Literal[32, 64, 128], _NUMBERS] = 32,
+    head_bits: Annotated[Literal[4, 8, 32], _NUMBERS] = 8,
+    dtype: Annotated[Literal["fp32", "bf16"], _NUMBERS] = "fp32",
+    height: Annotated[int | None, _NUMBERS] = None,
+    width: Annotated[int | None, _NUMBERS] = None,
+    calibrate: Annotated[str, _AWQ] = SIMULATOR,
+    windows: Annotated[int | None, _AWQ] = None,
+    slices: Annotated[int, _AWQ] = 8,
+    compare: Annotated[bool, _COMPARE] = False,
+    episodes: Annotated[int, _COMPARE] = 40,
+    seed: Annotated[int, _COMPARE] = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonFile = None,
+    plot: PlotFile = None,
 ) -> None:
     """Write a checkpoint as an engine folder with fewer bits, or compare engines with the first of them.
 
@@ -138,7 +152,7 @@ def quantize(
         compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.
         episodes: Test episodes of the comparison.
         seed: Of the comparison's episodes.
-        device: Where the comparison runs: auto, cpu or cuda.
+        device: Where the comparison runs: auto, cpu, cuda or cuda:N.
         threads: CPU threads of the comparison.
         json_file: Also write the comparison here.
         plot: Draw the comparison here.
@@ -150,9 +164,9 @@ def quantize(
             raise UsageError("--compare needs at least two engines")
         if episodes < 1:
             raise UsageError("a comparison needs at least one episode")
-        for path in (json_file, plot):
-            if path is not None and not path.parent.is_dir():
-                raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        check_folders(json_file, plot)
+        for name in models:
+            check_model(name)
         # Imported here: only this needs what training needs.
         from egolive.quantize.measure.compare_engines import compare as compare_engines
 
@@ -166,12 +180,18 @@ def quantize(
             json_file=json_file,
             plot=plot,
         )
+        wrote(json_file, plot)
         return
     if len(models) > 1 or out is None:
         raise UsageError("give one model and --out for its engine folder, or --compare")
     model = models[0] if models else "nano"
     size = _size(height, width)
-    with Console(stderr=True).status(f"quantising {model}"):
+    _check(out, model, calibrate, slices)
+    # Imported here: these need torch, which what is told above does not wait for.
+    from egolive.quantize.build import Recipe, build_onnx
+    from egolive.quantize.methods.bnb import build_torch
+
+    with working(f"quantising {model}"):
         if to == "nf4" or to == "bnb-int8":
             if (dtype, block, head_bits, size) != ("fp32", 32, 8, None):
                 raise UsageError(f"--dtype, --block, --head-bits, --height and --width are not for {to}")
@@ -183,9 +203,30 @@ def quantize(
     _tell(out, card)
 
 
-def _shown(calibrate: str, windows: int, slices: int) -> list[Window]:
+def _check(out: Path | None, model: str, calibrate: str, slices: int) -> None:
+    """Refuse what could only fail after the imports.
+
+    Raises:
+        UsageError: --out is a file, or a window of no slices is wanted.
+        EngineError: there is no such model.
+        SourceError: there is no such video to calibrate on.
+    """
+    if out is not None and existing_path(out) is not None and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
     if slices < 1:
         raise UsageError("a window has at least one slice")
+    if calibrate != SIMULATOR and "://" not in calibrate and existing_path(calibrate) is None:
+        raise SourceError(
+            f"{calibrate[:200]}: there is no such file; --calibrate takes {SIMULATOR} or a video"
+        )
+    # Training runs and LoRA weights are models too here, with files of their own.
+    if existing_path(model) is None:
+        check_model(model)
+
+
+def _shown(calibrate: str, windows: int, slices: int) -> list[Window]:
+    from egolive.quantize.methods.calibration import simulated_windows, windows_of_video
+
     if calibrate == SIMULATOR:
         return simulated_windows(windows, slices)
     return windows_of_video(calibrate, windows, slices)
@@ -201,11 +242,10 @@ def _size(height: int | None, width: int | None) -> tuple[int, int] | None:
 
 def _tell(out: Path, card: EngineCard) -> None:
     """What was made, in two lines."""
-    console = Console(stderr=True)
     size = sum(known["bytes"] for known in card.files.values())
     parts = ", ".join(f"{part} {precision}" for part, precision in card.precision.items())
-    console.print(f"{out}: {size / 1e6:.1f} MB for {card.backend} ({parts})", highlight=False)
+    note(f"wrote {out}: {size / 1e6:.1f} MB for {card.backend} ({parts})")
     parity = ", ".join(f"{key} {value:.1e}" for key, value in card.made.get("parity", {}).items())
     told = f"differences from torch: {parity}; " if parity else ""
     seconds, peak = card.made["seconds"], card.made["peak_memory_bytes"] / 2**30
-    console.print(f"{told}{seconds} s, {peak:.1f} GiB at most", highlight=False)
+    note(f"{told}{seconds} s, {peak:.1f} GiB at most")

@@ -1,4 +1,4 @@
-"""From pixels to the windows that a model sees; knows nothing of models."""
+"""Video sources, windowing, scheduling, metrics and recordings; imports nothing of models."""
 
 from egolive.streaming.clock import Clock, MonotonicClock, VirtualClock
 from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window

@@ -1,6 +1,6 @@
-"""Time as the stream sees it: a real clock, and one that tests move by hand.
+"""Clocks: the machine's own, and a virtual one for tests and replays.
 
-Only what has to wait or to measure takes a clock; frames carry their own times.
+Code that waits or measures takes a clock; frames carry their own times.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class MonotonicClock:
 
 
 class VirtualClock:
-    """A clock that stands still until someone waits on it; waiting takes no time and moves it on."""
+    """A clock that stands still until it is waited on; waiting takes no time and moves it on."""
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """Seconds that were waited so far, and `start`."""
+        """`start`, and the seconds that were waited since."""
         with self._lock:
             return self._now
 

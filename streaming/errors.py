@@ -22,6 +22,7 @@ __all__ = [
     "SourceError",
     "SourceLost",
     "UsageError",
+    "one_line",
 ]
 
 
@@ -112,3 +113,17 @@ class DataError(EgoliveError):
         >>> issubclass(egolive.DataError, egolive.EgoliveError)
         True
     """
+
+
+def one_line(told: object, most: int = 300) -> str:
+    r"""What somebody else's error or answer says, as part of a line: at most so many characters.
+
+    Args:
+        told: An exception, or anything with a text; an exception without words is told by its type.
+        most: Characters that are kept.
+
+    Example:
+        >>> one_line(ValueError("first line\nsecond line")), one_line(TimeoutError())
+        ('first line second line', 'TimeoutError')
+    """
+    return " ".join(str(told).split())[:most] or type(told).__name__

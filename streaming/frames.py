@@ -1,4 +1,4 @@
-"""The values that flow through the house: Frame, Slice, Window, Box, Interval.
+"""Core data types: Frame, Slice, Window, Box, Interval.
 
 All are frozen and cheap to hold; pixels are shared, never copied. Times are seconds from the start of the
 stream, pixels are those of the source frame.
@@ -20,7 +20,7 @@ Image = NDArray[np.uint8]
 
 
 class Pixels(Protocol):
-    """A picture that becomes RGB when somebody looks; most are neither sampled nor drawn."""
+    """A picture that is converted to RGB at its first access; most are neither sampled nor drawn."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,7 +28,7 @@ class Pixels(Protocol):
         ...
 
     def __call__(self) -> Image:
-        """The picture, (H, W, 3) uint8; made once, from whichever thread asks first."""
+        """The picture, (H, W, 3) uint8; converted once, by the thread that asks first."""
         ...
 
 

@@ -85,7 +85,7 @@ def _problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_context=False)
     for problem in problems:
         if problem["loc"] == ("format",) and problem["type"] == "literal_error":
-            return f"format {str(problem['input'])[:20]!r}, which another egolive wrote"
+            return f"format {problem['input']!r:.20}, which another egolive wrote"
     field = ".".join(map(str, problems[0]["loc"]))
     message = " ".join(problems[0]["msg"].split())
     return f"{field}: {message}" if field else message

@@ -1,6 +1,6 @@
-"""How long each stage takes, how often things happen, and how much memory the process holds.
+"""Times of stages, counters, and the memory of the process.
 
-Stages and counts are plain names that callers give; what they mean is their business.
+Stages and counters are named by their callers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Carries boxes from the frame that they were found in to the newest one.
+"""Box tracking: moves boxes from the frame that they were detected in to the newest one, by optical flow.
 
 By the time that a frame is answered, the hands are elsewhere. The tracker keeps the last seconds as small
-pictures. A box is sown with points, which sparse pyramidal Lucas-Kanade flow (Bouguet, 2000) takes through
-the pictures since, forwards and, as a check, backwards (Kalal et al., 2010); a robust similarity through the
-points that hold moves the box. What it no longer finds it calls lost, rather than guess: only the next answer
-says where it is.
+pictures. A grid of points is placed in a box; sparse pyramidal Lucas-Kanade flow (Bouguet, 2000) takes them
+through the pictures since, forwards and, as a check, backwards (Kalal et al., 2010); a robust similarity
+through the points that hold moves the box. A target that is no longer found is lost, rather than guessed: only the next
+answer says where it is.
 
 Points are followed for the boxes alone, from the answered frame on: a hand is small and moves against its
 background, where flow that is read from a grid over the whole picture mixes the two.
@@ -69,10 +69,10 @@ class _View:
 
 
 class Track:
-    """One box on its way through the frames; the tracker that made it moves it on."""
+    """One tracked box; the tracker that made it moves it on."""
 
     def __init__(self, box: Box, view: _View, scale: float) -> None:
-        """Sow points in a box.
+        """Place points in a box.
 
         Args:
             box: In pixels of the source frame.
@@ -91,12 +91,12 @@ class Track:
         places = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
         # The middle of a box is its target more often than its corners are.
         self._prior = np.exp(-(places**2).sum(axis=1))
-        self._sown: Points = self._centre + places * self._half
-        self._colours = _sample(view.lab, self._sown)
+        self._start: Points = self._centre + places * self._half
+        self._colours = _sample(view.lab, self._start)
         self._trust = np.ones(len(places), np.float32)
         self._velocity = np.zeros(2, np.float32)
         self._confidence = 1.0
-        self.points = self._sown.copy()
+        self.points = self._start.copy()
         """Where the points are now."""
         self._corners = np.concatenate([low, high])
         self.lost = self._share_inside(view) < _VISIBLE
@@ -113,7 +113,7 @@ class Track:
         return 0.0 if self.lost else self._confidence
 
     def lose(self) -> None:
-        """Give the target up."""
+        """Mark the target as lost."""
         self.lost = True
 
     def expected(self, time: float) -> Points:
@@ -146,10 +146,10 @@ class Track:
         gain = _RECOVERY * (1 - self._trust) * (change < _COLOUR)
         self._trust = np.where(returned, self._trust + gain, _DOUBT * self._trust).astype(np.float32)
         weights = self._prior * self._trust * inside * alike
-        turn, shift = _similarity(self._sown, self.points, weights)
+        turn, shift = _similarity(self._start, self.points, weights)
         self._place(turn, shift)
         # Stray points are set back to where they belong: the target may show there again.
-        belongs = turn * _complex(self._sown) + shift
+        belongs = turn * _complex(self._start) + shift
         miss = np.abs(belongs - _complex(self.points))
         stray = miss > _STRAY
         agreed = float(weights[~stray].sum() / self._prior.sum())
@@ -171,7 +171,7 @@ class Track:
 
 
 class Tracker:
-    """The last seconds of a stream, and the boxes that are carried through it. Not thread-safe."""
+    """The last seconds of a stream, and the boxes that are tracked through it. Not thread-safe."""
 
     def __init__(self, *, seconds: float = 8.0) -> None:
         """Start with nothing seen.
@@ -189,7 +189,7 @@ class Tracker:
         return len(self._views)
 
     def push(self, frame: Frame) -> None:
-        """Take the newest frame and carry every followed box to it.
+        """Take the newest frame and move every tracked box to it.
 
         A gap before it, or another picture size, loses everything.
         """
@@ -205,7 +205,7 @@ class Tracker:
         self._tracks = [track for track in self._tracks if not track.lost]
 
     def follow(self, boxes: Iterable[Box], time: float) -> list[Track] | None:
-        """Carry boxes to the newest frame, and on to every frame that is pushed from now on.
+        """Move boxes to the newest frame, and on to every frame that is pushed from now on.
 
         Args:
             boxes: In pixels of the frame that they were found in.
@@ -228,7 +228,7 @@ class Tracker:
         return tracks
 
     def release(self, tracks: Iterable[Track]) -> None:
-        """Follow these no longer."""
+        """Stop tracking these."""
         done = {id(track) for track in tracks}
         self._tracks = [track for track in self._tracks if id(track) not in done]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,6 +25,11 @@ from egolive.streaming.video_writer import VideoWriter
 STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
 
 
+# One thread for each process of tests, and for those that it starts, unless told otherwise: as many as there
+# are cores wait for each other where other programs run, and tests took fifty times as long.
+if "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 register_profiles()
 
 BEFORE = process_state.snapshot()

@@ -1,1 +1,1 @@
-"""Simulator, data, SFT, and evaluation: from nothing to a checkpoint with measured quality."""
+"""Simulator, training data, SFT, GRPO and evaluation."""

@@ -13,20 +13,40 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from rich.console import Console
+from cyclopts import Parameter
 
-from egolive.streaming.errors import ConfigError
+from egolive.assistant.cli.options import GIVEN, OUTPUT
+from egolive.assistant.cli.output import note, wrote
+from egolive.assistant.load import check_model
+from egolive.streaming.errors import ConfigError, UsageError
+from egolive.streaming.paths import existing_path
 from egolive.train.ablation.ablation_recipe import load_ablation_recipe
+from egolive.train.common.hub import check_login
 from egolive.train.common.recipe import NEW_NANO, load_recipe, read_recipe
 from egolive.train.common.run_folder import first_process
 from egolive.train.common.trainer_recipe import CheckpointRecipe, GrpoRecipe, load_trainer_recipe
 
 __all__ = ["ablation", "grpo", "sft"]
 
+_Settings = TypeVar("_Settings", CheckpointRecipe, GrpoRecipe)
+
+
+_Recipe = Annotated[str, Parameter(group=GIVEN)]
+_Data = Annotated[Path | None, Parameter(group=GIVEN)]
+_Out = Annotated[Path | None, Parameter(group=OUTPUT)]
+_Hub = Annotated[str, Parameter(group=OUTPUT)]
+_Threads = Annotated[int, Parameter(group=GIVEN)]
+
 
 def sft(
-    recipe: str = "nano-sft", *, threads: int = 1, out: Path | None = None, push_to_hub: str = ""
+    recipe: _Recipe = "nano-sft",
+    *,
+    data: _Data = None,
+    threads: _Threads = 1,
+    out: _Out = None,
+    push_to_hub: _Hub = "",
 ) -> None:
     """Train a model by a recipe; a run that was interrupted goes on where its last checkpoint is.
 
@@ -35,20 +55,24 @@ def sft(
 
     Args:
         recipe: a YAML file, or the name of a recipe that comes with the package.
+        data: folder that `egolive simulate` wrote, in place of the recipe's; made where it is missing.
         threads: CPU threads; small models are fastest with 1.
         out: where to write, in place of the recipe's folder.
         push_to_hub: also upload the finished model under this hub id.
     """
     raw = _checked_kind(recipe, "sft")
     command = f"egolive train sft {recipe}"
+    _check_places(threads, data, out, push_to_hub)
     if raw.get("base", NEW_NANO) == NEW_NANO:
         nano = load_recipe(recipe)
+        nano = dataclasses.replace(nano, data=data or nano.data)
         with _told(threads):
             from egolive.train.nano.nano_sft import run_recipe
 
             _tell(run_recipe(nano, out or nano.out, command=command, push_to_hub=push_to_hub))
         return
-    settings = load_trainer_recipe(recipe, CheckpointRecipe)
+    settings = _with_data(load_trainer_recipe(recipe, CheckpointRecipe), data, recipe)
+    check_model(settings.base)
     with _told(threads):
         from egolive.train.finetune.sft import run_checkpoint_sft
 
@@ -56,7 +80,12 @@ def sft(
 
 
 def grpo(
-    recipe: str = "nano-grpo", *, threads: int = 1, out: Path | None = None, push_to_hub: str = ""
+    recipe: _Recipe = "nano-grpo",
+    *,
+    data: _Data = None,
+    threads: _Threads = 1,
+    out: _Out = None,
+    push_to_hub: _Hub = "",
 ) -> None:
     """Train a model by GRPO; a run that was interrupted goes on where its last checkpoint is.
 
@@ -64,12 +93,15 @@ def grpo(
 
     Args:
         recipe: a YAML file, or the name of a recipe that comes with the package.
+        data: folder that `egolive simulate` wrote, in place of the recipe's; made where it is missing.
         threads: CPU threads; small models are fastest with 1.
         out: where to write, in place of the recipe's folder.
         push_to_hub: also upload the finished model under this hub id.
     """
     _checked_kind(recipe, "grpo")
-    settings = load_trainer_recipe(recipe, GrpoRecipe)
+    settings = _with_data(load_trainer_recipe(recipe, GrpoRecipe), data, recipe)
+    _check_places(threads, data, out, push_to_hub)
+    check_model(settings.base)
     command = f"egolive train grpo {recipe}"
     with _told(threads):
         from egolive.train.finetune.grpo import run_grpo
@@ -77,20 +109,27 @@ def grpo(
         _tell(run_grpo(settings, out or settings.out, command=command, push_to_hub=push_to_hub))
 
 
-def ablation(recipe: str = "nano-ablation", *, threads: int = 1, out: Path | None = None) -> None:
+def ablation(
+    recipe: _Recipe = "nano-ablation", *, data: _Data = None, threads: _Threads = 1, out: _Out = None
+) -> None:
     """Train the rows of the ablation and measure them; an interrupted run goes on where it stopped.
 
     Args:
         recipe: a YAML file, or the name of a recipe that comes with the package.
+        data: folder that `egolive simulate` wrote, in place of the recipe's; made where it is missing.
         threads: CPU threads; small models are fastest with 1.
         out: where to write, in place of the recipe's folder.
     """
     _checked_kind(recipe, "ablation")
     settings = load_ablation_recipe(recipe)
+    _check_places(threads, data, out, "")
+    settings = dataclasses.replace(settings, data=data or settings.data, out=out or settings.out)
     with _told(threads):
         from egolive.train.ablation.ablation import run_ablation
 
-        run_ablation(dataclasses.replace(settings, out=out or settings.out))
+        run_ablation(settings)
+    if first_process():
+        wrote(settings.out)
 
 
 _OF_KIND = {"grpo": {"prompts", "generations"}, "ablation": {"start"}, "sft": {"tower", "answers", "batch"}}
@@ -110,6 +149,34 @@ def _checked_kind(recipe: str, wanted: str) -> dict[str, object]:
     return raw
 
 
+def _with_data(settings: _Settings, data: Path | None, recipe: str) -> _Settings:
+    """The settings on another folder of simulated episodes.
+
+    Raises:
+        UsageError: the recipe trains on rows, or a model that it names is not there.
+    """
+    if data is None:
+        return settings
+    if settings.data is None:
+        raise UsageError(f"{recipe} trains on rows, which its recipe names; --data is for simulated episodes")
+    return dataclasses.replace(settings, data=data)
+
+
+def _check_places(threads: int, data: Path | None, out: Path | None, push_to_hub: str) -> None:
+    """Refuse what could only fail after the imports, or after the training.
+
+    Raises:
+        ConfigError: no place to write to, no number of threads, or no login on the hub.
+    """
+    if threads < 1:
+        raise UsageError(f"--threads is 1 or more, got {threads}")
+    for name, folder in (("--data", data), ("--out", out)):
+        if folder is not None and existing_path(folder) is not None and not folder.is_dir():
+            raise UsageError(f"{name} {folder} is a file; name a folder")
+    if push_to_hub and first_process():
+        check_login(push_to_hub)
+
+
 @contextmanager
 def _told(threads: int) -> Iterator[None]:
     """Set torch's threads meanwhile; say that an interrupted run is not lost."""
@@ -124,9 +191,9 @@ def _told(threads: int) -> Iterator[None]:
 
 
 def _tell(model: Path) -> None:
-    _say(f"{model}: the model, with its card; plots and the log are in {model.parent}")
+    _say(f"wrote {model}: the model, with its card; plots and the log are in {model.parent}")
 
 
 def _say(line: str) -> None:
     if first_process():
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        note(line)

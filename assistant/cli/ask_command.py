@@ -8,6 +8,7 @@ egolive ask kitchen.jpg "red mug" --task ground
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,7 +18,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
-from egolive.assistant.cli.options import LookOptions, ModelOptions
+from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, LookOptions, ModelOptions
+from egolive.assistant.cli.output import json_text, printable, readable
 from egolive.assistant.cli.terminal_view import in_words
 from egolive.assistant.generation.conversations import Conversation
 from egolive.assistant.generation.generate import Sampling
@@ -25,32 +27,35 @@ from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.model.media import Video, is_video, load_picture
 from egolive.assistant.schema.answers import Question, Task
 from egolive.streaming.errors import DataError, UsageError
+from egolive.streaming.paths import existing_path
+from egolive.streaming.sources.opening import open_source
 
 __all__ = ["ask_command"]
 
 _WORDLESS = ("intent", "next")
-_FLAT = Parameter(name="*")
+_ASK = Parameter(group=ASKED)
 _MODEL, _LOOK, _CLIP, _GREEDY = ModelOptions(), LookOptions(), ClipOptions(), Sampling()
 
 
 def ask_command(
-    *items: str,
-    task: Task = "ask",
-    model: Annotated[ModelOptions, _FLAT] = _MODEL,
-    look: Annotated[LookOptions, _FLAT] = _LOOK,
-    clip: Annotated[ClipOptions, _FLAT] = _CLIP,
-    sampling: Annotated[Sampling, _FLAT] = _GREEDY,
-    system: str | None = None,
-    think: bool | None = None,
-    paper_prompt: bool | None = None,
-    grammar: bool = True,
-    batch: Path | None = None,
-    json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    *items: Annotated[str, Parameter(group=GIVEN)],
+    task: Annotated[Task, _ASK] = "ask",
+    model: Annotated[ModelOptions, Parameter(name="*", group=MODEL)] = _MODEL,
+    look: Annotated[LookOptions, Parameter(name="*", group=GIVEN)] = _LOOK,
+    clip: Annotated[ClipOptions, Parameter(name="*", group=GIVEN)] = _CLIP,
+    sampling: Annotated[Sampling, Parameter(name="*", group=ASKED)] = _GREEDY,
+    system: Annotated[str | None, _ASK] = None,
+    think: Annotated[bool | None, _ASK] = None,
+    paper_prompt: Annotated[bool | None, _ASK] = None,
+    grammar: Annotated[bool, _ASK] = True,
+    batch: Annotated[Path | None, Parameter(group=GIVEN)] = None,
+    json_lines: Annotated[bool, Parameter(name="--json", negative="", group=OUTPUT)] = False,
 ) -> None:
     """Ask one question of pictures or a video.
 
     Args:
-        items: Pictures and videos (files, addresses, data URIs, folders of frames), then the question.
+        items: Pictures and videos (files, addresses, data URIs, folders of frames), then the question; a
+            question before them is understood too.
         task: ask (any question), intent, next, ground (the question names what to find), when (it names what
             happens).
         model: Which model answers.
@@ -64,6 +69,8 @@ def ask_command(
         batch: File of conversations, a JSON list of messages a line, all answered together.
         json_lines: Print each answer as one JSON object a line.
     """
+    model.check()
+    _check_numbers(clip, sampling)
     if batch is not None:
         if items or task != "ask":
             raise UsageError("--batch brings its own pictures and questions; leave out everything else")
@@ -97,8 +104,7 @@ def ask_command(
             answers = [answer]
     for answer in answers:
         event = answer_event(answer, answer.time)
-        line = json.dumps(event, ensure_ascii=False) if json_lines else in_words(answer)
-        sys.stdout.write(line + "\n")
+        sys.stdout.write((json_text(event) if json_lines else printable(in_words(answer))) + "\n")
 
 
 def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
@@ -106,11 +112,15 @@ def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
 
     Raises:
         UsageError: One of the two is missing.
-        SourceError: A picture cannot be read; told here, before a model is loaded.
+        SourceError: A picture or video cannot be read; told here, before a model is loaded.
     """
     media, words = (list(items), "") if task in _WORDLESS else (list(items[:-1]), "".join(items[-1:]))
+    if media and _is_shown(words) and not _is_shown(media[0]):
+        # The question stands first.
+        media, words = [*media[1:], words], media[0]
+    words = readable(words)
     if not media:
-        if words and (Path(words).exists() or "://" in words):
+        if words and _is_shown(words):
             raise UsageError(f"{words[:100]}: what is the question? egolive ask {words[:100]} QUESTION")
         raise UsageError("a question needs something to look at: egolive ask PICTURE_OR_VIDEO QUESTION")
     if task not in _WORDLESS and not words.strip():
@@ -118,7 +128,39 @@ def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
     for item in media:
         if not is_video(item):
             load_picture(item)
+        elif "://" not in item:
+            open_source(item).close()
     return media, words
+
+
+def _is_shown(item: str) -> bool:
+    """Whether an argument names something to look at, rather than being a question."""
+    return existing_path(item) is not None or item.startswith("data:") or ("://" in item and " " not in item)
+
+
+def _check_numbers(clip: ClipOptions, sampling: Sampling) -> None:
+    """Refuse numbers that cannot work before anything is read.
+
+    Raises:
+        UsageError: One of them cannot.
+    """
+    for name, number in {
+        "--fps": clip.fps,
+        "--nframes": clip.nframes,
+        "--max-tokens": sampling.max_tokens,
+    }.items():
+        # Written so that "nan" is refused too.
+        if number is not None and not 0 < number < math.inf:
+            raise UsageError(f"{name} is more than 0, got {number:g}")
+    start, end = clip.start or 0.0, math.inf if clip.end is None else clip.end
+    if not 0 <= start < end:
+        raise UsageError(
+            f"the stretch from --start {start:g} to --end {end:g} is empty; give its start, then its end"
+        )
+    if not 0 <= sampling.temperature < math.inf or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        raise UsageError(
+            "--temperature is 0 or more, --top-p is more than 0 and at most 1, --top-k is 0 or more"
+        )
 
 
 def _video_among(media: Sequence[str], task: Task, *, frames: bool) -> Video | None:

@@ -11,15 +11,20 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import metadata
+from io import TextIOWrapper
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
+from cyclopts.completion.detect import ShellDetectionError
 from rich.console import Console
 from rich.logging import RichHandler
 
+from egolive.assistant.cli.output import note
 from egolive.streaming.errors import EgoliveError, UsageError
 
 __all__ = ["app", "call", "main"]
@@ -28,6 +33,12 @@ Level = Literal["debug", "info", "warning", "error"]
 
 _EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "modelopt", "bitsandbytes"), "quantize") | {"gradio": "demo"}
 """Where a missing package is one of another extra than `train`."""
+_LONGEST_MESSAGE = 500
+"""Characters of an error; an argument that is repeated in it may be base64 of any length."""
+
+_LIVE = Group("Watch and ask", sort_key=1)
+_MODELS = Group("Models and data", sort_key=2)
+_MACHINE = Group("This machine", sort_key=3)
 
 app = App(
     name="egolive",
@@ -38,173 +49,326 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
-app.command(
-    "egolive.assistant.cli.run_command:run",
-    name="run",
-    help="Run the assistant on a camera, an address or a file.",
+train = App(name="train", help="Train a model from a recipe.", group=_MODELS)
+bench = App(name="bench", help="Measure speed and quality; prints a table and one JSON line.", group=_MACHINE)
+
+
+def _add(parent: App, name: str, target: str, text: str, *examples: str, group: Group | None = None) -> None:
+    """A command whose module is imported when it is called; `examples` end its help."""
+    more: dict[str, Any] = {} if group is None else {"group": group}
+    if examples:
+        lines = "\n".join(f"  egolive {example}" for example in examples)
+        more["help_epilogue"] = f"Examples:\n{lines}"
+    parent.command(f"egolive.{target}", name=name, help=text, **more)
+
+
+_add(
+    app,
+    "run",
+    "assistant.cli.run_command:run",
+    "Run the assistant on a camera, an address or a file.",
+    "run",
+    "run 0 --model hyf015/EgoThinker-v1",
+    "run rtsp://camera/stream --out out",
+    "run kitchen.mp4 --json > events.jsonl",
+    group=_LIVE,
 )
-app.command(
-    "egolive.assistant.cli.replay_command:replay_command",
-    name="replay",
-    help="Run a recording, or give an answer, once more.",
+_add(
+    app,
+    "ask",
+    "assistant.cli.ask_command:ask_command",
+    "Ask one question of pictures or a video.",
+    'ask kitchen.jpg "What is on the table?"',
+    "ask clip.mp4 --task intent",
+    'ask kitchen.jpg "red mug" --task ground --json',
+    group=_LIVE,
 )
-app.command(
-    "egolive.assistant.cli.recall_command:recall_command", name="recall", help="Find where something was put."
+_add(
+    app,
+    "demo",
+    "demo.app:demo",
+    "Show it all on a web page.",
+    "demo",
+    "demo --source rtsp://camera/stream",
+    "demo --host 0.0.0.0 --https --auth me:secret",
+    group=_LIVE,
 )
-app.command(
-    "egolive.assistant.cli.recall_command:forget_command", name="forget", help="Forget the last minutes."
+_add(
+    app,
+    "recall",
+    "assistant.cli.recall_command:recall_command",
+    "Find where something was put.",
+    "run 0 --memory mine",
+    'recall mine "where did I put the cup?" --thumbnail cup.jpg',
+    group=_LIVE,
 )
-app.command(
-    "egolive.assistant.cli.ask_command:ask_command",
-    name="ask",
-    help="Ask one question of pictures or a video.",
+_add(
+    app,
+    "forget",
+    "assistant.cli.recall_command:forget_command",
+    "Forget the last minutes.",
+    "forget mine 10",
+    group=_LIVE,
 )
-app.command(
-    "egolive.assistant.diagnostics.doctor:doctor",
-    name="doctor",
-    help="Tell what fits this machine and what is missing.",
+_add(
+    app,
+    "replay",
+    "assistant.cli.replay_command:replay_command",
+    "Run a recording, or give an answer, once more.",
+    "run 0 --record session",
+    "replay session --out again",
+    "replay session --model engines/onnx-int4",
+    group=_LIVE,
 )
-app.command("egolive.demo.app:demo", name="demo", help="Show it all on a web page.")
-app.command(
-    "egolive.train.simulator.write:simulate", name="simulate", help="Write simulated first-person episodes."
+_add(
+    app,
+    "doctor",
+    "assistant.diagnostics.doctor:doctor",
+    "Tell what fits this machine and what is missing.",
+    "doctor",
+    "doctor --latency --model nano",
+    "doctor --prove hyf015/EgoThinker-v1 --out proof",
+    group=_MACHINE,
 )
-app.command(
-    "egolive.train.data.rows_command:write_rows", name="rows", help="Turn a data set's annotations into rows."
+_add(
+    app,
+    "simulate",
+    "train.simulator.write:simulate",
+    "Write simulated first-person episodes.",
+    "simulate data/sim-train --episodes 2300 --fps 2",
+    "train sft nano-sft --data data/sim-train",
+    group=_MODELS,
 )
-app.command(
-    "egolive.train.evaluate.evaluate:evaluate",
-    name="evaluate",
-    help="Measure a model on simulated or real data.",
+_add(
+    app,
+    "rows",
+    "train.data.rows_command:write_rows",
+    "Turn a data set's annotations into rows.",
+    "rows visor GroundTruth-SparseAnnotations/annotations/train visor.jsonl --errata correct.json",
+    "rows epic EPIC_100_train.csv epic.jsonl --lengths EPIC_100_video_info.csv",
+    "rows simulator data/sim-train sim.jsonl",
+    group=_MODELS,
 )
-train = App(name="train", help="Train a model from a recipe.")
-train.command("egolive.train.train_commands:sft", name="sft", help="Train by supervised fine-tuning.")
-train.command(
-    "egolive.train.train_commands:grpo", name="grpo", help="Train grounding by GRPO with IoU rewards."
+_add(
+    app,
+    "evaluate",
+    "train.evaluate.evaluate:evaluate",
+    "Measure a model on simulated or real data.",
+    "evaluate --episodes 50",
+    "evaluate --data test.jsonl --media videos --samples answers.jsonl",
+    "evaluate --compare before.jsonl after.jsonl",
+    group=_MODELS,
 )
-train.command(
-    "egolive.train.train_commands:ablation",
-    name="ablation",
-    help="Compare grounding by SFT with grounding by GRPO.",
+_add(
+    train,
+    "sft",
+    "train.train_commands:sft",
+    "Train by supervised fine-tuning.",
+    "train sft nano-sft",
+    "train sft my-sft.yaml --out runs/mine --push-to-hub me/my-model",
+)
+_add(
+    train,
+    "grpo",
+    "train.train_commands:grpo",
+    "Train grounding by GRPO with IoU rewards.",
+    "train grpo nano-grpo",
+    "train grpo nano-grpo --data data/sim-train",
+)
+_add(
+    train,
+    "ablation",
+    "train.train_commands:ablation",
+    "Compare grounding by SFT with grounding by GRPO.",
+    "train ablation nano-ablation",
 )
 app.command(train)
-app.command(
-    "egolive.quantize.quantize_commands:export", name="export", help="Write a model as an engine folder."
+_add(
+    app,
+    "export",
+    "quantize.quantize_commands:export",
+    "Write a model as an engine folder.",
+    "export nano --out engines/onnx-fp32",
+    "export nano --to tensorrt --out engines/tensorrt",
+    group=_MODELS,
 )
-app.command(
-    "egolive.quantize.quantize_commands:quantize",
-    name="quantize",
-    help="Write an engine folder with fewer bits, or compare engines.",
+_add(
+    app,
+    "quantize",
+    "quantize.quantize_commands:quantize",
+    "Write an engine folder with fewer bits, or compare engines.",
+    "quantize nano --to int4 --out engines/onnx-int4",
+    "quantize --compare nano engines/onnx-int4 --episodes 100",
+    group=_MODELS,
 )
-bench = App(name="bench", help="Measure speed and quality; prints a table and one JSON line.")
-bench.command(
-    "egolive.benchmarks.stream.stream_bench:stream",
-    name="stream",
-    help="What reuse saves over the naive loop, and that it is exact.",
+_add(
+    bench,
+    "stream",
+    "benchmarks.stream.stream_bench:stream",
+    "What reuse saves over the naive loop, and that it is exact.",
+    "bench stream",
+    "bench stream --model 7b --device cuda --json stream.json --plot stream.png",
 )
-bench.command(
-    "egolive.benchmarks.quality.tracking_accuracy:tracking",
-    name="tracking",
-    help="How well late boxes are carried to now.",
+_add(
+    bench,
+    "tracking",
+    "benchmarks.quality.tracking_accuracy:tracking",
+    "How well late boxes are carried to now.",
+    "bench tracking --episodes 20",
 )
-bench.command(
-    "egolive.benchmarks.quality.recall_accuracy:recall_bench",
-    name="recall",
-    help="How often a memory knows when and where something was put.",
+_add(
+    bench,
+    "recall",
+    "benchmarks.quality.recall_accuracy:recall_bench",
+    "How often a memory knows when and where something was put.",
+    "bench recall --sessions 5",
 )
-bench.command(
-    "egolive.benchmarks.cost.latency:latency",
-    name="latency",
-    help="Glass to overlay and the age of answers, stage by stage.",
+_add(
+    bench,
+    "latency",
+    "benchmarks.cost.latency:latency",
+    "Glass to overlay and the age of answers, stage by stage.",
+    "bench latency nano engines/onnx-int4 --size 1280x720 --fps 30",
 )
-bench.command(
-    "egolive.benchmarks.cost.engines:engines",
-    name="engines",
-    help="What engines cost, against what the machine could do.",
+_add(
+    bench,
+    "engines",
+    "benchmarks.cost.engines:engines",
+    "What engines cost, against what the machine could do.",
+    "bench engines nano engines/onnx-int4 --slices 1 8",
 )
-bench.command(
-    "egolive.benchmarks.stream.peers:peers",
-    name="peers",
-    help="The same questions, asked of what one would use instead.",
+_add(
+    bench,
+    "peers",
+    "benchmarks.stream.peers:peers",
+    "The same questions, asked of what one would use instead.",
+    "bench peers --json peers.json",
 )
-bench.command(
-    "egolive.benchmarks.stream.scaling:scaling",
-    name="scaling",
-    help="What an answer costs as windows, pictures, questions or hours grow.",
+_add(
+    bench,
+    "scaling",
+    "benchmarks.stream.scaling:scaling",
+    "What an answer costs as windows, pictures, questions or hours grow.",
+    "bench scaling --plot scaling.png",
 )
-bench.command(
-    "egolive.benchmarks.quality.quality_bench:quality",
-    name="quality",
-    help="How well engines answer, beside chance.",
+_add(
+    bench,
+    "quality",
+    "benchmarks.quality.quality_bench:quality",
+    "How well engines answer, beside chance.",
+    "bench quality nano engines/onnx-int4 --episodes 110",
 )
-bench.command(
-    "egolive.benchmarks.report.everything:all_benchmarks", name="all", help="All of them, into one report."
+_add(
+    bench,
+    "all",
+    "benchmarks.report.everything:all_benchmarks",
+    "All of them, into one report.",
+    "bench all --quick --out report",
 )
-bench.command(
-    "egolive.benchmarks.robustness.soak:soak",
-    name="soak",
-    help="Hours of stream, and all that goes wrong in a day.",
+_add(
+    bench,
+    "soak",
+    "benchmarks.robustness.soak:soak",
+    "Hours of stream, and all that goes wrong in a day.",
+    "bench soak --quick",
 )
-bench.command(
-    "egolive.benchmarks.robustness.fuzz:fuzz",
-    name="fuzz",
-    help="Removed; see `make robustness` in a source tree.",
+_add(
+    bench,
+    "fuzz",
+    "benchmarks.robustness.fuzz:fuzz",
+    "Removed; see `make robustness` in a source tree.",
 )
-bench.command(
-    "egolive.benchmarks.cost.overhead:overhead",
-    name="overhead",
-    help="What the loop costs beside the engine.",
+_add(
+    bench,
+    "overhead",
+    "benchmarks.cost.overhead:overhead",
+    "What the loop costs beside the engine.",
+    "bench overhead --seconds 10",
 )
 app.command(bench)
+app.register_install_completion_command(
+    help="Install completion of commands and options for this shell (bash, zsh or fish).", group=_MACHINE
+)
 
 
 def main() -> None:
     """Entry point of the `egolive` console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # What a terminal's encoding lacks is printed as an escape instead of ending the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = call(sys.argv[1:])
     if any(thread.name.startswith("egolive-") for thread in threading.enumerate()):
         # A thread that hangs was left behind; the interpreter's own end could hang with it.
         sys.stdout.flush()
         os._exit(code)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter's own flush at the end would tell the same as an ignored exception.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def call(tokens: Sequence[str]) -> int:
-    """Run one command line and return its exit code; an error is told in one line on standard error."""
+    """Run one command line and return its exit code; an error is told in one line on standard error.
+
+    An error that nobody foresaw is told in one line too; `--log-level debug` logs its traceback.
+    """
     try:
         result = app.meta(list(tokens), result_action="return_value", exit_on_error=False, print_error=False)
-    except UnknownCommandError as error:
-        # Its own message imports every command, to suggest a name.
-        _tell(f"there is no command {' '.join(error.unused_tokens or tokens)!r}; see egolive --help")
-        return 2
-    except CycloptsError as error:
-        _tell(f"{' '.join(str(error).split())} (see egolive --help)")
-        return 2
-    except UsageError as error:
-        _tell(str(error))
-        return 2
-    except EgoliveError as error:
-        _tell(str(error))
-        return 1
-    except ImportError as error:
-        missing = _missing_package(error)
-        if not missing:
-            raise
-        extra = _EXTRAS.get(missing, "train")
-        _tell(
-            f"this command needs the package {missing}, which is not installed: "
-            f"pip install 'egolive[{extra}]'"
-        )
-        return 1
-    except BrokenPipeError:
-        return 1
-    except MemoryError:
-        _tell("memory ran out; use a smaller model or fewer --slices, or close other programs")
-        return 1
     except KeyboardInterrupt as error:
-        code = error.args[0] if error.args else 130
+        code = int(error.args[0]) if error.args else 130
         _tell("terminated" if code == 143 else "interrupted")
-        return int(code)
+        return code
+    except Exception as error:
+        message, code = _explained(error, tokens)
+        if message:
+            _tell(message)
+        return code
     return result if isinstance(result, int) else 0
+
+
+def _explained(error: Exception, tokens: Sequence[str]) -> tuple[str, int]:
+    """What is told of an error, and the exit code."""
+    match error:
+        case UnknownCommandError():
+            # Its own message imports every command, to suggest a name.
+            name = " ".join(error.unused_tokens or tokens)
+            close = get_close_matches(name.split(" ")[0], _names(tokens), n=1)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            return f"there is no command {name!r}; {meant}See egolive --help", 2
+        case CycloptsError():
+            return f"{' '.join(str(error).split())} (see egolive --help)", 2
+        case UsageError():
+            return str(error), 2
+        case EgoliveError():
+            return str(error), 1
+        case BrokenPipeError():
+            return "", 1
+        case MemoryError():
+            return "memory ran out; use a smaller model or fewer --slices, or close other programs", 1
+        case ShellDetectionError():
+            return "which shell this is cannot be told; set SHELL to bash, zsh or fish", 1
+        case ImportError() if missing := _missing_package(error):
+            extra = _EXTRAS.get(missing, "train")
+            return (
+                f"this command needs the package {missing}, which is not installed: "
+                f"pip install 'egolive[{extra}]'"
+            ), 1
+    logging.getLogger("egolive").debug("unexpected error", exc_info=error)
+    [*_, last] = traceback.extract_tb(error.__traceback__)
+    return (
+        f"unexpected {type(error).__name__} in {os.path.basename(last.filename)}, line {last.lineno} "  # noqa: PTH119
+        f"({error}); this is a bug in egolive: please report it to its maintainers, with what the same "
+        "command tells with --log-level debug"
+    ), 1
+
+
+def _names(tokens: Sequence[str]) -> list[str]:
+    """Names of the commands among which one was looked for."""
+    parent = {"train": train, "bench": bench}.get(tokens[0] if tokens else "", app)
+    return [name for name in parent if not name.startswith("-")]
 
 
 @app.meta.default
@@ -260,4 +424,5 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _tell(message: str) -> None:
-    sys.stderr.write(f"egolive: {' '.join(message.split())}\n")
+    line = " ".join(message.split())
+    note(f"egolive: {line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + ' ...'}")

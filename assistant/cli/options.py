@@ -1,22 +1,93 @@
-"""Groups of settings that several commands share; their docstrings are the help texts."""
+"""Options that several commands share, and the groups in which `--help` lists them.
+
+Nothing here imports torch: what a user can get wrong is checked before that.
+"""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
-from rich.console import Console
+from cyclopts import Group, Parameter
 
-from egolive.assistant.load import is_address, load_any_engine
+from egolive.assistant.cli.output import loading
+from egolive.assistant.load import check_model, is_address, load_any_engine
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.errors import UsageError
 
 if TYPE_CHECKING:
     from egolive.assistant.schema.engine import Engine
 
-__all__ = ["LookOptions", "ModelOptions"]
+__all__ = [
+    "ASKED",
+    "GIVEN",
+    "MODEL",
+    "OUTPUT",
+    "DeviceOption",
+    "DtypeOption",
+    "JsonFile",
+    "LookOptions",
+    "ModelOption",
+    "ModelOptions",
+    "PlotFile",
+    "ThreadsOption",
+    "check_device",
+    "open_model",
+]
+
+GIVEN = Group("Input", sort_key=1)
+ASKED = Group("Questions and answers", sort_key=2)
+MODEL = Group("Model", sort_key=3)
+OUTPUT = Group("Output", sort_key=4)
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+_DTYPES = ("auto", "fp32", "bf16", "float32", "bfloat16")
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device.
+
+    Raises:
+        UsageError: It is none of auto, cpu, cuda and cuda:N.
+    """
+    if not _DEVICE.fullmatch(device):
+        raise UsageError(f"--device is auto, cpu, cuda or cuda:N, got {device!r}")
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype in ("fp16", "float16", "half"):
+        raise UsageError("--dtype fp16 gives Qwen2-VL numbers that overflow; use bf16 or fp32")
+    if dtype not in _DTYPES:
+        raise UsageError(f"--dtype is auto, fp32 or bf16, got {dtype!r}")
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads is 1 or more, got {threads}")
+
+
+DeviceOption = Annotated[str, Parameter(group=MODEL, validator=lambda _, given: check_device(given))]
+DtypeOption = Annotated[str, Parameter(group=MODEL, validator=lambda _, given: _check_dtype(given))]
+ThreadsOption = Annotated[
+    int | None, Parameter(group=MODEL, validator=lambda _, given: _check_threads(given))
+]
+ModelOption = Annotated[str, Parameter(group=MODEL, alias="--engine")]
+JsonFile = Annotated[Path | None, Parameter(name="--json", group=OUTPUT)]
+PlotFile = Annotated[Path | None, Parameter(name="--plot", group=OUTPUT)]
+
+
+def open_model(
+    model: str, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+) -> Engine:
+    """Load a model by its name, telling so; what can be checked without torch is checked first.
+
+    Raises:
+        EngineError: It is not there, damaged, of another kind, or too large.
+        ConfigError: A setting that cannot work.
+    """
+    return ModelOptions(model=model, device=device, dtype=dtype, threads=threads).load()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +113,28 @@ class ModelOptions:
     served_as: str = "egothinker-v1"
     """How the model of a server is asked and read: egothinker-v1 or nano."""
 
+    def check(self) -> None:
+        """Tell what is wrong with the settings without loading anything: no torch, no network.
+
+        Raises:
+            EngineError: The model is not there, damaged or of another kind.
+            ConfigError: A setting that cannot work.
+        """
+        check_device(self.device)
+        _check_dtype(self.dtype)
+        _check_threads(self.threads)
+        check_model(self.model, dtype=self.dtype, provider=self.provider, served_as=self.served_as)
+
     def load(self) -> Engine:
-        """Load the model, telling so on a terminal.
+        """Load the model, telling so.
 
         Raises:
             EngineError: It is not there, damaged, of another kind, or too large.
             ConfigError: A setting that cannot work.
         """
-        address = is_address(self.model)
-        # An address may hold a password, and has nothing to load.
-        telling = nullcontext() if address else Console(stderr=True).status(f"loading {self.model}")
-        with telling:
+        self.check()
+        # An address may hold a password.
+        with loading("the model of the server" if is_address(self.model) else self.model):
             return load_any_engine(
                 self.model,
                 device=self.device,

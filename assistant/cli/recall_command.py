@@ -7,20 +7,22 @@ egolive forget mine 10
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import cv2
 from cyclopts import Parameter
 
-from egolive.assistant.cli.options import ModelOptions
-from egolive.assistant.memory.live_memory import in_words
+from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
+from egolive.assistant.cli.output import check_folders, json_text, printable, readable, wrote
 from egolive.assistant.memory.moment_store import Memory
-from egolive.assistant.memory.recall import Recalled, picture_of, recall, thing_asked_for
 from egolive.streaming.errors import DataError, SinkError, UsageError
+from egolive.streaming.paths import existing_path
+
+if TYPE_CHECKING:
+    from egolive.assistant.memory.recall import Recalled
 
 __all__ = ["forget_command", "recall_command"]
 
@@ -28,13 +30,13 @@ _MODEL = ModelOptions()
 
 
 def recall_command(
-    folder: Path,
-    question: str,
+    folder: Annotated[Path, Parameter(group=GIVEN)],
+    question: Annotated[str, Parameter(group=GIVEN)],
     *,
-    model: Annotated[ModelOptions, Parameter(name="*")] = _MODEL,
-    looks: int = 64,
-    thumbnail: Path | None = None,
-    json_line: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    model: Annotated[ModelOptions, Parameter(name="*", group=MODEL)] = _MODEL,
+    looks: Annotated[int, Parameter(group=ASKED)] = 64,
+    thumbnail: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    json_line: Annotated[bool, Parameter(name="--json", negative="", group=OUTPUT)] = False,
 ) -> int:
     """Find where something was put, by asking the model about remembered moments again.
 
@@ -46,7 +48,19 @@ def recall_command(
         thumbnail: File for the picture of the moment with the box, a JPEG or PNG.
         json_line: Print one JSON object instead of words.
     """
-    with _open(folder) as memory, closing(model.load()) as engine:
+    question = readable(question)
+    if not question.strip():
+        raise UsageError('the question is empty; write for example "where did I put the cup?"')
+    if looks < 1:
+        raise UsageError(f"--looks is 1 or more, got {looks}")
+    check_folders(thumbnail)
+    _check(folder)
+    model.check()
+    # Imported here: these need torch, which what is told above does not wait for.
+    from egolive.assistant.memory.live_memory import in_words
+    from egolive.assistant.memory.recall import recall, thing_asked_for
+
+    with Memory(folder) as memory, closing(model.load()) as engine:
         found = recall(memory, engine, question, looks=looks)
         spoken = () if found else memory.search(thing_asked_for(question), limit=1)
     if found is not None and thumbnail is not None:
@@ -64,9 +78,10 @@ def recall_command(
                 "looks": found.looks,
                 "probability": found.box.score,
             }
-        sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.write((json_text(values) if values else "null") + "\n")
     else:
-        sys.stdout.write(in_words(found, spoken) + "\n")
+        sys.stdout.write(printable(in_words(found, spoken)) + "\n")
+    wrote(thumbnail if found is not None else None)
     return int(found is None)
 
 
@@ -79,20 +94,22 @@ def forget_command(folder: Path, minutes: float) -> int:
     """
     if not 0 < minutes < float("inf"):
         raise UsageError(f"minutes is more than 0, got {minutes:g}")
-    with _open(folder) as memory:
+    _check(folder)
+    with Memory(folder) as memory:
         last = memory.newest(limit=1)
         gone = memory.forget(last[0].at - minutes * 60, last[0].at) if last else 0
     sys.stdout.write(f"forgot {gone} moments\n")
     return 0
 
 
-def _open(folder: Path) -> Memory:
-    if not (folder / "memory.sqlite").is_file():
+def _check(folder: Path) -> None:
+    if existing_path(folder / "memory.sqlite") is None:
         raise DataError(f"{folder}: holds no memory; egolive run SOURCE --memory {folder}")
-    return Memory(folder)
 
 
 def _write(found: Recalled, path: Path) -> None:
+    from egolive.assistant.memory.recall import picture_of
+
     image = picture_of(found.picture)
     across = image.shape[1] / found.size[0]
     down = image.shape[0] / found.size[1]

@@ -17,8 +17,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.cli.options import (
+    GIVEN,
+    MODEL,
+    OUTPUT,
+    DeviceOption,
+    DtypeOption,
+    ModelOptions,
+    ThreadsOption,
+)
+from egolive.assistant.cli.output import printable, wrote
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
+from egolive.assistant.load import check_model
 from egolive.assistant.recording.evidence import (
     EvidenceWriter,
     is_bundle,
@@ -29,6 +39,7 @@ from egolive.assistant.recording.evidence import (
 from egolive.assistant.recording.run_replay import replay_run, settings_of
 from egolive.assistant.schema.answers import Question
 from egolive.streaming.errors import DataError, EngineError
+from egolive.streaming.paths import existing_path
 from egolive.streaming.recording.recording import Recording, is_recording
 from egolive.streaming.video_writer import VideoWriter
 
@@ -39,16 +50,16 @@ _TOLD = 5
 
 
 def replay_command(
-    folder: Path,
+    folder: Annotated[Path, Parameter(group=GIVEN)],
     *,
-    model: Annotated[str | None, Parameter(alias="--engine")] = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int | None = None,
-    out: Path | None = None,
-    evidence: Path | None = None,
-    video: bool = True,
-    check: bool = False,
+    model: Annotated[str | None, Parameter(alias="--engine", group=MODEL)] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    evidence: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    video: Annotated[bool, Parameter(group=OUTPUT)] = True,
+    check: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> int:
     """Run a recording again, or give the answer of an evidence bundle again.
 
@@ -63,6 +74,10 @@ def replay_command(
         video: Write overlay.mp4 where `--out` is given.
         check: Exit with 1 unless every answer is what it was. A bundle is always checked.
     """
+    if existing_path(folder) is None:
+        raise DataError(f"{printable(str(folder))}: there is no such folder; check the path")
+    if model is not None:
+        check_model(model)
     if is_bundle(folder):
         return _replay_bundle(folder, model, device, dtype, threads, out)
     if not is_recording(folder):
@@ -104,6 +119,9 @@ def replay_command(
     if keeper is not None:
         lines.append(f"evidence {len(keeper.bundles)} bundles in {evidence}")
     sys.stdout.write("\n".join(lines) + "\n")
+    if out is not None:
+        wrote(out / "overlay.mp4" if video and done.report.shown else None, out / "events.jsonl")
+    wrote(evidence)
     return int(check and done.same != done.answers)
 
 
@@ -123,10 +141,11 @@ def _replay_bundle(
         same = answer == bundle.answer
         about = f"{engine.info.name} {engine.info.precision} on {engine.info.device}"
     verdict = "the same, byte for byte" if same else "another answer"
-    sys.stdout.write(f"{verdict}: {_asked(bundle.job.question)} ({about})\n")
+    sys.stdout.write(printable(f"{verdict}: {_asked(bundle.job.question)} ({about})\n"))
     if not same:
         then, now = (_in_short(json.loads(given)) for given in (bundle.answer, answer))
-        sys.stdout.write(f"then     {then}\nnow      {now}\n")
+        sys.stdout.write(printable(f"then     {then}\nnow      {now}\n"))
+    wrote(out)
     return int(not same)
 
 

@@ -3,6 +3,7 @@
     egolive run                            the bundled clip with the bundled model
     egolive run 0 --model hyf015/EgoThinker-v1
     egolive run rtsp://camera/stream --out out
+    egolive run kitchen.mp4 --json         the events on standard output, and nothing else there
 
 Nothing is written unless `--out` names a folder. At a terminal, a line that is typed while a live source runs
 is a question of the wearer.
@@ -21,7 +22,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from egolive.assistant.cli.options import ModelOptions
+from egolive.assistant.cli.event_stream import EventStream
+from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
+from egolive.assistant.cli.output import note, readable
 from egolive.assistant.cli.stopping import stopped_by_signal
 from egolive.assistant.cli.summary import tell
 from egolive.assistant.cli.terminal_view import LineView, TerminalView
@@ -35,8 +38,9 @@ from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.recording.run_replay import RunSettings, record_into
 from egolive.assistant.schema.answers import Question, Task
 from egolive.assistant.schema.engine import Engine
-from egolive.streaming.errors import UsageError
+from egolive.streaming.errors import SinkError, UsageError
 from egolive.streaming.metrics import Metrics
+from egolive.streaming.paths import existing_path
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
 from egolive.streaming.video_writer import VideoWriter
@@ -45,39 +49,41 @@ __all__ = ["run"]
 
 LiveTask = Literal["intent", "next", "ground"]
 _MODEL = ModelOptions()
+_IN, _ASK, _OUT = (Parameter(group=group) for group in (GIVEN, ASKED, OUTPUT))
 
 
 def run(
-    source: str | None = None,
+    source: Annotated[str | None, _IN] = None,
     *,
-    model: Annotated[ModelOptions, Parameter(name="*")] = _MODEL,
-    out: Path | None = None,
-    tasks: Annotated[tuple[LiveTask, ...], Parameter(consume_multiple=True, negative="")] = (
+    model: Annotated[ModelOptions, Parameter(name="*", group=MODEL)] = _MODEL,
+    out: Annotated[Path | None, _OUT] = None,
+    tasks: Annotated[tuple[LiveTask, ...], Parameter(consume_multiple=True, negative="", group=ASKED)] = (
         "intent",
         "next",
         "ground",
     ),
-    phrase: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    realtime: bool = False,
-    seconds: float | None = None,
-    fps: float | None = None,
-    slices: int | None = None,
-    think: bool | None = None,
-    paper_prompt: bool | None = None,
-    max_tokens: int | None = None,
-    every: int | None = None,
-    deadline: float | None = None,
-    reconnect_timeout: Annotated[float | None, Parameter(alias="--give-up")] = None,
-    engine_timeout: Annotated[float | None, Parameter(alias="--patience")] = None,
-    audit: float = 0.0,
-    record: Path | None = None,
-    evidence: Path | None = None,
-    memory: Path | None = None,
-    memory_encodings: bool = False,
-    grammar: bool = True,
-    ask: bool = True,
-    view: bool = True,
-    video: bool = True,
+    phrase: Annotated[tuple[str, ...], Parameter(negative="", group=ASKED)] = (),
+    realtime: Annotated[bool, _IN] = False,
+    seconds: Annotated[float | None, _IN] = None,
+    fps: Annotated[float | None, _IN] = None,
+    slices: Annotated[int | None, _ASK] = None,
+    think: Annotated[bool | None, _ASK] = None,
+    paper_prompt: Annotated[bool | None, _ASK] = None,
+    max_tokens: Annotated[int | None, _ASK] = None,
+    every: Annotated[int | None, _ASK] = None,
+    deadline: Annotated[float | None, _OUT] = None,
+    reconnect_timeout: Annotated[float | None, Parameter(alias="--give-up", group=GIVEN)] = None,
+    engine_timeout: Annotated[float | None, Parameter(alias="--patience", group=MODEL)] = None,
+    audit: Annotated[float, _ASK] = 0.0,
+    record: Annotated[Path | None, _OUT] = None,
+    evidence: Annotated[Path | None, _OUT] = None,
+    memory: Annotated[Path | None, _OUT] = None,
+    memory_encodings: Annotated[bool, _OUT] = False,
+    grammar: Annotated[bool, _ASK] = True,
+    ask: Annotated[bool, _ASK] = True,
+    view: Annotated[bool, _OUT] = True,
+    video: Annotated[bool, _OUT] = True,
+    json_lines: Annotated[bool, Parameter(name="--json", negative="", group=OUTPUT)] = False,
 ) -> int:
     """Run the assistant on a camera, an address or a file.
 
@@ -111,8 +117,9 @@ def run(
         memory_encodings: Keep the pictures as the model sees them too, so that nothing is encoded again.
         grammar: Hold boxes, intervals and reasoning to their form.
         ask: Take questions from the terminal while a live source runs, one a line.
-        view: Show answers in the terminal.
+        view: Show answers: in a live view on a terminal, one line an answer on standard output elsewhere.
         video: Write overlay.mp4 where `--out` is given.
+        json_lines: Print the events (the lines of events.jsonl) on standard output, and nothing else there.
     """
     _check(
         tasks,
@@ -127,6 +134,11 @@ def run(
         },
         audit=audit,
     )
+    model.check()
+    for folder in (out, record, evidence, memory):
+        if folder is not None and existing_path(folder) is not None and not folder.is_dir():
+            raise SinkError(f"cannot write to {folder}: it is a file; name a folder")
+    phrase = tuple(readable(words) for words in phrase)
     if record is not None and memory is not None:
         raise UsageError("what is recorded cannot be forgotten: give --record or --memory, not both")
     spec = bundled_clip() if source is None else source
@@ -177,7 +189,7 @@ def run(
             also = (keeper,) if keeper else ()
             remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
             keeper, played = remembered, remembered.watch(opened)
-        sinks: list[Sink] = _sinks(Console(stderr=True), opened, engine, out=out, view=view, video=video)
+        sinks = _sinks(opened, engine, out=out, view=view, video=video, json_lines=json_lines)
         stop = stack.enter_context(stopped_by_signal())
         assistant = stack.enter_context(
             Assistant(
@@ -197,7 +209,7 @@ def run(
             remembered.attend(assistant)
 
         def take(line: str) -> None:
-            if remembered is None or not remembered.take(line, Console(stderr=True).out):
+            if remembered is None or not remembered.take(line, note):
                 assistant.put(Question("ask", line))
 
         # A terminal cannot be waited for like this on Windows.
@@ -216,7 +228,14 @@ def run(
             recorder=recorder,
             timeout=engine_timeout,
         )
-    tell(report, metrics, out, video=video, audit=checked.counts if checked else None)
+    tell(
+        report,
+        metrics,
+        out,
+        video=video,
+        audit=checked.counts if checked else None,
+        others=(record, evidence, memory),
+    )
     return stop.exit_code
 
 
@@ -252,16 +271,18 @@ def _keeper(folder: Path, model: str, engine: Engine) -> AnswerObserver:
 
 
 def _sinks(
-    console: Console, source: Source, engine: Engine, *, out: Path | None, view: bool, video: bool
+    source: Source, engine: Engine, *, out: Path | None, view: bool, video: bool, json_lines: bool
 ) -> list[Sink]:
-    sinks: list[Sink] = []
+    sinks: list[Sink] = [EventStream()] if json_lines else []
     if out is not None:
         sinks.append(EventSink(out / "events.jsonl"))
         if video:
             sinks.append(VideoSink(VideoWriter(out / "overlay.mp4")))
-    if view and console.is_terminal:
+    console, answers_seen = Console(stderr=True), sys.stdout.isatty()
+    live = view and console.is_terminal and not (json_lines and answers_seen)
+    if live:
         title = f"{source.name} · {engine.info.name} {engine.info.precision} on {engine.info.device}"
         sinks.append(TerminalView(console, title=title))
-    elif view:
-        sinks.append(LineView(console))
+    if view and not json_lines and not (live and answers_seen):
+        sinks.append(LineView())
     return sinks

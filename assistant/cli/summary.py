@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from egolive.assistant.cli.output import note, wrote
 from egolive.assistant.generation.audit import AuditCounts
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.run_report import Report
@@ -13,9 +14,15 @@ __all__ = ["tell"]
 
 
 def tell(
-    report: Report, metrics: Metrics, out: Path | None, *, video: bool, audit: AuditCounts | None
+    report: Report,
+    metrics: Metrics,
+    out: Path | None,
+    *,
+    video: bool,
+    audit: AuditCounts | None,
+    others: Sequence[Path | None] = (),
 ) -> None:
-    """Write a run's summary to standard output.
+    """Write a run's summary to standard error.
 
     Args:
         report: Of the run.
@@ -23,6 +30,7 @@ def tell(
         out: Folder of its files, where it has any.
         video: Whether one of them is a video.
         audit: What was checked, where anything was.
+        others: Further folders that the run wrote.
     """
     answers = report.results / report.seconds if report.seconds else 0.0
     drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items()) or "none"
@@ -42,7 +50,8 @@ def tell(
         lines.append(f"answers  {age.p50:.2f} s old when shown, 95 % within {age.p95:.2f} s; {late}")
     if audit is not None:
         lines.append(f"audit    {audit.summary}")
+    for line in lines:
+        note(line)
     if out is not None:
-        names = ("overlay.mp4", "events.jsonl") if video and report.shown else ("events.jsonl",)
-        lines.append(f"written  {', '.join(str(out / name) for name in names)}")
-    sys.stdout.write("\n".join(lines) + "\n")
+        wrote(out / "overlay.mp4" if video and report.shown else None, out / "events.jsonl")
+    wrote(*others)

@@ -5,6 +5,7 @@ The live view shows the picture as half-block cells where the terminal has the c
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from rich.segment import ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
+from egolive.assistant.cli.output import note, printable
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.live.overlay import (
     colour_of,
@@ -101,7 +103,13 @@ class TerminalView:
         self._rates = Rates(clock)
         self._dropped = 0
         self._gaps = 0
-        self._live = Live(console=console, get_renderable=self._newest, refresh_per_second=_DRAWS_A_SECOND)
+        self._live = Live(
+            console=console,
+            get_renderable=self._newest,
+            refresh_per_second=_DRAWS_A_SECOND,
+            # Answers that go into a file or a pipe are not for the terminal.
+            redirect_stdout=sys.stdout.isatty(),
+        )
         self._live.start()
 
     def emit(self, shown: Shown) -> None:
@@ -152,12 +160,9 @@ class TerminalView:
 
 
 class LineView:
-    """One line an answer, for logs and pipes."""
+    """One line an answer on standard output, for logs and pipes; what is no answer goes to standard error."""
 
     only_new = True
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
 
     def emit(self, shown: Shown) -> None:
         """Write a line for each new answer."""
@@ -165,12 +170,13 @@ class LineView:
             question = answer.question
             key = f"{question.task} {question.phrase}".strip()
             line = f"{answer.time:7.2f} s  {key}: {in_words(answer)}  (age {shown.now - answer.time:.1f} s)"
-            self._console.out(line, highlight=False)
+            sys.stdout.write(printable(line) + "\n")
+            sys.stdout.flush()
 
     def note(self, event: Mapping[str, object]) -> None:
         """Write a line for a gap."""
         if event.get("type") == "gap":
-            self._console.out("the source was interrupted: a new window begins", highlight=False)
+            note("the source was interrupted: a new window begins")
 
     def close(self) -> None:
         """Nothing to finish."""

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from egolive.assistant.diagnostics.doctor_nvidia import nvidia_lacks, nvidia_rows
+from egolive.assistant.load import check_model
 from egolive.assistant.system import machine, nvml
-from egolive.streaming.errors import SinkError, UsageError
+from egolive.streaming.errors import SinkError, SourceError, UsageError
+from egolive.streaming.paths import existing_path
 
 __all__ = ["Finding", "Need", "diagnose", "doctor", "engine_needs"]
 
@@ -158,6 +160,14 @@ def doctor(
         raise UsageError("give one of --probe-coords, --latency and --prove")
     if not 0 < seconds < float("inf"):
         raise UsageError(f"--seconds is more than 0, got {seconds:g}")
+    for name in (probe_coords, prove, model if latency else None, *engine):
+        if name is not None:
+            check_model(name)
+    for path in clip:
+        if existing_path(path) is None:
+            raise SourceError(f"{path[:200]}: there is no such file; check the path")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UsageError(f"cannot write {json_file}: there is no folder {json_file.parent}")
     if probe_coords is not None or latency or prove is not None:
         # Imported here: the doctor tells what is missing also where torch is.
         from egolive.assistant.diagnostics.doctor_proofs import run_latency, run_probe, run_proof
@@ -197,6 +207,7 @@ def _write(report: machine.Facts, json_file: Path | None, console: Console) -> N
             f"cannot write {json_file}: {error.strerror or error}; choose another place"
         ) from error
     console.out(line, highlight=False)
+    Console(stderr=True).out(f"wrote {json_file}", highlight=False)
 
 
 def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Finding]) -> list[Table]:

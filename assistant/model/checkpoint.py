@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from textwrap import shorten
@@ -19,8 +20,9 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from egolive.streaming.errors import EngineError
+from egolive.streaming.paths import existing_path
 
-__all__ = ["BUNDLED", "Checkpoint", "inspect_checkpoint", "resolve_model"]
+__all__ = ["BUNDLED", "Checkpoint", "inspect_checkpoint", "model_folder", "resolve_model"]
 
 BUNDLED = "nano"
 """Name of the model that comes with the package."""
@@ -52,6 +54,15 @@ def resolve_model(model: str) -> Path:
     Raises:
         EngineError: There is no such folder, or the hub has no such model or cannot be reached.
     """
+    return model_folder(model) or _from_hub(model)
+
+
+def model_folder(model: str) -> Path | None:
+    """The folder that a name of a model stands for, or None for a hub id; asks no network.
+
+    Raises:
+        EngineError: It is neither: there is no such folder, or it is a file.
+    """
     if model == BUNDLED:
         bundled = Path(str(resources.files("egolive.assistant"))) / "nano"
         if not (bundled / "config.json").is_file():
@@ -59,16 +70,19 @@ def resolve_model(model: str) -> Path:
                 "this installation came without the bundled model nano; give a checkpoint folder or a hub id"
             )
         return bundled
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = existing_path(model)
+    if path is not None and path.is_dir():
         return path
-    if path.exists():
+    if path is not None:
         raise EngineError(f"{model} is a file; give the folder that holds config.json and the weights")
     if not _HUB_ID.fullmatch(model):
+        close = get_close_matches(model.lower(), [BUNDLED], cutoff=0.7)
+        meant = f"did you mean {close[0]}? Else " if close else ""
         raise EngineError(
-            f"there is no folder {model!r}; give a checkpoint folder, a hub id (owner/name), or {BUNDLED}"
+            f"there is no folder {shorten(model, 200)!r}; {meant}give a checkpoint folder, a hub id "
+            f"(owner/name), or {BUNDLED}"
         )
-    return _from_hub(model)
+    return None
 
 
 def inspect_checkpoint(folder: Path) -> Checkpoint:

@@ -25,6 +25,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Image, Slice, Window
+from egolive.streaming.paths import existing_path
 from egolive.streaming.pipeline.windowing import FrameSampler
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
@@ -51,6 +52,8 @@ _VIDEO_SUFFIXES = (
     ".wmv",
     ".ogv",
 )
+_LONGEST_NAME = 1024
+"""Longer texts are no names of files."""
 _KEPT = 8
 """Frames that are held for each one that is wanted, where they cannot be chosen beforehand."""
 _DOWNLOAD_BYTES = 64 * 1024**2
@@ -77,14 +80,17 @@ def is_video(source: str | Path) -> bool:
         return Path(text.partition("?")[0]).suffix.lower() in _VIDEO_SUFFIXES
     if text.startswith("data:"):
         return False
-    path = _local(text)
+    path = existing_path(_path_text(text))
+    if path is None:
+        # Reading it will tell that it is not there; a longer text is no name.
+        return len(text) < _LONGEST_NAME and Path(text).suffix.lower() in _VIDEO_SUFFIXES
     if path.is_dir() or path.suffix.lower() in _VIDEO_SUFFIXES:
         return True
     try:
         with PillowImage.open(path) as opened:
             return getattr(opened, "n_frames", 1) > 1
     except (OSError, ValueError):
-        # Not a picture that Pillow knows; where it is nothing at all, reading it will tell.
+        # Not a picture that Pillow knows.
         return path.is_file()
 
 
@@ -255,17 +261,15 @@ def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
         if not header.endswith(";base64"):
             raise SourceError(f"{text[:40]}...: a data URI of a picture is written data:image/png;base64,...")
         return "the data URI", _decoded(body)
-    path = _local(text)
+    path = existing_path(_path_text(text))
+    if path is None:
+        # "/9j/" is how every JPEG begins in base64: it looks like a path.
+        if len(text) >= 64 and not isinstance(source, Path) and (len(text) > 1024 or not Path(text).suffix):
+            return "the base64 text", _decoded(text)
+        raise SourceError(f"{text[:200]}: there is no such file; check the path")
     try:
         return text, path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        # "/9j/" is how every JPEG begins in base64: it looks like a path.
-        if len(text) >= 64 and not path.suffix:
-            return "the base64 text", _decoded(text)
-        raise SourceError(f"{text[:200]}: there is no such file; check the path") from error
     except OSError as error:
-        if len(text) >= 64 and not isinstance(source, Path):
-            return "the base64 text", _decoded(text)
         raise SourceError(
             f"{text[:200]}: cannot be read ({error.strerror}); check the path and its rights"
         ) from error
@@ -303,8 +307,12 @@ def _is_local(text: str) -> bool:
     return "://" not in text or text.startswith("file://")
 
 
+def _path_text(text: str) -> str:
+    return unquote(urlsplit(text).path) if text.startswith("file://") else text
+
+
 def _local(text: str) -> Path:
-    return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
+    return existing_path(_path_text(text)) or Path(_path_text(text))
 
 
 def _within(

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.coordinates import Corners, Size, from_source
-from egolive.assistant.schema.engine import Prompt, Vision
+from egolive.assistant.schema.engine import Message, Prompt, Vision
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image, Interval, Window
@@ -43,14 +43,6 @@ _RANGES = {
 _CONTROL = re.compile(
     r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation: texts and pictures in the order in which they are read."""
-
-    role: Literal["system", "user", "assistant"]
-    parts: tuple[str | Vision, ...]
 
 
 def fit_size(height: int, width: int, min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
@@ -182,8 +174,9 @@ def chat_prompt(profile: Profile, messages: Sequence[Message]) -> Prompt:
     """
     if not messages or messages[-1].role != "user":
         raise ConfigError("a conversation ends with a message of the user; add the question")
-    *parts, text = _turns(profile, messages)
-    return Prompt((*parts, f"{text}<|im_start|>assistant\n"))
+    turns = _turns(profile, messages)
+    *parts, text = _markup(turns)
+    return Prompt((*parts, f"{text}<|im_start|>assistant\n"), turns)
 
 
 def conversation(profile: Profile, messages: Sequence[Message]) -> Prompt:
@@ -194,21 +187,32 @@ def conversation(profile: Profile, messages: Sequence[Message]) -> Prompt:
     """
     if not messages or messages[-1].role != "assistant":
         raise ConfigError("a conversation to learn from ends with a message of the assistant; add the answer")
-    return Prompt(tuple(_turns(profile, messages)))
+    return Prompt(tuple(_markup(_turns(profile, messages))))
 
 
-def _turns(profile: Profile, messages: Sequence[Message]) -> list[str | Vision]:
-    """Texts and pictures in turns, the last one a text that ends the last message."""
+def _turns(profile: Profile, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages without control tokens, behind the profile's system message where they bring none."""
     turns = list(messages)
     if turns[0].role != "system" and profile.system:
         turns.insert(0, Message("system", (profile.system,)))
+    return tuple(
+        Message(
+            turn.role,
+            tuple(_CONTROL.sub(" ", part) if isinstance(part, str) else part for part in turn.parts),
+        )
+        for turn in turns
+    )
+
+
+def _markup(turns: Sequence[Message]) -> list[str | Vision]:
+    """Texts and pictures in turn, with chat markup; the last one is a text that ends the last message."""
     parts: list[str | Vision] = []
     text = ""
     for turn in turns:
         text += f"<|im_start|>{turn.role}\n"
         for part in turn.parts:
             if isinstance(part, str):
-                text += _CONTROL.sub(" ", part)
+                text += part
             else:
                 parts += [text + "<|vision_start|>", part]
                 text = "<|vision_end|>"

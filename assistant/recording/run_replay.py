@@ -32,7 +32,7 @@ from egolive.streaming.pipeline.scheduler import Work
 from egolive.streaming.recording.recording import Outcome, RecordedWork, Recorder, Recording
 from egolive.streaming.recording.replay import replay
 
-__all__ = ["Replayed", "RunSettings", "record_into", "replay_run", "said", "settings_of"]
+__all__ = ["Replayed", "RunSettings", "record_into", "replay_run", "settings_of"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -136,12 +136,12 @@ def replay_run(
     with ExitStack() as stack:
         for sink in reversed(sinks):
             stack.callback(sink.close)
-        again = stack.enter_context(_Again(engine, settings, clock, metrics, keeper))
+        answerer = stack.enter_context(_Answerer(engine, settings, clock, metrics, keeper))
         report = replay(
             recording,
             recurring_rules(settings.questions, every=settings.every, deadline=settings.deadline),
             _question,
-            again,
+            answerer,
             player.show,
             clock=clock,
             metrics=metrics,
@@ -151,10 +151,10 @@ def replay_run(
         event = metrics_event(metrics, report.stream_seconds, steady=True)
         # Its times are not those of the engine that answers here.
         player.note(event | totals(report) | {"times_of": recording.settings.get("engine")})
-    return Replayed(report, again.answers, again.answers - len(again.differing), again.differing)
+    return Replayed(report, answerer.answers, answerer.answers - len(answerer.differing), answerer.differing)
 
 
-class _Again:
+class _Answerer:
     """Answers the questions of recorded work, and says of each whether it is what was said then."""
 
     def __init__(
@@ -181,7 +181,7 @@ class _Again:
             keeper=keeper,
         )
 
-    def __enter__(self) -> _Again:
+    def __enter__(self) -> _Answerer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -202,14 +202,14 @@ class _Again:
         self._metrics.count({name: number - before.get(name, 0) for name, number in counts.items()})
         results = []
         for outcome in then.outcomes:
-            answer = found.get(outcome.task) or _left_undone(work, outcome)
+            answer = found.get(outcome.task) or _preempted(work, outcome)
             note = _checked(_Note, outcome.note, "an answer of the recording is damaged")
             answer = replace(answer, timing=note.timing)
             if outcome.status != "preempted":
                 self._metrics.add("first_token", note.timing.first_token)
                 self._metrics.add("decode", note.timing.total - note.timing.first_token)
                 self.answers += 1
-                if said(answer) != note.said:
+                if _digest(answer) != note.said:
                     self.differing.append(answer)
             results.append(Result(work.tasks[outcome.task], answer, answer.time, outcome.status))
         return results
@@ -224,7 +224,7 @@ def _checked(model: type[M], values: object, where: str) -> M:
     return parse_json(model, json_bytes(values), where=where, remedy="record again with egolive run --record")
 
 
-def _left_undone(work: Work[Question], outcome: Outcome) -> Answer:
+def _preempted(work: Work[Question], outcome: Outcome) -> Answer:
     question = work.tasks[outcome.task]
     window = None if question.task == "ground" or work.window is None else work.window
     seen = work.picture if window is None else window.newest
@@ -233,10 +233,10 @@ def _left_undone(work: Work[Question], outcome: Outcome) -> Answer:
 
 
 def _note(answer: Answer) -> Mapping[str, Any]:
-    return {"timing": asdict(answer.timing), "said": said(answer)}
+    return {"timing": asdict(answer.timing), "said": _digest(answer)}
 
 
-def said(answer: Answer) -> str:
+def _digest(answer: Answer) -> str:
     """A short mark that two answers share when they say the same: words, places, times, whether absent."""
     places = [[round(value, 2) for value in box] for box in answer.boxes]
     times = [[round(span.start, 3), round(span.end, 3)] for span in answer.intervals]

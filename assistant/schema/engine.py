@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from egolive.assistant.schema.tokenizer import Tokenizer
 
-__all__ = ["Delta", "Engine", "EngineInfo", "EngineSession", "GrammarMatcher", "Prompt", "Request", "Vision"]
+__all__ = [
+    "Delta",
+    "Engine",
+    "EngineInfo",
+    "EngineSession",
+    "GrammarMatcher",
+    "Message",
+    "Prompt",
+    "Request",
+    "Vision",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +59,21 @@ class Vision:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation: texts and pictures in the order in which they are read."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | Vision, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """The whole text that the model reads, chat markup included, with pictures where they stand."""
 
     parts: tuple[str | Vision, ...]
+    messages: tuple[Message, ...] = ()
+    """The same as turns of a conversation, without markup and without the turn that the model is to write.
+    For engines behind a chat API; empty for a prompt that is no conversation, or that was stored as text."""
 
 
 class GrammarMatcher(Protocol):

@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
@@ -21,7 +18,7 @@ from egolive.streaming.frames import Box, Frame, Slice, Window
 from egolive.streaming.pipeline.windowing import Windows
 from egolive.train.data.questions import Asked, window_questions
 from egolive.train.evaluate.evaluate import FPS, grounding_truth, render_at
-from egolive.train.evaluate.measures import mean, same_text
+from egolive.train.evaluate.measures import bootstrap, mean, same_text
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode
 
 __all__ = ["Given", "agreement", "ask_episodes", "loss", "same_box", "scores_of", "windows_of"]
@@ -91,18 +88,9 @@ def loss(before: Sequence[Given], after: Sequence[Given], kind: Kind) -> tuple[f
     Returns:
         Mean, lower and upper bound; above 0 where the second one is worse.
     """
-    lost: dict[int, list[float]] = {}
-    for one, other in zip(before, after, strict=True):
-        if one.kind == kind:
-            lost.setdefault(one.episode, []).append(one.score - other.score)
-    if not lost:
-        return float("nan"), float("nan"), float("nan")
-    sums = np.array([[sum(values), len(values)] for values in lost.values()])
-    rng = np.random.default_rng(0)
-    drawn: NDArray[np.float64] = sums[rng.integers(0, len(sums), (_DRAWS, len(sums)))].sum(axis=1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    total = sums.sum(axis=0)
-    return float(total[0] / total[1]), float(low), float(high)
+    pairs = [(one, other) for one, other in zip(before, after, strict=True) if one.kind == kind]
+    lost = [one.score - other.score for one, other in pairs]
+    return mean(lost), *bootstrap(lost, groups=[one.episode for one, _ in pairs], draws=_DRAWS)
 
 
 def same_box(before: Sequence[Given], after: Sequence[Given]) -> float:

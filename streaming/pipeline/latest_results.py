@@ -1,4 +1,4 @@
-"""What may be shown as current: in time, in order, and from this side of the last gap."""
+"""The newest result of each task that may be shown as current: in time, in order, after the last gap."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LatestResults(Generic[K, T]):
 
     Args:
         rules: The recurring tasks; other tasks were asked once and have no deadline.
-        timely: Whether deadlines count; for a recording, time stands still while it is thought about.
+        timely: Whether deadlines count; for a recording, stream time stands still while a task is worked on.
         same: Whether two results say the same.
     """
 

@@ -1,4 +1,4 @@
-"""What thinking finds, and where its thread leaves it for the showing thread to pick up in order."""
+"""Results of tasks, and the queue that hands them from the thinking thread to the showing thread."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Result(Generic[K, T]):
     time: float
     """Capture time of the newest frame that was seen, seconds of the stream."""
     status: Status = "ok"
-    """expired: too late to be shown as current. preempted: it had to make way before it was complete."""
+    """expired: too late to be shown as current. preempted: it was stopped before it was complete."""
 
 
 class Results(Generic[T]):
-    """Results with the index of the frame that they were found in, oldest first."""
+    """A queue of results with the index of the frame that they are about, oldest first."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -1,4 +1,4 @@
-"""What a run counted."""
+"""`Report`: what a run counted, and why it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to think about next: which tasks are due, in which order, and when running work has to make way.
+"""Scheduler: which tasks are due, in which order, and when running work is preempted.
 
 Starts no threads and knows no models. Time is stream time, handed in with each call; every method may be
 called from any thread. What may be shown of the outcome is decided in `latest_results`.
@@ -30,7 +30,7 @@ class TaskRule:
     sees: Literal["picture", "window"] = "picture"
     """What it is asked of: the newest picture, or the newest window."""
     priority: int = 1
-    """Lower goes first and makes running work of a higher rank stop; equal ranks are worked on together."""
+    """Lower goes first and preempts running work of a higher number; equal ones are worked on together."""
     every: int = 1
     """New pictures, or new slices for a window, from one request to the next."""
     deadline: float = float("inf")
@@ -48,7 +48,7 @@ class TaskRule:
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[K]):
-    """Tasks that are thought about together, and what there is to see."""
+    """Tasks that are worked on together, and what they are asked of."""
 
     tasks: tuple[K, ...]
     picture: Frame
@@ -58,7 +58,7 @@ class Work(Generic[K]):
     time: float = 0.0
     """Stream time at which the work starts."""
     stopped: Callable[[], bool] = field(default=lambda: False, compare=False)
-    """True once the work has to make way: to be asked between two tokens."""
+    """True once the work is preempted: to be asked between two tokens."""
 
 
 class Scheduler(Generic[K]):
@@ -162,7 +162,7 @@ class Scheduler(Generic[K]):
 
         Args:
             now: Stream time.
-            everything: Take all requests, whatever their rank.
+            everything: Take all requests, whatever their priority.
         """
         with self._changed:
             priorities = {task: self._urgency(task, now) for task in self._ready()}
@@ -240,7 +240,7 @@ class Scheduler(Generic[K]):
         return rule.priority
 
     def _overruled(self, priority: int, forgotten: int) -> bool:
-        """Whether work has to stop: for a lower rank, since what it saw was forgotten, or at the end."""
+        """Whether work has to stop: preempted, since what it saw was forgotten, or at the end."""
         with self._changed:
             if self._closed or forgotten != self._forgotten:
                 return True

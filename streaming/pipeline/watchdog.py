@@ -1,4 +1,4 @@
-"""Notices when work shows no sign of life any more: a device or a driver that hangs gives no error."""
+"""Watchdog for work that hangs: a device or a driver that hangs raises no error."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from egolive.streaming.errors import EngineError
 __all__ = ["Watchdog"]
 
 _LONGEST_STEP = 1.0
-"""Seconds that two looks add at most: a machine that slept between them did no work meanwhile."""
+"""Seconds that two checks add at most: a machine that slept between them did no work meanwhile."""
 
 
 class Watchdog:
     """Adds up the silence of work that is under way, in seconds of the machine, whatever a run's clock says.
 
-    One thread works and gives signs of life; another looks, several times a second.
+    One thread works and gives signs of life; another checks, several times a second.
 
     Args:
         timeout: Seconds of silence after which the work counts as hung.
@@ -24,7 +24,7 @@ class Watchdog:
 
     def __init__(self, timeout: float) -> None:
         if not timeout > 0:
-            raise ValueError(f"patience is above 0 s, got {timeout}")
+            raise ValueError(f"a timeout is above 0 s, got {timeout}")
         self.timeout = timeout
         self._working = False
         self._signs = 0
@@ -46,7 +46,7 @@ class Watchdog:
         self._working = False
 
     def hangs(self) -> bool:
-        """Look: whether the work has been silent for too long."""
+        """Whether the work has been silent for too long; to be called several times a second."""
         now = time.monotonic()
         step, self._looked = min(now - self._looked, _LONGEST_STEP), now
         if not self._working or self._signs != self._signs_seen:
@@ -56,10 +56,10 @@ class Watchdog:
         return self._silence > self.timeout
 
     def check(self) -> None:
-        """Look.
+        """Raise where `hangs`.
 
         Raises:
-            EngineError: It has.
+            EngineError: The work has been silent for too long.
         """
         if self.hangs():
             raise EngineError(

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, M
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import Discriminator, Field, RootModel, Tag, model_validator
+from pydantic import Field, model_validator
 
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame
@@ -124,32 +124,12 @@ class _End(JsonModel):
         return self
 
 
-class _Other(JsonModel):
-    """A line of a kind that this version does not know."""
+class _Event(JsonModel, extra="allow"):
+    """Any line; its keys say which kind it is."""
 
 
 _KINDS = {"frame": _Frame, "work": RecordedWork, "shown": RecordedShow, "end": _End}
-
-
-def _kind_of(event: object) -> str | None:
-    if not isinstance(event, dict):
-        return None
-    return next((key for key in _KINDS if key in event), "other")
-
-
-class _Line(
-    RootModel[
-        Annotated[
-            Annotated[_Frame, Tag("frame")]
-            | Annotated[RecordedWork, Tag("work")]
-            | Annotated[RecordedShow, Tag("shown")]
-            | Annotated[_End, Tag("end")]
-            | Annotated[_Other, Tag("other")],
-            Discriminator(_kind_of),
-        ]
-    ]
-):
-    pass
+"""Kinds of lines by the key that they have alone; lines of other kinds are ignored."""
 
 
 class Recorder(Generic[K, T]):
@@ -313,8 +293,11 @@ class Recording:
                 f"{path}: no recording that can be read ({error.strerror or error}); {_REMEDY}"
             ) from error
         for number, line in enumerate(lines, start=1):
+            where = f"{path}, line {number}: damaged"
             try:
-                event = parse_json(_Line, line, where=f"{path}, line {number}: damaged", remedy=_REMEDY).root
+                keys = parse_json(_Event, line, where=where, remedy=_REMEDY).model_extra or {}
+                kind = next((kind for key, kind in _KINDS.items() if key in keys), _Event)
+                event = parse_json(kind, line, where=where, remedy=_REMEDY)
             except DataError:
                 if number == len(lines) and self.report is None:
                     # Cut off by a kill.

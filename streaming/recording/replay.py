@@ -1,7 +1,7 @@
-"""Runs a recording again: the same frames, windows, drops and moments, whatever thinks and however fast.
+"""Replay of a recording: the same frames, windows, drops and times, whatever answers and however fast.
 
-Nothing races here. What threads and clocks decided is in the recording: which picture and window each piece
-of work saw, when it ended, and with which frame its results were shown. Only the thinking is done anew.
+It runs on one thread. What threads and clocks decided is in the recording: which picture and window each
+piece of work saw, when it ended, and with which frame its results were shown. Only the work is done anew.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def replay(
         DataError: A picture is missing or damaged, or the windows come out otherwise than in the run.
         BaseException: Whatever `think` or `show` raised.
     """
-    told = recording.report or Report(ended="interrupt")
-    report = Report(seconds=told.seconds, drops=dict(told.drops), ended=told.ended)
+    recorded = recording.report or Report(ended="interrupt")
+    report = Report(seconds=recorded.seconds, drops=dict(recorded.drops), ended=recorded.ended)
     latest: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
     windower = Windower(recording.fps, recording.slices, recording.source_fps)
     works, shows = deque(recording.works), deque(recording.shows)
@@ -108,7 +108,7 @@ def replay(
                 for result in in_time:
                     metrics.add("answer_age", shown.now - result.time)
     report.gaps = windower.gaps
-    report.requests = dict(told.requests) | dict(latest.counts)
+    report.requests = dict(recorded.requests) | dict(latest.counts)
     return report
 
 
@@ -124,5 +124,5 @@ def _work(then: RecordedWork, sampled: Sampled, tasks: Sequence[K], recording: R
 
 
 def _move(clock: VirtualClock, time: float) -> None:
-    """On to a moment; some belong to different threads, and are not told in order."""
+    """Advance to a time; those of different threads are not in order."""
     clock.advance(max(0.0, time - clock.now()))

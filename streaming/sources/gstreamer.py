@@ -11,16 +11,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator
 
 import numpy as np
 
 from egolive.streaming.clock import Clock
 from egolive.streaming.errors import SourceError, SourceLost
-from egolive.streaming.frames import Frame, Image
-from egolive.streaming.sources.source import Source
-from egolive.streaming.sources.webcam import OpenCvCamera
+from egolive.streaming.frames import Image
+from egolive.streaming.sources.webcam import Camera, OpenCvCamera
 
 __all__ = ["GstPipe", "open_gstreamer"]
 
@@ -61,7 +58,7 @@ def open_gstreamer(
     return GstPipe(command, name=f"gst:{pipeline}", size=(width, height), timeout=timeout, clock=clock)
 
 
-class GstPipe(Source):
+class GstPipe(Camera):
     """A program that writes raw RGB pictures to its output, as a live source.
 
     Args:
@@ -78,16 +75,9 @@ class GstPipe(Source):
     def __init__(
         self, command: str, *, name: str, size: tuple[int, int], timeout: float, clock: Clock
     ) -> None:
-        self.live = True
-        self.name = name
-        self.fps: float | None = None
-        self.size: tuple[int, int] | None = size
-        self.broken = 0
+        super().__init__(name, timeout=timeout, clock=clock)
+        self.size = size
         self._width, self._height = size
-        self._timeout = timeout
-        self._clock = clock
-        self._stop = threading.Event()
-        self._reading = threading.Lock()
         try:
             words = shlex.split(command)
         except ValueError as error:
@@ -103,21 +93,6 @@ class GstPipe(Source):
         except SourceLost as error:
             self.close()
             raise SourceError(str(error)) from error
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Frames until it is closed.
-
-        Raises:
-            SourceLost: the program ended, or no picture came for `timeout` seconds.
-        """
-        start: float | None = None
-        index = 0
-        while (image := self._read()) is not None:
-            now = self._clock.now()
-            if start is None:
-                start = now
-            yield Frame(image, now - start, index)
-            index += 1
 
     def close(self) -> None:
         """End the program and wait until it is gone."""

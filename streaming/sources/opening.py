@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import ConfigError, SourceError
+from egolive.streaming.paths import existing_path
 from egolive.streaming.sources.gstreamer import open_gstreamer
 from egolive.streaming.sources.picture_folder import Folder
 from egolive.streaming.sources.reconnect import Reconnecting
@@ -115,14 +116,9 @@ def _recording(
                 f"{without_password(text)}: not an address that can be read; check its spelling"
             ) from error
         return partial(Video, text, timeout=timeout)
-    try:
-        path = Path(text).expanduser()
-        there = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        # Too long, of a user who is not known, or with characters that no file name has.
-        raise SourceError(f"{text}: cannot be a path ({error}); check its spelling") from error
-    if not there:
-        raise SourceError(f"{text}: there is no such file or folder; check the path")
+    path = existing_path(text)
+    if path is None:
+        raise SourceError(f"{text[:200]}: there is no such file or folder; check the path")
     if path.is_dir():
         return partial(Folder, path, fps=fps or 2.0)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""One decoded PyAV frame to the RGB pixels that people see: colour, bit depth, orientation."""
+"""Conversion of decoded PyAV frames to upright RGB: colour matrix, range, bit depth, orientation."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class RgbConverter:
             rgb = self._reformatter.reformat(picture, format="rgb24", threads=1)
         # A frame that is rgb24 already is returned as it is; the array holds on to its memory.
         image: Image = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
-        return np.ascontiguousarray(_as_held(image, picture))
+        return np.ascontiguousarray(_oriented(image, picture))
 
-    def later(self, picture: av.VideoFrame) -> Image | Pixels:
-        """The same, made when somebody looks: on a frame of 1280x720 that saves a millisecond.
+    def lazily(self, picture: av.VideoFrame) -> Image | Pixels:
+        """The same, converted at first access: a frame of 1280x720 that is not read costs 1 ms less.
 
         A picture unlike the one before is converted at once, so that what cannot be converted is known here.
 
@@ -48,26 +48,26 @@ class RgbConverter:
         """
         kind = (picture.width, picture.height, picture.format.name, picture.rotation)
         if kind == self._kind:
-            return _Later(self, picture, self._shape)
+            return _LazyPixels(self, picture, self._shape)
         image = self(picture)
         self._kind, self._shape = kind, image.shape
         return image
 
 
-class _Later:
-    """A decoded picture, and its pixels once somebody has looked."""
+class _LazyPixels:
+    """A decoded picture that becomes RGB pixels at its first access."""
 
-    __slots__ = ("_convert", "_image", "_looking", "_picture", "shape")
+    __slots__ = ("_convert", "_image", "_lock", "_picture", "shape")
 
     def __init__(self, convert: RgbConverter, picture: av.VideoFrame, shape: tuple[int, ...]) -> None:
         self._convert = convert
         self._picture: av.VideoFrame | None = picture
         self._image: Image | None = None
-        self._looking = threading.Lock()
+        self._lock = threading.Lock()
         self.shape = shape
 
     def __call__(self) -> Image:
-        with self._looking:
+        with self._lock:
             if self._image is None:
                 assert self._picture is not None
                 try:
@@ -78,8 +78,8 @@ class _Later:
             return self._image
 
 
-def _as_held(image: Image, picture: av.VideoFrame) -> Image:
-    """The image turned as its camera was held."""
+def _oriented(image: Image, picture: av.VideoFrame) -> Image:
+    """The image turned as its side data says."""
     try:
         side_data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a source of frames is; the kinds of sources have a module each, `opening.py` chooses among them."""
+"""The `Source` protocol. Each kind of source has a module; `opening.py` chooses among them."""
 
 from __future__ import annotations
 

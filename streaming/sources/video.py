@@ -198,7 +198,7 @@ class Video(Source):
                     continue
             for picture in pictures:
                 try:
-                    pixels = self._to_rgb.later(picture)
+                    pixels = self._to_rgb.lazily(picture)
                 except av.FFmpegError:
                     self.broken += 1
                     continue

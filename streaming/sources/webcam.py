@@ -17,7 +17,7 @@ from egolive.streaming.sources.source import Source
 if TYPE_CHECKING:
     import cv2
 
-__all__ = ["OpenCvCamera", "open_webcam"]
+__all__ = ["Camera", "OpenCvCamera", "open_webcam"]
 
 # A camera that stalls would block its reader for ten seconds. OpenCV reads the variable when it is loaded,
 # which is why it is set here and OpenCV is imported inside the functions.
@@ -27,8 +27,49 @@ _RETRY = 0.05
 """Seconds between two tries to read from a camera that gave nothing."""
 
 
-class OpenCvCamera(Source):
-    """An opened `cv2.VideoCapture`, as a live source; frames carry the time at which they arrived.
+class Camera(Source):
+    """Base of live sources whose frames carry the time at which they arrived; subclasses say how to `_read`.
+
+    Args:
+        name: what messages call it.
+        timeout: seconds without a picture after which it counts as lost.
+        clock: what frame times are read from.
+    """
+
+    def __init__(self, name: str, *, timeout: float, clock: Clock) -> None:
+        self.live = True
+        self.name = name
+        self.fps: float | None = None
+        self.size: tuple[int, int] | None = None
+        self.broken = 0
+        self._timeout = timeout
+        self._clock = clock
+        self._stop = threading.Event()
+        # A device must not be released while another thread is reading from it.
+        self._reading = threading.Lock()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames until it is closed.
+
+        Raises:
+            SourceLost: no picture came for `timeout` seconds, or what sends them ended.
+        """
+        start: float | None = None
+        index = 0
+        while (image := self._read()) is not None:
+            now = self._clock.now()
+            if start is None:
+                start = now
+            yield Frame(image, now - start, index)
+            index += 1
+
+    def _read(self) -> Image | None:
+        """The next picture, or None once closed."""
+        raise NotImplementedError
+
+
+class OpenCvCamera(Camera):
+    """An opened `cv2.VideoCapture`.
 
     Args:
         capture: the opened device; it is released by `close`.
@@ -43,17 +84,10 @@ class OpenCvCamera(Source):
     def __init__(self, capture: cv2.VideoCapture, *, name: str, timeout: float, clock: Clock) -> None:
         import cv2
 
-        self.live = True
-        self.name = name
-        self.broken = 0
+        super().__init__(name, timeout=timeout, clock=clock)
         self._capture = capture
-        self._timeout = timeout
-        self._clock = clock
-        self._stop = threading.Event()
-        # OpenCV must not release a device that another thread is reading.
-        self._reading = threading.Lock()
         rate = float(capture.get(cv2.CAP_PROP_FPS))
-        self.fps: float | None = rate if 0 < rate <= 1000 else None
+        self.fps = rate if 0 < rate <= 1000 else None
         try:
             first = self._read()
         except SourceLost as error:
@@ -61,24 +95,8 @@ class OpenCvCamera(Source):
             raise SourceError(
                 f"{name}: opens but gives no picture in {timeout:g} s; close other programs that use it"
             ) from error
-        self.size: tuple[int, int] | None = (
-            (int(first.shape[1]), int(first.shape[0])) if first is not None else None
-        )
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Frames until it is closed.
-
-        Raises:
-            SourceLost: no picture came for `timeout` seconds.
-        """
-        start: float | None = None
-        index = 0
-        while (image := self._read()) is not None:
-            now = self._clock.now()
-            if start is None:
-                start = now
-            yield Frame(image, now - start, index)
-            index += 1
+        if first is not None:
+            self.size = (int(first.shape[1]), int(first.shape[0]))
 
     def close(self) -> None:
         """Release the camera; waits for a read that is under way, about a second at most."""

@@ -1,4 +1,4 @@
-"""The values that flow through the house."""
+"""Core data types: sizes, times, overlaps, and what they refuse."""
 
 import dataclasses
 

@@ -36,7 +36,7 @@ class Outer(JsonModel):
         (b"\xff\xfe", "Invalid JSON"),
         ('{"format": 3, "anything": "\\ud800"}', "hex escape"),
         ("{}", "format: Field required"),
-        ('{"format": 9876, "count": true}', "format '9876', which another egolive wrote"),
+        ('{"format": 9876, "count": true}', "format 9876, which another egolive wrote"),
         ('{"format": 3, "count": true}', "count: Input should be a valid integer"),
         ('{"format": 3, "count": -1}', "count: Input should be greater"),
         ('{"format": 3, "inner": {"time": NaN}}', "inner.time: Input should be a finite number"),

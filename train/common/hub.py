@@ -2,17 +2,69 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from transformers.integrations import get_available_reporting_integrations
+from huggingface_hub.utils import get_token, validate_repo_id
 
 from egolive.streaming.errors import ConfigError, DataError
 
-__all__ = ["check_loggers", "upload"]
+__all__ = ["check_loggers", "check_login", "upload"]
+
+_LOGIN_SECONDS = 10.0
+
+
+def check_login(hub: str) -> None:
+    """See that a model could be uploaded under a hub id, before training takes its hours.
+
+    Raises:
+        ConfigError: it is no hub id, nobody is logged in, or the login is not taken.
+        DataError: the hub cannot be reached.
+    """
+    try:
+        validate_repo_id(hub)
+    except HFValidationError as error:
+        raise ConfigError(f"--push-to-hub {shorten(hub, 100)!r} is no hub id: {_short(error)}") from error
+    if get_token() is None:
+        raise ConfigError("--push-to-hub needs a login: `hf auth login`, or set HF_TOKEN")
+    found: list[BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            HfApi().whoami()
+            found.append(None)
+        except Exception as error:  # told below, on the thread that waits
+            found.append(error)
+
+    # The hub's own call has no time limit.
+    waiting = threading.Thread(target=ask, name="hub login", daemon=True)
+    waiting.start()
+    waiting.join(_LOGIN_SECONDS)
+    if not found:
+        raise DataError(f"the hub did not answer within {_LOGIN_SECONDS:.0f} s: train without --push-to-hub")
+    match found[0]:
+        case None:
+            return
+        case HfHubHTTPError() as error if error.response is not None and error.response.status_code in (
+            401,
+            403,
+        ):
+            raise ConfigError(
+                "the hub does not take the login: `hf auth login` with a token that may write"
+            ) from error
+        case error:
+            raise DataError(
+                f"the hub cannot be reached ({_short(error)}): connect, or train without --push-to-hub and "
+                "upload later with `hf upload`"
+            ) from error
+
+
+def _short(error: BaseException) -> str:
+    return shorten(str(error), 200, placeholder=" ...") or type(error).__name__
 
 
 def upload(folder: Path, hub: str) -> None:
@@ -26,10 +78,9 @@ def upload(folder: Path, hub: str) -> None:
         api.create_repo(hub, exist_ok=True)
         api.upload_folder(repo_id=hub, folder_path=folder)
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = shorten(str(error), 200, placeholder=" ...")
         raise DataError(
-            f"the model is in {folder}, but was not uploaded to {hub!r} ({reason}): `hf auth login`, "
-            f"then `hf upload {hub} {folder}`"
+            f"the model is saved in {folder}, but was not uploaded to {hub!r} ({_short(error)}): "
+            f"`hf auth login`, then `hf upload {hub} {folder}`"
         ) from error
 
 
@@ -39,6 +90,8 @@ def check_loggers(names: Sequence[str]) -> None:
     Raises:
         ConfigError: it is not.
     """
+    from transformers.integrations import get_available_reporting_integrations
+
     absent = set(names) - {"all", "none", *get_available_reporting_integrations()}
     for name in sorted(absent):
         raise ConfigError(f"report_to names {name}, which is not installed: pip install {name}")

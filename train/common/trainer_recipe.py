@@ -179,6 +179,11 @@ class CheckpointRecipe(TrainerRecipe):
     max_tokens: Count = 32_768
     """Longest row; a longer one is left out and counted, since cutting it would cut visual tokens."""
 
+    def __post_init__(self) -> None:
+        TrainerRecipe.__post_init__(self)
+        if not self.rows:
+            raise ValueError("supervised fine-tuning of a checkpoint is on rows: give rows, a list of files")
+
 
 R = TypeVar("R", bound=TrainerRecipe)
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from rich.console import Console
+from cyclopts import Parameter
 
+from egolive.assistant.cli.options import GIVEN, OUTPUT
+from egolive.assistant.cli.output import check_folders, note, wrote
 from egolive.streaming.errors import DataError, UsageError
+from egolive.streaming.paths import existing_path
 from egolive.train.data.rows import Tally
 from egolive.train.data.rows_segments import (
     TAXONOMIES,
@@ -40,15 +43,15 @@ _TAKES: dict[Kind, Sequence[str]] = {
 
 
 def write_rows(
-    kind: Kind,
-    source: Path,
-    out: Path,
+    kind: Annotated[Kind, Parameter(group=GIVEN)],
+    source: Annotated[Path, Parameter(group=GIVEN)],
+    out: Annotated[Path, Parameter(group=OUTPUT)],
     *,
-    errata: Path | None = None,
-    lengths: Path | None = None,
-    clip: float | None = None,
-    one_answer: bool = False,
-    seed: int | None = None,
+    errata: Annotated[Path | None, Parameter(group=GIVEN)] = None,
+    lengths: Annotated[Path | None, Parameter(group=GIVEN)] = None,
+    clip: Annotated[float | None, Parameter(group=OUTPUT)] = None,
+    one_answer: Annotated[bool, Parameter(group=OUTPUT)] = False,
+    seed: Annotated[int | None, Parameter(group=OUTPUT)] = None,
 ) -> None:
     """Turn a data set's annotations into rows, and tell how many there are and what was left out.
 
@@ -85,6 +88,10 @@ def write_rows(
         raise UsageError(f"rows of {kind} take no {' and no '.join(wrong)}; see egolive rows --help")
     if clip is not None and not clip > 0:
         raise UsageError(f"--clip is more than 0, got {clip:g}")
+    for path in (source, errata, lengths):
+        if path is not None and existing_path(path) is None:
+            raise DataError(f"{path}: there is no such file or folder; check the path")
+    check_folders(out)
     _check_out(out, _read_files(kind, source, errata, lengths))
     tally = Tally()
     rows = _rows(kind, source, tally, errata, lengths, 60.0 if clip is None else clip, one_answer, seed or 0)
@@ -102,7 +109,8 @@ def write_rows(
         raise
     part.replace(out)
     tally.good = written
-    Console(stderr=True).print(f"{out}: {tally}", soft_wrap=True, markup=False, highlight=False)
+    note(f"{out}: {tally}")
+    wrote(out)
 
 
 def _read_files(kind: Kind, source: Path, errata: Path | None, lengths: Path | None) -> list[Path]:

@@ -6,7 +6,7 @@ than the two intervals side by side. Questions about one episode of the simulato
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from rich.table import Table
@@ -14,6 +14,7 @@ from rich.table import Table
 from egolive.streaming.errors import DataError
 from egolive.train.data.questions import HANDS
 from egolive.train.evaluate.figures import counted, rounded, ruled, shown
+from egolive.train.evaluate.measures import bootstrap
 from egolive.train.evaluate.result_files import Record
 
 __all__ = ["Comparison", "compare_records", "comparison_table", "paired_bootstrap"]
@@ -30,7 +31,7 @@ def paired_bootstrap(
     first: Sequence[float],
     second: Sequence[float],
     *,
-    groups: Sequence[object] | None = None,
+    groups: Sequence[Hashable] | None = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
@@ -39,29 +40,17 @@ def paired_bootstrap(
     Args:
         first: Values of one side.
         second: Of the other, on the same questions.
-        groups: What each question belongs to, as its episode: groups are then drawn, with all of their
-            questions, because questions about one episode go wrong together.
+        groups: As in `bootstrap`.
         draws: How often.
         seed: Of the draws.
 
     Raises:
         ValueError: they are not of one length.
     """
-    owners = range(len(first)) if groups is None else groups
-    if not len(first) == len(second) == len(owners):
-        raise ValueError(f"pairs are wanted, got {len(first)} and {len(second)} values, {len(owners)} groups")
-    if not first:
-        return float("nan"), float("nan")
-    sums: dict[object, list[float]] = {}
-    for one, other, owner in zip(first, second, owners, strict=True):
-        total = sums.setdefault(owner, [0.0, 0.0])
-        total[0] += other - one
-        total[1] += 1
-    table = np.array(list(sums.values()))
-    rng = np.random.default_rng(seed)
-    drawn = (table[rng.integers(0, len(table), len(table))].sum(axis=0) for _ in range(draws))
-    low, high = np.percentile([total / count for total, count in drawn], [2.5, 97.5])
-    return float(low), float(high)
+    if len(first) != len(second) or len(first) != len(first if groups is None else groups):
+        raise ValueError(f"pairs are wanted, got {len(first)} and {len(second)} values")
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    return bootstrap(differences, groups=groups, draws=draws, seed=seed)
 
 
 def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws: int = 10_000) -> Comparison:
@@ -82,7 +71,7 @@ def compare_records(first: Sequence[Record], second: Sequence[Record], *, draws:
             f"{other} of the questions that bear the same name are not the same in the two files of results: "
             "evaluate both models on one file of rows"
         )
-    pairs: dict[str, tuple[list[float], list[float], list[object]]] = {}
+    pairs: dict[str, tuple[list[float], list[float], list[Hashable]]] = {}
     for record in first:
         for name, value in _values(record).items():
             if name in others.get(record["id"], {}):

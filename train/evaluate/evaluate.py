@@ -7,33 +7,42 @@ that may go either way) are not asked about.
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
+from egolive.assistant.cli.options import (
+    ASKED,
+    GIVEN,
+    OUTPUT,
+    DeviceOption,
+    DtypeOption,
+    JsonFile,
+    ModelOption,
+    ThreadsOption,
+    open_model,
+)
+from egolive.assistant.cli.output import check_folders, json_line, wrote
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.load_local import load_engine
+from egolive.assistant.load import check_model
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
 from egolive.assistant.system import machine
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image, Slice, Window
+from egolive.streaming.paths import existing_path
 from egolive.train.common.model_card import add_measurements, check_card
 from egolive.train.data.questions import HANDS, window_questions
 from egolive.train.data.row_media import FrameSampling
 from egolive.train.evaluate.compare_results import compare_records, comparison_table
 from egolive.train.evaluate.episode_scores import record, report, scores_of
-from egolive.train.evaluate.evaluate_rows import FileOptions, evaluate_file
 from egolive.train.evaluate.figures import Figures, markdown, table
 from egolive.train.evaluate.result_files import Record, Results, engine_settings, model_stamp, read_records
 from egolive.train.simulator.episode import FrameTruth, Plan, episode_of, plan_episode, render_frame
@@ -52,33 +61,36 @@ BAG_EVERY = 4
 """Every so many-th frame of a window is looked at for its bag of visible objects."""
 
 
+_IN, _OUT = Parameter(group=GIVEN), Parameter(group=OUTPUT)
+
+
 def evaluate(
     *,
-    data: str = "sim:test",
-    model: str = "nano",
-    episodes: int = 200,
-    slices: int = 8,
-    seed: int = 0,
-    media: Path | None = None,
-    limit: int | None = None,
-    think: Annotated[bool, Parameter(negative="")] = False,
-    grammar: bool = True,
-    fps: float = 1.0,
-    max_frames: int = 32,
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-    samples: Path | None = None,
-    card: Path | None = None,
-    compare: Annotated[tuple[Path, Path] | None, Parameter(negative="")] = None,
+    data: Annotated[str, _IN] = "sim:test",
+    model: ModelOption = "nano",
+    episodes: Annotated[int, _IN] = 200,
+    slices: Annotated[int, _IN] = 8,
+    seed: Annotated[int, _IN] = 0,
+    media: Annotated[Path | None, _IN] = None,
+    limit: Annotated[int | None, _IN] = None,
+    think: Annotated[bool, Parameter(negative="", group=ASKED)] = False,
+    grammar: Annotated[bool, Parameter(group=ASKED)] = True,
+    fps: Annotated[float, _IN] = 1.0,
+    max_frames: Annotated[int, _IN] = 32,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonFile = None,
+    samples: Annotated[Path | None, _OUT] = None,
+    card: Annotated[Path | None, _OUT] = None,
+    compare: Annotated[tuple[Path, Path] | None, Parameter(negative="", group=GIVEN)] = None,
 ) -> None:
     """Measure a model on held-out episodes or a file of questions; prints a table, then one JSON line.
 
     Args:
         data: "sim:test" or "sim:train", episodes of the simulator; or a file of rows: boxes, intervals,
             multiple choice or yes-no questions in their published forms, "name.json%10" for a part of one.
-        model: "nano", a checkpoint or engine folder, or a hub id.
+        model: nano, the bundled model; a checkpoint or engine folder; or a hub id. `--engine` says the same.
         episodes: how many, of the simulator.
         slices: slices in a window of the simulator.
         seed: of the simulator, and of what is drawn from a file.
@@ -88,23 +100,21 @@ def evaluate(
         grammar: hold boxes and intervals to their form, as live.
         fps: frames a second of the videos of a file.
         max_frames: frames of a video of a file, at most.
-        device: auto, cpu or cuda.
-        dtype: auto, float32 or bfloat16.
-        threads: CPU threads.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: auto, fp32 or bf16; an engine folder has its own.
+        threads: CPU threads of the model.
         json_file: also write the JSON object here.
         samples: also write each question and answer here, one JSON line each; a run that was interrupted
             goes on where this ends.
         card: also put the table into the card (README.md) of this model folder, which is that of --model.
         compare: two files written by --samples; tells what the second is better at, and asks no model.
     """
-    for path in (json_file, samples):
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
+    check_folders(json_file, samples)
     if compare is not None:
         compared = compare_records(*(read_records(path) for path in compare))
         names = (str(compare[0]), str(compare[1]))
         Console(stderr=True).print(comparison_table(compared, names))
-        tell(
+        json_line(
             {"compare": [str(path) for path in compare], "measures": compared, **machine.gather()}, json_file
         )
         return
@@ -113,11 +123,19 @@ def evaluate(
         raise ConfigError(f"data {data!r} is not known: use sim:test, sim:train or a file of rows")
     if episodes < 1 or slices < 1 or (limit is not None and limit < 1):
         raise ConfigError("at least one episode, one slice and one row are needed")
+    if not (0 < fps <= 1000 and max_frames >= 1):
+        raise ConfigError("--fps is more than 0 and at most 1000, --max-frames 1 or more")
+    if media is not None and not media.is_dir():
+        raise ConfigError(f"--media {media} is no folder; check the path")
     if card is not None:
         check_card(card, model)
+    check_model(model, dtype=dtype)
+    # Imported here: reading files of rows needs packages that take a second.
+    from egolive.train.evaluate.evaluate_rows import FileOptions, evaluate_file
+
     found: dict[str, object] = {"data": data, "model": model}
     with (
-        closing(load_engine(model, device=device, dtype=dtype, threads=threads)) as engine,
+        closing(open_model(model, device=device, dtype=dtype, threads=threads)) as engine,
         Progress(console=Console(stderr=True)) as progress,
     ):
         if simulated:
@@ -140,7 +158,8 @@ def evaluate(
             figures, left_out = evaluate_file(engine, asked, model, samples, progress)
             found["left_out"] = left_out
     Console(stderr=True).print(table(figures, data))
-    tell({**found, **figures, **machine.gather()}, json_file)
+    json_line({**found, **figures, **machine.gather()}, json_file)
+    wrote(samples)
     if card:
         chosen: dict[str, object] = {
             "--dtype": dtype if dtype != "auto" else None,
@@ -151,11 +170,15 @@ def evaluate(
         else:
             chosen |= {"--limit": limit, "--think": think, "--fps": fps, "--max-frames": max_frames}
         add_measurements(card, markdown(figures), _command(data, seed, chosen), _place(engine.info.device))
+        wrote(card / "README.md")
 
 
 def _is_file(data: str) -> bool:
     """Whether it names a file of rows, or a part of one as in name.json%30."""
-    return Path(data).is_file() or Path(data.rpartition("%")[0]).is_file()
+    return any(
+        path is not None and path.is_file()
+        for path in (existing_path(data), existing_path(data.rpartition("%")[0]))
+    )
 
 
 def _command(data: str, seed: int, chosen: dict[str, object]) -> str:
@@ -172,16 +195,10 @@ def _command(data: str, seed: int, chosen: dict[str, object]) -> str:
 def _place(device: str) -> str:
     """The processor or GPU that a model ran on, by its name."""
     if device.startswith("cuda"):
+        import torch
+
         return torch.cuda.get_device_name(device)
     return str(machine.processor().get("name", "a CPU"))
-
-
-def tell(found: dict[str, object], json_file: Path | None) -> None:
-    """Print the JSON line, and write it where it is wanted."""
-    line = json.dumps(found) + "\n"
-    if json_file:
-        json_file.write_text(line)
-    sys.stdout.write(line)
 
 
 def ask_simulator(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def mean(values: Sequence[float] | Sequence[bool]) -> float:
 def bootstrap(
     values: Sequence[float] | Sequence[bool],
     *,
-    groups: Sequence[int] | None = None,
+    groups: Sequence[Hashable] | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
@@ -47,9 +47,8 @@ def bootstrap(
     """
     if not len(values):
         return float("nan"), float("nan")
-    _, owners = np.unique(
-        np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True
-    )
+    numbers: dict[Hashable, int] = {}
+    owners = [numbers.setdefault(group, len(numbers)) for group in (groups or range(len(values)))]
     sums, counts = np.bincount(owners, np.asarray(values, float)), np.bincount(owners)
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(0, len(sums), len(sums)) for _ in range(draws))

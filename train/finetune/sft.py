@@ -23,7 +23,7 @@ from torch.utils.data import SequentialSampler
 from trl import SFTConfig, SFTTrainer
 
 from egolive.assistant.schema.engine import Vision
-from egolive.streaming.errors import ConfigError, DataError
+from egolive.streaming.errors import DataError
 from egolive.train.common.loop import Tensors, last_checkpoint
 from egolive.train.common.run_folder import claim
 from egolive.train.common.trainer_recipe import CheckpointRecipe
@@ -82,8 +82,6 @@ def rows_of(recipe: CheckpointRecipe, loaded: Loaded, tally: Tally) -> Dataset:
     Raises:
         DataError: no row is left.
     """
-    if not recipe.rows:
-        raise ConfigError("supervised fine-tuning of a checkpoint is on rows: give rows, a list of files")
     mix = mix_rows(recipe.rows, seed=recipe.seed).checked(tally, media=recipe.media)
     log.info("%s", tally)
     if not len(mix):

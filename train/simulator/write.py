@@ -7,6 +7,7 @@ drawn again, so a run that was cut off goes on where it stopped.
 import json
 import multiprocessing
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from fractions import Fraction
@@ -16,8 +17,11 @@ from typing import Annotated, Any
 import av
 import cv2
 from cyclopts import Parameter
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from egolive.assistant.cli.options import OUTPUT
+from egolive.assistant.cli.output import note
 from egolive.streaming.errors import DataError
 from egolive.train.simulator.episode import Episode, FrameTruth, Step, episode_of, plan_episode, render_frame
 
@@ -29,7 +33,7 @@ _MANIFEST = "manifest.json"
 
 
 def simulate(
-    out: Path,
+    out: Annotated[Path, Parameter(group=OUTPUT)],
     *,
     episodes: int,
     split: str = "train",
@@ -54,6 +58,8 @@ def simulate(
     """
     if episodes < 1 or fps <= 0 or seed < 0:
         raise DataError("simulate needs at least 1 episode, an fps above 0 and a seed of 0 or more")
+    if workers is not None and workers < 1:
+        raise DataError(f"--workers is 1 or more, got {workers}")
     if split not in ("train", "test"):
         raise DataError(f"split {split!r} does not exist: choose train or test")
     if min(size) < 64 or size[0] % 2 or size[1] % 2:
@@ -62,24 +68,42 @@ def simulate(
     missing = [k for k in range(episodes) if not (out / f"{k:05d}.json").is_file()]
     count = min(workers or os.cpu_count() or 1, max(1, len(missing)))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"simulating {split} episodes", total=episodes, completed=episodes - len(missing))
         if count == 1:
             for k in missing:
                 _write_episode(out, k, split, seed, fps, size)
                 bar.advance(task)
-            return
-        # spawn, not fork: the caller may already hold threads (torch, OpenCV)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context) as pool:
-            jobs = [pool.submit(_write_episode, out, k, split, seed, fps, size) for k in missing]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    bar.advance(task)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        else:
+            _write_in_processes(
+                count, out, missing, split, seed, fps, size, advance=lambda: bar.advance(task)
+            )
+    if missing:
+        note(f"wrote {out}: {len(missing)} episodes, {episodes} in all")
+
+
+def _write_in_processes(
+    count: int,
+    out: Path,
+    missing: Sequence[int],
+    split: str,
+    seed: int,
+    fps: float,
+    size: tuple[int, int],
+    *,
+    advance: Callable[[], None],
+) -> None:
+    # spawn, not fork: the caller may already hold threads (torch, OpenCV)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        jobs = [pool.submit(_write_episode, out, k, split, seed, fps, size) for k in missing]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:

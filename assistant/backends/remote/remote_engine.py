@@ -8,33 +8,35 @@ What is kept from one question to the next is the server's business, and so are 
 from __future__ import annotations
 
 import base64
-import http.client
 import io
+import itertools
 import json
 import queue
-import re
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from types import TracebackType
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, cast
 
+import httpx
 from PIL import Image as PillowImage
 
 from egolive.assistant.schema.engine import Delta, EngineInfo, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import Profile
 from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
-from egolive.streaming.errors import ConfigError, EngineError
+from egolive.streaming.errors import ConfigError, EngineError, one_line
 from egolive.streaming.frames import Image
 
 __all__ = ["RemoteEngine", "RemoteSession", "messages_of"]
 
 _SECONDS = 60.0
 """A server that says nothing for so long is gone."""
-_MARKS = re.compile(r"<\|im_start\|>(\w+)\n|<\|im_end\|>\n?|<\|vision_start\|>|<\|vision_end\|>")
+_CLOSING_SECONDS = 1.0
+"""Closing a session waits so long for the end of each answer; a server that hangs is left behind."""
+_KEPT_SECONDS = 4.0
+"""A connection that is idle for longer is not used again; servers often close theirs after 5 seconds."""
 
 
 class RemoteEngine:
@@ -54,15 +56,20 @@ class RemoteEngine:
         self.server = _Server(_parsed(address))
         self.profile = profile
         self.tokenizer = None
-        self.model = model or self._only_model()
-        self.info = EngineInfo(self.model, "server", "unknown", address, profile.name, 0)
+        try:
+            self.model = model or self._only_model()
+        except BaseException:
+            self.server.close()
+            raise
+        self.info = EngineInfo(self.model, "server", "unknown", self.server.address, profile.name, 0)
 
     def session(self, reuse: Reuse = FULL_REUSE) -> RemoteSession:
         """A fresh stream state; the server decides what it uses again."""
         return RemoteSession(self)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Close the connections."""
+        self.server.close()
 
     def _only_model(self) -> str:
         listed = self.server.get("models").get("data")
@@ -80,6 +87,7 @@ class RemoteSession:
         self._engine = engine
         self._usage: list[Counter[str]] = []
         self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
 
     def see(self, vision: Vision) -> None:
         """Nothing is sent ahead of a question."""
@@ -95,10 +103,13 @@ class RemoteSession:
         self._stop.set()
         self._stop = stop = threading.Event()
         self._usage = [Counter() for _ in requests]
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
         found: queue.Queue[Delta | EngineError] = queue.Queue()
         for number, request in enumerate(requests):
             args = (number, request, found, stop)
-            threading.Thread(target=self._answer, args=args, name="egolive-server", daemon=True).start()
+            thread = threading.Thread(target=self._answer, args=args, name="egolive-server", daemon=True)
+            self._threads.append(thread)
+            thread.start()
         left = len(requests)
         try:
             while left:
@@ -120,8 +131,10 @@ class RemoteSession:
         self._stop.set()
 
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way; connections that are read to their end are kept for the next session."""
         self._stop.set()
+        for thread in self._threads:
+            thread.join(_CLOSING_SECONDS)
 
     def __enter__(self) -> RemoteSession:
         return self
@@ -134,84 +147,124 @@ class RemoteSession:
     def _answer(
         self, number: int, request: Request, found: queue.Queue[Delta | EngineError], stop: threading.Event
     ) -> None:
-        asked = {
-            "model": self._engine.model,
-            "messages": messages_of(request.prompt),
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "seed": request.seed,
-            "stream": True,
-        }
-        ended, counts = "stop", self._usage[number]
+        finished, ended, counts = False, "stop", self._usage[number]
         try:
+            asked = {
+                "model": self._engine.model,
+                "messages": messages_of(request.prompt),
+                "max_tokens": request.max_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": request.seed,
+                "stream": True,
+            }
             with closing(self._engine.server.stream("chat/completions", asked, stop)) as events:
                 for event in events:
+                    if event is None:
+                        # Told before the rest is read, which frees the connection for the next question.
+                        finished = True
+                        found.put(_last(number, ended))
+                        continue
                     if isinstance(usage := event.get("usage"), dict):
                         counts.update({k: v for k, v in usage.items() if isinstance(v, int)})
                     for choice in event.get("choices") or ():
                         ended = choice.get("finish_reason") or ended
                         for text, logprob in _pieces(choice):
                             found.put(Delta(number, 0, text, logprob))
-            found.put(Delta(number, 0, "", 0.0, "length" if ended == "length" else "stop"))
+            if not finished:
+                found.put(_last(number, ended))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            found.put(EngineError(self._engine.server.stranger()))
         except EngineError as error:
-            found.put(error)
+            # What breaks behind a whole answer does not take it back.
+            if not finished:
+                found.put(error)
 
 
-@dataclass(frozen=True, slots=True)
+def _last(number: int, ended: str) -> Delta:
+    return Delta(number, 0, "", 0.0, "length" if ended == "length" else "stop")
+
+
 class _Server:
-    """Where a server is; each call has a connection of its own."""
+    """A server's address, and the connections to it: they are used again, and no proxy stands between."""
 
-    address: SplitResult
-
-    @property
-    def name(self) -> str:
-        """Its address without a password."""
-        return f"{self.address.scheme}://{self.address.hostname}:{self.address.port or ''}".rstrip(":")
+    def __init__(self, address: httpx.URL) -> None:
+        self.name = f"{address.scheme}://{address.netloc.decode()}"
+        """Scheme, host and port."""
+        self.address = self.name + address.path
+        """As it was given, without a password."""
+        self._client = httpx.Client(
+            base_url=address.copy_with(query=None, fragment=None),
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+            timeout=_SECONDS,
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEPT_SECONDS),
+            follow_redirects=False,
+            # Nothing is taken from the environment; certificates are those that the system trusts.
+            trust_env=False,
+            verify=ssl.create_default_context(),
+        )
 
     def get(self, what: str) -> dict[str, Any]:
         """One JSON object."""
         with self._answer("GET", what, None) as response:
-            return self._parsed(response.read())
+            return self._parsed(b"".join(self._chunks(response)))
 
-    def stream(self, what: str, asked: dict[str, Any], stop: threading.Event) -> Generator[dict[str, Any]]:
-        """The events that a request is answered by, until it ends or is stopped."""
+    def stream(
+        self, what: str, asked: dict[str, Any], stop: threading.Event
+    ) -> Generator[dict[str, Any] | None]:
+        """The events that a request is answered by, until it ends or is stopped; None where it is whole."""
         with self._answer("POST", what, json.dumps(asked).encode()) as response:
-            while not stop.is_set():
-                try:
-                    line = response.readline().strip()
-                except (OSError, http.client.HTTPException) as error:
-                    raise EngineError(f"{self.name} broke off in the middle of an answer: {error}") from error
-                if not line and response.isclosed():
+            for line in self._lines(response):
+                if stop.is_set():
                     return
                 if line == b"data: [DONE]":
-                    return
-                if line.startswith(b"data:"):
+                    yield None
+                elif line.startswith(b"data:"):
                     event = self._parsed(line[5:])
                     if "error" in event:
-                        raise EngineError(f"{self.name} failed: {_one_line(event['error'])}")
+                        raise EngineError(f"{self.name} failed: {one_line(event['error'])}")
                     yield event
 
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def stranger(self) -> str:
+        """The message for an answer that is not the API's."""
+        return f"{self.name} does not answer as an OpenAI-compatible server: is it one?"
+
     @contextmanager
-    def _answer(self, method: str, what: str, body: bytes | None) -> Iterator[http.client.HTTPResponse]:
-        """The answer to one call; the connection is closed behind it."""
-        kind = http.client.HTTPSConnection if self.address.scheme == "https" else http.client.HTTPConnection
-        assert self.address.hostname is not None
-        headers = {"Content-Type": "application/json", "Connection": "close"}
-        with ExitStack() as stack:
-            connection = kind(self.address.hostname, self.address.port, timeout=_SECONDS)
-            stack.callback(connection.close)
-            try:
-                connection.request(method, f"{self.address.path.rstrip('/')}/{what}", body, headers)
-                response = stack.enter_context(connection.getresponse())
-                told = "" if response.status == 200 else response.read(2000).decode("utf-8", "replace")
-            except (OSError, http.client.HTTPException) as error:
+    def _answer(self, method: str, what: str, body: bytes | None) -> Iterator[httpx.Response]:
+        """The answer to one call, before its body is read."""
+        try:
+            response = self._client.send(self._client.build_request(method, what, content=body), stream=True)
+        except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: the engine was closed
+            raise EngineError(
+                f"{self.name} cannot be reached: {one_line(error)}; is the server running?"
+            ) from error
+        with closing(response):
+            if response.status_code != 200:
+                told = next(self._chunks(response), b"")[:2000].decode("utf-8", "replace")
                 raise EngineError(
-                    f"{self.name} cannot be reached: {error}; is the server running?"
-                ) from error
-            if response.status != 200:
-                raise EngineError(f"{self.name} refused with status {response.status}: {_one_line(told)}")
+                    f"{self.name} refused with status {response.status_code}: {' '.join(told.split())[:300]}"
+                )
             yield response
+
+    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
+        try:
+            yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise EngineError(
+                f"{self.name} broke off in the middle of an answer: {one_line(error)}"
+            ) from error
+
+    def _lines(self, response: httpx.Response) -> Iterator[bytes]:
+        """The lines of a body. httpx's own end at U+2028 too, which may stand inside of JSON."""
+        rest = b""
+        for chunk in self._chunks(response):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from map(bytes.strip, lines)
+        yield rest.strip()
 
     def _parsed(self, text: bytes) -> dict[str, Any]:
         try:
@@ -219,37 +272,37 @@ class _Server:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise EngineError(f"{self.name} does not answer as an OpenAI-compatible server: is it one?")
+            raise EngineError(self.stranger())
         return found
 
 
 def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
-    """A prompt as messages of the API; pictures as PNG in data URLs, of the size that the model sees.
+    """A prompt's messages as the API takes them; pictures are PNG in data URLs, of the size that is seen.
 
-    The turn that the model is to write is left out.
+    Raises:
+        EngineError: The prompt is no conversation.
     """
-    messages: list[dict[str, Any]] = []
-    content: list[dict[str, Any]] = []
-
-    def say(text: str) -> None:
-        if text:
-            content.append({"type": "text", "text": text})
-
-    for part in prompt.parts:
-        if isinstance(part, Vision):
-            step = 1 if part.kind == "image" else 2
-            for image in part.frames[step - 1 :: step]:
-                content.append({"type": "image_url", "image_url": {"url": _data_url(image, part)}})
-            continue
-        at = 0
-        for mark in _MARKS.finditer(part):
-            say(part[at : mark.start()])
-            at = mark.end()
-            if mark[1]:
-                content = []
-                messages.append({"role": mark[1], "content": content})
-        say(part[at:])
+    if not prompt.messages:
+        raise EngineError("a server takes messages, and this prompt is text alone; ask it by a conversation")
+    messages = ({"role": turn.role, "content": _content(turn.parts)} for turn in prompt.messages)
     return [message for message in messages if message["content"]]
+
+
+def _content(parts: Sequence[str | Vision]) -> list[dict[str, Any]]:
+    """Texts and pictures of one turn. Neighbouring texts become one: servers put line breaks between."""
+    content: list[dict[str, Any]] = []
+    for text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
+        if text:
+            if said := "".join(map(str, group)):
+                content.append({"type": "text", "text": said})
+            continue
+        for vision in cast(Iterator[Vision], group):
+            step = 1 if vision.kind == "image" else 2
+            content += [
+                {"type": "image_url", "image_url": {"url": _data_url(image, vision)}}
+                for image in vision.frames[step - 1 :: step]
+            ]
+    return content
 
 
 def _data_url(image: Image, vision: Vision) -> str:
@@ -270,12 +323,11 @@ def _pieces(choice: dict[str, Any]) -> Iterator[tuple[str, float]]:
         yield str(text), 0.0
 
 
-def _parsed(address: str) -> SplitResult:
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+def _parsed(address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(address)
+    except (ValueError, httpx.InvalidURL):
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host or (url.port or 1) > 65_535:
         raise ConfigError(f"{address!r} is no address of a server; give one such as http://localhost:8000/v1")
-    return parts
-
-
-def _one_line(told: object) -> str:
-    return " ".join(str(told).split())[:300]
+    return url

@@ -25,6 +25,8 @@ from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
 from egolive.streaming.errors import EngineError
 
+DRAWN_CLOSE = 3e-5
+"""The same for numbers drawn at random instead of prompts: 1.03e-5 was seen with two threads."""
 HOST_ONLY = {"_local_scalar_dense", "item", "lift_fresh", "masked_select", "nonzero", "unique2"}
 """Operations that wait for the device or bring numbers from Python: a CUDA graph cannot hold them."""
 
@@ -181,7 +183,7 @@ class Twins:
         for (_, _, keep), one, two in zip(drawn, *found, strict=True):
             assert one.shape == two.shape == (keep, len(self.decoders[0].head))
             if keep:
-                assert_close(one, two)
+                assert_close(one, two, DRAWN_CLOSE)
 
 
 @pytest.fixture

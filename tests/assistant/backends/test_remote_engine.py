@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from PIL import Image as PillowImage
 from egolive.assistant.backends.remote.remote_engine import RemoteEngine, messages_of
 from egolive.assistant.cli import main as cli
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.prompts.prompts import build_prompt, make_vision
+from egolive.assistant.prompts.prompts import build_prompt, chat_prompt, make_vision
 from egolive.assistant.schema.answers import Question
-from egolive.assistant.schema.engine import Prompt, Request, Vision
-from egolive.assistant.schema.profiles import NANO
+from egolive.assistant.schema.engine import Delta, Message, Prompt, Request, Vision
+from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO
 from egolive.streaming.errors import ConfigError, EngineError
 from egolive.streaming.frames import Frame, Slice, Window
 
@@ -39,6 +40,8 @@ class Server(ThreadingHTTPServer):
         self.models = ["nano"]
         self.status = 200
         self.body: bytes | None = None
+        self.headers: dict[str, str] = {}
+        self.connections: set[tuple[str, int]] = set()
         self.address = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
@@ -46,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     """Streams what the server says."""
 
     server: Server
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self._send(json.dumps({"data": [{"id": name} for name in self.server.models]}).encode())
@@ -64,21 +68,46 @@ class Handler(BaseHTTPRequestHandler):
         self._send("".join([*lines, "data: [DONE]\n\n"]).encode())
 
     def _send(self, body: bytes) -> None:
+        body = body if self.server.body is None else self.server.body
+        self.server.connections.add(self.client_address)
         self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body if self.server.body is None else self.server.body)
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None: ...
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextmanager
+def serving() -> Iterator[Server]:
     with Server() as served:
         thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        try:
+            yield served
+        finally:
+            served.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as served:
         yield served
-        served.shutdown()
-        thread.join()
+
+
+@pytest.fixture
+def engine(server: Server) -> Iterator[RemoteEngine]:
+    with closing(RemoteEngine(server.address, NANO)) as made:
+        yield made
+
+
+def ask_intent(engine: RemoteEngine) -> list[Delta]:
+    """The answer to one question."""
+    with engine.session() as session:
+        return list(session.ask([request(Question("intent"), make_vision(IMAGES[:1], NANO))]))
 
 
 def request(question: Question, vision: Vision) -> Request:
@@ -102,13 +131,39 @@ def test_a_prompt_becomes_messages_with_one_picture_a_slice() -> None:
     assert shades == [20, 40]
 
 
-def test_a_system_message_stays_one() -> None:
-    text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert [message["role"] for message in messages_of(Prompt((text,)))] == ["system", "user"]
+def test_turns_and_pictures_stay_in_their_order_and_texts_that_follow_each_other_are_one() -> None:
+    picture = make_vision(IMAGES[:1], NANO)
+    turns = [
+        Message("system", ("Be brief.",)),
+        Message("user", ("Look at ", "this:", picture, "and say what it is.")),
+        Message("assistant", ("A cup.",)),
+        Message("user", ("<|im_end|>Whose?",)),
+    ]
+    system, first, said, last = messages_of(chat_prompt(NANO, turns))
+    assert [turn["role"] for turn in (system, first, said, last)] == ["system", "user", "assistant", "user"]
+    assert system["content"] == [{"type": "text", "text": "Be brief."}]
+    assert [item["type"] for item in first["content"]] == ["text", "image_url", "text"]
+    assert first["content"][0]["text"] == "Look at this:"
+    # A text cannot end its turn on the server either.
+    assert last["content"] == [{"type": "text", "text": " Whose?"}]
 
 
-def test_questions_are_asked_greedily_and_answered_as_they_come(server: Server) -> None:
-    engine = RemoteEngine(server.address, NANO)
+def test_the_profiles_system_message_is_sent() -> None:
+    system, user = messages_of(build_prompt(EGOTHINKER_V1, Question("ask", "Hi"), []))
+    assert system == {"role": "system", "content": [{"type": "text", "text": EGOTHINKER_V1.system}]}
+    assert user["role"] == "user"
+
+
+def test_a_prompt_that_is_text_alone_is_refused(server: Server) -> None:
+    with (
+        RemoteEngine(server.address, NANO).session() as session,
+        pytest.raises(EngineError, match="messages"),
+    ):
+        list(session.ask([Request(Prompt(("Hi",)))]))
+    assert server.asked == []
+
+
+def test_questions_are_asked_greedily_and_answered_as_they_come(server: Server, engine: RemoteEngine) -> None:
     picture = make_vision(IMAGES[:1], NANO)
     with engine.session() as session:
         asked = [request(Question("ground", "right hand"), picture), request(Question("intent"), picture)]
@@ -128,10 +183,10 @@ def test_questions_are_asked_greedily_and_answered_as_they_come(server: Server) 
         )
 
 
-def test_the_assistant_reads_boxes_and_words_of_a_server(server: Server) -> None:
+def test_the_assistant_reads_boxes_and_words_of_a_server(engine: RemoteEngine) -> None:
     frames = [Frame(image, number / 2, number) for number, image in enumerate(IMAGES)]
     window = Window((Slice(frames[0], frames[1], 0), Slice(frames[2], frames[3], 1)))
-    with Assistant(RemoteEngine(server.address, NANO)) as assistant:
+    with Assistant(engine) as assistant:
         hand, intent = assistant.answer([Question("ground", "right hand"), Question("intent")], window=window)
     assert [tuple(box) for box in hand.boxes] == [(56.0, 35.0, 84.0, 70.0)]
     assert intent.text == "make tea"
@@ -153,19 +208,62 @@ def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
         RemoteEngine("http://127.0.0.1:9/v1", NANO)
 
 
+def test_the_connection_is_kept_from_question_to_question(server: Server, engine: RemoteEngine) -> None:
+    for number in range(3):
+        ask_intent(engine)
+        assert len(server.asked) == number + 1
+    assert len(server.connections) == 1
+
+
+def test_a_redirect_is_not_followed(server: Server, engine: RemoteEngine) -> None:
+    with serving() as other:
+        server.status, server.headers = 307, {"Location": f"{other.address}/chat/completions"}
+        with pytest.raises(EngineError, match="refused with status 307"):
+            ask_intent(engine)
+    assert other.asked == []
+    assert other.connections == set()
+
+
+def test_no_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with closing(RemoteEngine(server.address, NANO)) as engine:
+        assert len(ask_intent(engine)) > 1
+
+
+def test_a_password_in_the_address_is_told_nowhere(server: Server) -> None:
+    secret = server.address.replace("http://", "http://user:secret@")
+    with closing(RemoteEngine(secret, NANO)) as engine:
+        assert engine.info.device == server.address
+        server.status = 500
+        with pytest.raises(EngineError) as error:
+            ask_intent(engine)
+    assert "secret" not in str(error.value)
+
+
+def test_a_line_separator_inside_an_answer_does_not_end_it(server: Server, engine: RemoteEngine) -> None:
+    event = {"choices": [{"delta": {"content": "one\u2028two\x85three"}, "finish_reason": "length"}]}
+    server.body = f"data: {json.dumps(event, ensure_ascii=False)}\n\ndata: [DONE]\n\n".encode()
+    deltas = ask_intent(engine)
+    assert [delta.text for delta in deltas] == ["one\u2028two\x85three", ""]
+    assert deltas[-1].finished == "length"
+
+
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
         (500, b"CUDA\nout of memory", "refused with status 500: CUDA out of memory"),
         (200, b"data: {broken\n\n", "does not answer as an OpenAI-compatible server"),
+        (200, b'data: {"choices": [3]}\n\n', "does not answer as an OpenAI-compatible server"),
         (200, b'data: {"error": {"message": "too long"}}\n\n', "failed: .*too long"),
     ],
 )
-def test_wrong_answers_are_told_in_one_line(server: Server, status: int, body: bytes, told: str) -> None:
-    engine = RemoteEngine(server.address, NANO)
+def test_wrong_answers_are_told_in_one_line(
+    server: Server, engine: RemoteEngine, status: int, body: bytes, told: str
+) -> None:
     server.status, server.body = status, body
     with pytest.raises(EngineError, match=told) as error:
-        list(engine.session().ask([request(Question("intent"), make_vision(IMAGES[:1], NANO))]))
+        ask_intent(engine)
     assert "\n" not in str(error.value)
 
 
@@ -173,10 +271,11 @@ def test_the_model_has_to_be_named_where_there_are_several(server: Server) -> No
     server.models = ["nano", "other"]
     with pytest.raises(EngineError, match="serves nano, other: name the model"):
         RemoteEngine(server.address, NANO)
-    assert RemoteEngine(server.address, NANO, model="other").info.name == "other"
+    with closing(RemoteEngine(server.address, NANO, model="other")) as engine:
+        assert engine.info.name == "other"
 
 
-@pytest.mark.parametrize("address", ["nano", "ftp://there", "http://"])
+@pytest.mark.parametrize("address", ["nano", "ftp://there", "http://", "http://there:99999", "http://\ud800"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="is no address of a server"):
         RemoteEngine(address, NANO)

@@ -144,11 +144,13 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     assert rates.shown == pytest.approx(2.0)
 
 
-def test_without_a_terminal_each_answer_is_one_line() -> None:
-    out = io.StringIO()
-    view = LineView(Console(file=out, width=80))
+def test_without_a_terminal_each_answer_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    view = LineView()
     view.emit(Shown(frame(), [INTENT, HAND, ABSENT], [INTENT, HAND, ABSENT]))
-    assert out.getvalue().splitlines() == [
+    view.note({"type": "gap"})
+    captured = capsys.readouterr()
+    assert captured.err == "the source was interrupted: a new window begins\n"
+    assert captured.out.splitlines() == [
         "   3.00 s  intent: make tea  (age 1.0 s)",
         "   3.50 s  ground right hand: [10, 20, 30, 40]  (age 0.5 s)",
         "   3.50 s  ground left hand: none  (age 0.5 s)",

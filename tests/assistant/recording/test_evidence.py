@@ -155,7 +155,7 @@ def test_a_damaged_bundle_is_told_in_one_line(tmp_path: Path) -> None:
         ),
         (("frames",), {"frame-000.png": 7}, "frames.frame-000.png"),
         (("profile",), {}, "the key 'name' is missing"),
-        (("format",), 3, "format '3'"),
+        (("format",), 3, "format 3"),
     ],
     ids=str,
 )

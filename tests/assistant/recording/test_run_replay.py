@@ -192,7 +192,22 @@ def test_a_damaged_recording_is_told_in_one_line(tmp_path: Path) -> None:
     log.write_text(whole.replace('"slices": 2', '"slices": 1', 1))
     with pytest.raises(DataError, match="slices"):
         again(tmp_path, "x.jsonl")
+    log.write_text(whole.replace('"t": 0.1', '"t": "soon"', 1))
+    with pytest.raises(DataError, match=r"recording\.jsonl, line \d+: damaged \(t: .*\); record again"):
+        again(tmp_path, "x.jsonl")
+    log.write_text("[" * 100_000 + "\n" + whole)
+    with pytest.raises(DataError, match=r"recording\.jsonl, line 1: damaged \(Invalid JSON: recursion limit"):
+        again(tmp_path, "x.jsonl")
     log.write_text(whole)
+    head = tmp_path / "kept" / "recording.json"
+    known = head.read_text()
+    head.write_text(known.replace('"format": 1', '"format": 2'))
+    with pytest.raises(DataError, match=r"recording\.json: .*format 2, which another egolive wrote"):
+        again(tmp_path, "x.jsonl")
+    head.write_text(known.replace('"every": 1', '"every": 1, "speed": 2'))
+    with pytest.raises(DataError, match=r"its settings are damaged \(settings\.speed: "):
+        again(tmp_path, "x.jsonl")
+    head.write_text(known)
     (tmp_path / "kept" / "pictures-000.mkv").unlink()
     with pytest.raises(DataError, match="picture of frame"):
         again(tmp_path, "x.jsonl")

@@ -66,8 +66,8 @@ def test_a_machine_that_slept_adds_no_more_than_a_second(monkeypatch: pytest.Mon
     assert watchdog.hangs()
 
 
-def test_a_patience_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ValueError, match="patience"):
+def test_a_timeout_that_cannot_work_is_refused() -> None:
+    with pytest.raises(ValueError, match="timeout"):
         run(Scripted(tenths(3), live=False), name, Screen(), timeout=-1.0)
 
 

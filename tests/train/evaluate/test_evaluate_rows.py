@@ -38,7 +38,7 @@ def rows(folder: Path) -> Path:
 def evaluated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], engine: FakeEngine, **options: Any
 ) -> dict[str, Any]:
-    monkeypatch.setattr(evaluation, "load_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(evaluation, "open_model", lambda *_, **__: engine)
     evaluation.evaluate(**options)
     found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return found

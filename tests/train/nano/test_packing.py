@@ -47,7 +47,6 @@ def tokenizer() -> Qwen2TokenizerFast:
 @cache
 def model() -> Qwen2VLForConditionalGeneration:
     """Nano with weights so wide that what it says depends on all that it has read."""
-    torch.set_num_threads(1)
     fresh = new_nano(tokenizer(), seed=1).eval()
     with torch.no_grad():
         for name, weight in fresh.named_parameters():
