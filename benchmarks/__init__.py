@@ -1,1 +1,1 @@
-"""Numbers that settle arguments. Nothing is built here yet."""
+"""Benchmarks: `egolive bench` measures cost, quality and robustness, with tables, JSON lines and plots."""

@@ -1,7 +1,4 @@
-"""How a measuring command ends: a table for people on standard error, one JSON line for programs.
-
-What is measured, and what the table says, is each command's own.
-"""
+"""Output of the benchmarks: a table on standard error, one JSON line on standard output, plots as PNG."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from rich.table import Table
 from egolive.assistant.system import machine
 from egolive.streaming.errors import UsageError
 
-__all__ = ["check_places", "save_figure", "table", "tell"]
+__all__ = ["check_places", "print_figures", "save_figure", "table"]
 
 _WIDTH = 130
 
@@ -33,7 +30,7 @@ def check_places(*places: Path | None) -> None:
             raise UsageError(f"cannot write {place}: there is no folder {place.parent}")
 
 
-def tell(figures: Mapping[str, Any], drawn: RenderableType, json_file: Path | None) -> None:
+def print_figures(figures: Mapping[str, Any], drawn: RenderableType, json_file: Path | None) -> None:
     """Print the table and the JSON line, and write the line where it is wanted.
 
     Args:

@@ -1,4 +1,4 @@
-"""The web page: a browser's camera, or one beside the server, and clips, answered by one engine.
+"""The web page of `egolive demo`: live camera and clips.
 
-It knows engines by their protocol alone, and watches through the loop that `egolive run` uses.
+It uses engines by their protocol alone, and runs streams with the loop that `egolive run` uses.
 """

@@ -5,8 +5,8 @@
     egolive demo --source rtsp://camera/stream    a camera that the server reads; pages only watch
     egolive demo --host 0.0.0.0 --https           for a phone on the same network
 
-A Gradio page inside a server of our own, so that the camera's pictures have a route of their own and one
-guard stands before everything.
+A Gradio page is mounted in a FastAPI app, which has routes for the camera's pictures; one ASGI middleware
+checks passwords and origins of all requests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from egolive.assistant.cli.options import GIVEN, MODEL, ModelOptions
 from egolive.assistant.cli.output import note
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.engine import Engine
-from egolive.demo.security import Guard, self_signed, user_and_password
+from egolive.demo.security import SecurityMiddleware, self_signed, user_and_password
 from egolive.demo.sessions import VisitorSessions
 from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.sources.opening import open_source
@@ -93,7 +93,7 @@ def demo(
         else partial(open_source, source, realtime=True, loop=True, reconnect_timeout=math.inf)
     )
     if opening is not None:
-        # A source that is not there is told before the model is loaded.
+        # A source that is not there is refused before the model is loaded.
         opening().close()
     # Imported here, as below: it needs a package that an installation may lack, and takes seconds.
     import uvicorn
@@ -105,10 +105,10 @@ def demo(
             certificate, key = self_signed(folder, host)
         engine = model.load()
         stack.callback(engine.close)
-        page, visits = build_page(engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb)
-        stack.callback(visits.close)
+        page, sessions = build_page(engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb)
+        stack.callback(sessions.close)
         config = uvicorn.Config(
-            Guard(page, login=login),
+            SecurityMiddleware(page, login=login),
             log_level="warning",
             ws="none",
             ssl_certfile=certificate,
@@ -158,24 +158,24 @@ def build_page(
         upload_mb: Most megabytes of a clip.
 
     Returns:
-        The app, and the visits, to be closed at the end.
+        The app, and the sessions, to be closed at the end.
     """
     import gradio as gr
     from fastapi import FastAPI
 
+    from egolive.demo.clip_jobs import ClipSessions, add_clip_routes
     from egolive.demo.clip_tab import ClipPage, clip_tab
     from egolive.demo.live_tab import live_tab, static_text
     from egolive.demo.routes import add_live_routes
-    from egolive.demo.visitor_clips import Clips, add_clip_routes
 
     # Gradio keeps uploads there until they are taken out, and serves no other files.
     uploads = folder / "uploads"
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    visits = VisitorSessions(SharedEngine(engine), source, most=visitors)
-    clips = Clips(folder / "clips")
-    page = ClipPage(visits.engine, clips, uploads)
+    sessions = VisitorSessions(SharedEngine(engine), source, most=visitors)
+    clips = ClipSessions(folder / "clips")
+    page = ClipPage(sessions.engine, clips, uploads)
     app = FastAPI(openapi_url=None)
-    add_live_routes(app, visits)
+    add_live_routes(app, sessions)
     add_clip_routes(app, clips)
     with gr.Blocks(title="egolive", analytics_enabled=False, fill_width=True) as blocks:
         with gr.Tab("Live"):
@@ -197,4 +197,4 @@ def build_page(
         enable_monitoring=False,
         max_file_size=f"{upload_mb}mb",
     )
-    return app, visits
+    return app, sessions

@@ -1,16 +1,24 @@
-"""A clip from beginning to end: watched once with the assistant, then asked about. Knows no page."""
+"""Visitors' clips: each is watched once with the assistant and then asked about.
+
+A visitor's clip and results are in a folder of their own, under a random name, and deleted with the session.
+"""
 
 from __future__ import annotations
 
 import json
+import secrets
+import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import av
 import cv2
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from egolive.assistant.ask import ClipOptions, ask_task
 from egolive.assistant.live.assistant import Assistant, live_questions
@@ -26,8 +34,25 @@ from egolive.streaming.metrics import Metrics
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.video_writer import VideoWriter
 
-__all__ = ["Watched", "find_when", "find_where", "length_of", "watch_clip", "write_evidence"]
+__all__ = [
+    "ClipSession",
+    "ClipSessions",
+    "Watched",
+    "add_clip_routes",
+    "find_when",
+    "find_where",
+    "length_of",
+    "watch_clip",
+    "write_evidence",
+]
 
+_SERVED = {
+    "overlay.mp4": "video/mp4",
+    "events.jsonl": "application/jsonl",
+    "evidence.zip": "application/zip",
+    "where.jpg": "image/jpeg",
+}
+"""Names and kinds of the files that are given out; there is no way to name another."""
 _LOOKS = 8
 """Pictures of a clip in which a thing is looked for, the newest first."""
 
@@ -48,16 +73,49 @@ class Watched:
     """Answers to the visitor's questions about it."""
 
 
-class _Progress:
-    """A sink that tells how far it is."""
+@dataclass(slots=True)
+class ClipSession:
+    """One visitor's clip and what came of it."""
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self._tell = tell
+    word: str
+    folder: Path
+    clip: Path | None = None
+    watched: Watched | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    at_work: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the clip is looked at: its files stay until then."""
+    unwanted: threading.Event = field(default_factory=threading.Event)
+    """What is looked at is to be dropped as soon as that has stopped."""
+
+    @contextmanager
+    def emptied(self) -> Iterator[None]:
+        """Stop what runs and drop the clip and everything made of it; nothing begins before this has ended.
+
+        Raises:
+            UsageError: The session is over.
+        """
+        self.unwanted.set()
+        self.stop.set()
+        with self.at_work:
+            self.unwanted.clear()
+            if not self.folder.is_dir():
+                raise UsageError("The page was closed meanwhile; open it again.")
+            self.clip = self.watched = None
+            for path in self.folder.iterdir():
+                path.unlink()
+            yield
+
+
+class _Progress:
+    """A sink that reports the time of each picture."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
         self.time = 0.0
 
     def emit(self, shown: Shown) -> None:
         self.time = shown.frame.time
-        self._tell(self.time)
+        self._report(self.time)
 
     def note(self, event: Mapping[str, object]) -> None: ...
 
@@ -68,9 +126,9 @@ def length_of(clip: Path) -> float:
     """Seconds of a video.
 
     Raises:
-        SourceError: It is none, or does not tell.
+        SourceError: It is no video, or its length is not known.
     """
-    # Told by what reads it later, in words for people.
+    # The reader of streams refuses what it cannot read, in words for people.
     open_source(clip).close()
     with av.open(str(clip.absolute())) as container:
         if container.duration is None or not container.streams.video:
@@ -84,7 +142,7 @@ def watch_clip(
     folder: Path,
     *,
     most_seconds: float,
-    tell: Callable[[float], None] = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> Watched:
     """Run the assistant over a clip, as `egolive run` does.
@@ -94,7 +152,7 @@ def watch_clip(
         clip: The video.
         folder: Where overlay.mp4 and events.jsonl go.
         most_seconds: How much of it is watched.
-        tell: Called with the time of each picture that is done, seconds.
+        progress: Called with the time of each picture that is done, seconds.
         stop: Ends it early.
 
     Raises:
@@ -102,7 +160,7 @@ def watch_clip(
     """
     length = length_of(clip)
     answers: list[Answer] = []
-    progress = _Progress(tell)
+    reached = _Progress(progress)
     profile, metrics = engine.profile, Metrics()
     raw = folder / "overlay.part.mp4"
     questions = live_questions(("intent", "next", "ground"), think=profile.think)
@@ -114,7 +172,7 @@ def watch_clip(
                 EventSink(folder / "events.jsonl"),
                 VideoSink(VideoWriter(raw)),
                 CallbackSink(answers.append),
-                progress,
+                reached,
             ],
             fps=profile.fps,
             slices=profile.window_slices,
@@ -126,7 +184,7 @@ def watch_clip(
         raise SourceError(f"{clip.name}: nothing was watched; start again")
     _make_seekable(raw, folder / "overlay.mp4")
     cut = report.ended == "stop" or length > most_seconds
-    return Watched(clip, folder, min(length, most_seconds) if not cut else progress.time, answers, cut)
+    return Watched(clip, folder, min(length, most_seconds) if not cut else reached.time, answers, cut)
 
 
 def find_when(engine: Engine, watched: Watched, event: str) -> Answer:
@@ -176,6 +234,54 @@ def write_evidence(engine: Engine, watched: Watched) -> Path:
             if (watched.folder / name).exists():
                 bundle.write(watched.folder / name, name)
     return path
+
+
+class ClipSessions:
+    """All visitors' clips."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep them under a folder."""
+        self._folder = folder
+        self._changing = threading.Lock()
+        self._sessions: dict[str, ClipSession] = {}
+
+    def of(self, visitor: str) -> ClipSession:
+        """A visitor's own, made when first asked for."""
+        with self._changing:
+            if visitor not in self._sessions:
+                word = secrets.token_urlsafe(16)
+                folder = self._folder / word
+                folder.mkdir(parents=True)
+                self._sessions[visitor] = ClipSession(word, folder)
+            return self._sessions[visitor]
+
+    def file(self, word: str, name: str) -> Path | None:
+        """A file that may be given out; None where there is none of that name."""
+        with self._changing:
+            session = next((session for session in self._sessions.values() if session.word == word), None)
+        if session is None or name not in _SERVED:
+            return None
+        path = session.folder / name
+        return path if path.is_file() else None
+
+    def leave(self, visitor: str) -> None:
+        """The page was closed: stop what runs and delete everything."""
+        with self._changing:
+            session = self._sessions.pop(visitor, None)
+        if session is not None:
+            with session.emptied():
+                shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def add_clip_routes(app: FastAPI, clips: ClipSessions) -> None:
+    """Add the route under which results are seen and downloaded."""
+
+    @app.get("/clip/{word}/{name}")
+    def file(word: str, name: str) -> Response:
+        path = clips.file(word, name)
+        if path is None:
+            return PlainTextResponse("There is no such file, or the visit is over.", status_code=404)
+        return FileResponse(path, media_type=_SERVED[name], headers={"Cache-Control": "no-store"})
 
 
 def _question(task: str, words: str, hint: str) -> Question:

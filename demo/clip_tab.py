@@ -13,10 +13,18 @@ import gradio as gr
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.engine_lock import SharedEngine
-from egolive.demo.clip_jobs import Watched, find_when, find_where, length_of, watch_clip, write_evidence
+from egolive.demo.clip_jobs import (
+    ClipSession,
+    ClipSessions,
+    Watched,
+    find_when,
+    find_where,
+    length_of,
+    watch_clip,
+    write_evidence,
+)
 from egolive.demo.live_tab import static_text
 from egolive.demo.timeline import rows_of, timeline
-from egolive.demo.visitor_clips import Clips, ClipVisit
 from egolive.streaming.errors import EgoliveError, UsageError
 
 __all__ = ["ClipPage", "clip_tab"]
@@ -27,9 +35,9 @@ _BUSY = "Your clip is being looked at; wait until what is under way has ended, o
 
 
 class ClipPage:
-    """What the tab's buttons do; each visitor has a record of their own in `clips`."""
+    """What the tab's buttons do; each visitor has a session in `clips`."""
 
-    def __init__(self, engine: SharedEngine, clips: Clips, uploads: Path) -> None:
+    def __init__(self, engine: SharedEngine, clips: ClipSessions, uploads: Path) -> None:
         """Work with an engine and the visitors' clips.
 
         Args:
@@ -42,68 +50,68 @@ class ClipPage:
         self._clips = clips
 
     def take_upload(self, upload: str | None, request: gr.Request) -> tuple[None, str]:
-        """Take a file that was uploaded out of Gradio's folder into the visitor's; returns what to tell."""
+        """Move an upload out of Gradio's folder into the visitor's; returns the status line."""
         if upload is None:
             return None, status("")
         source = Path(upload).resolve()
         if not source.is_relative_to(self._uploads) or not source.is_file():
             return None, status("The upload is not there any more; upload it again.")
 
-        def take(visit: ClipVisit) -> str:
-            with visit.emptied():
-                clip = visit.folder / f"clip{source.suffix[:8]}"
+        def take(session: ClipSession) -> str:
+            with session.emptied():
+                clip = session.folder / f"clip{source.suffix[:8]}"
                 shutil.move(source, clip)
                 try:
                     seconds = length_of(clip)
                 except EgoliveError as error:
                     clip.unlink()
                     raise UsageError(str(error).replace(str(clip), source.name)) from error
-                visit.clip = clip
+                session.clip = clip
             return _ready(source.name, seconds)
 
         try:
-            return None, self._told(request, take)
+            return None, self._reply(request, take)
         finally:
             # Where it was not taken, it is not kept either.
             source.unlink(missing_ok=True)
 
     def take_bundled(self, request: gr.Request) -> str:
-        """Take the clip that comes with the package; returns what to tell."""
+        """Take the clip that comes with the package; returns the status line."""
 
-        def take(visit: ClipVisit) -> str:
+        def take(session: ClipSession) -> str:
             clip = bundled_clip()
-            with visit.emptied():
-                visit.clip = clip
+            with session.emptied():
+                session.clip = clip
             return _ready(clip.name, length_of(clip))
 
-        return self._told(request, take)
+        return self._reply(request, take)
 
     def watch(
         self,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio hands it in
     ) -> tuple[str, str, str, str]:
-        """Watch the visitor's clip; returns what to tell, the video, the timeline and nothing found yet."""
-        visit = self._visit(request)
+        """Watch the visitor's clip; returns the status line, the video, the timeline and no answer yet."""
+        session = self._session(request)
         # Nobody waits here: whoever does takes the place of other visitors.
-        if not visit.at_work.acquire(blocking=False):
+        if not session.at_work.acquire(blocking=False):
             return status(_BUSY), "", "", ""
         try:
-            visit.stop.clear()
-            found = None if visit.unwanted.is_set() else self._watch(visit, progress)
-            if found is None or visit.unwanted.is_set():
+            session.stop.clear()
+            found = None if session.unwanted.is_set() else self._watch(session, progress)
+            if found is None or session.unwanted.is_set():
                 found = status("Another clip was taken meanwhile; watch that one."), "", "", ""
             return found
         finally:
-            visit.at_work.release()
+            session.at_work.release()
 
-    def _watch(self, visit: ClipVisit, progress: gr.Progress) -> tuple[str, str, str, str]:
-        if visit.clip is None:
+    def _watch(self, session: ClipSession, progress: gr.Progress) -> tuple[str, str, str, str]:
+        if session.clip is None:
             return status("Bring a clip first: upload one, or take the bundled one."), "", "", ""
-        whole = min(length_of(visit.clip), MOST_SECONDS)
+        whole = min(length_of(session.clip), MOST_SECONDS)
         reached = -1.0
 
-        def tell(time: float) -> None:
+        def report(time: float) -> None:
             nonlocal reached
             # Each call goes to the browser.
             if time - reached >= whole / 100:
@@ -114,26 +122,26 @@ class ClipPage:
         try:
             watched = watch_clip(
                 self._engine,
-                visit.clip,
-                visit.folder,
+                session.clip,
+                session.folder,
                 most_seconds=MOST_SECONDS,
-                tell=tell,
-                stop=visit.stop,
+                progress=report,
+                stop=session.stop,
             )
         except EgoliveError as error:
             return status(str(error)), "", "", ""
-        visit.watched = watched
+        session.watched = watched
         write_evidence(self._engine, watched)
         cut = f" Only the first {watched.seconds:.0f} s were watched." if watched.cut else ""
         said = status(f"{len(watched.answers)} answers about {watched.seconds:.1f} s.{cut}")
-        return said, _result(visit), _strip(watched), ""
+        return said, _result(session), _strip(watched), ""
 
     def stop(self, request: gr.Request) -> None:
         """End watching; what has been watched by then is shown."""
-        self._visit(request).stop.set()
+        self._session(request).stop.set()
 
     def when(self, words: str, request: gr.Request) -> tuple[str, str]:
-        """Answer when something happened; returns what to tell and the timeline."""
+        """Answer when something happened; returns the answer and the timeline."""
 
         def look(watched: Watched) -> str:
             answer = find_when(self._engine, watched, words)
@@ -142,11 +150,11 @@ class ClipPage:
         return self._asked(request, look)
 
     def where(self, words: str, request: gr.Request) -> tuple[str, str]:
-        """Answer where something is; returns what to tell and the timeline."""
+        """Answer where something is; returns the answer and the timeline."""
 
         def look(watched: Watched) -> str:
             answer, frame = find_where(self._engine, watched, words)
-            word, name = self._visit(request).word, escape(answer.question.phrase)
+            word, name = self._session(request).word, escape(answer.question.phrase)
             if not answer.boxes:
                 return f"<p>{name}: <strong>not seen</strong> in the pictures that were looked at</p>"
             # The number keeps a browser from showing the picture of an earlier question.
@@ -164,11 +172,11 @@ class ClipPage:
             self._clips.leave(request.session_hash)
 
     def _asked(self, request: gr.Request, look: Callable[[Watched], str]) -> tuple[str, str]:
-        visit = self._visit(request)
-        if not visit.at_work.acquire(blocking=False):
-            return status(_BUSY), "" if visit.watched is None else _strip(visit.watched)
+        session = self._session(request)
+        if not session.at_work.acquire(blocking=False):
+            return status(_BUSY), "" if session.watched is None else _strip(session.watched)
         try:
-            watched = visit.watched
+            watched = session.watched
             if watched is None:
                 return status("Watch a clip first; then ask about it."), ""
             try:
@@ -178,15 +186,15 @@ class ClipPage:
             write_evidence(self._engine, watched)
             return found, _strip(watched)
         finally:
-            visit.at_work.release()
+            session.at_work.release()
 
-    def _told(self, request: gr.Request, act: Callable[[ClipVisit], str]) -> str:
+    def _reply(self, request: gr.Request, act: Callable[[ClipSession], str]) -> str:
         try:
-            return status(act(self._visit(request)))
+            return status(act(self._session(request)))
         except EgoliveError as error:
             return status(str(error))
 
-    def _visit(self, request: gr.Request) -> ClipVisit:
+    def _session(self, request: gr.Request) -> ClipSession:
         return self._clips.of(request.session_hash or "")
 
 
@@ -239,7 +247,7 @@ def _question(name: str, label: str, example: str, action: str) -> tuple[gr.Text
 
 
 def status(text: str) -> str:
-    """One line of plain text that screen readers tell when it changes."""
+    """One line of plain text that screen readers read out when it changes."""
     return f'<p class="ego-note" role="status">{escape(text)}</p>'
 
 
@@ -248,8 +256,8 @@ def _ready(name: str, seconds: float) -> str:
     return f"{name}, {seconds:.1f} s long{long}. Press Watch it."
 
 
-def _result(visit: ClipVisit) -> str:
-    address = f"clip/{visit.word}"
+def _result(session: ClipSession) -> str:
+    address = f"clip/{session.word}"
     names = {"overlay.mp4": "Overlay video", "events.jsonl": "Events", "evidence.zip": "Evidence"}
     links = " · ".join(f'<a href="{address}/{file}" download>{name}</a>' for file, name in names.items())
     return (

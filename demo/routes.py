@@ -1,4 +1,4 @@
-"""What the Live tab calls: begin, post a picture, watch, ask, change what is asked, leave."""
+"""HTTP routes of the Live tab: open, post a picture, view, ask, change settings, close."""
 
 from __future__ import annotations
 
@@ -26,88 +26,88 @@ _MOST_WORDS = 300
 """Characters of a question or a phrase."""
 _MOST_JSON = 10_000
 """Bytes of a request that is not a picture."""
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 """Seconds for which a request waits for its picture to be shown; the page asks again."""
 _GONE = "this visit is over; start again"
 
 
-def add_live_routes(app: FastAPI, visits: VisitorSessions, *, longest: int = 640) -> None:
-    """Add the routes, and how their errors are told.
+def add_live_routes(app: FastAPI, sessions: VisitorSessions, *, longest: int = 640) -> None:
+    """Add the routes and the handlers of their errors.
 
     Args:
         app: The server.
-        visits: Who is looking.
+        sessions: Of all visitors.
         longest: Pixels of the longer side that pages shall make their pictures.
     """
     router = APIRouter(prefix="/live")
-    app.add_exception_handler(_Gone, _tell_gone)
-    app.add_exception_handler(EgoliveError, _tell_error)
+    app.add_exception_handler(_Gone, _answer_gone)
+    app.add_exception_handler(EgoliveError, _answer_error)
 
     @router.post("/open")
-    async def open_visit(request: Request) -> Response:
+    async def open_session(request: Request) -> Response:
         settings = settings_of(await _json(request))
-        word = await run_in_threadpool(visits.open, settings)
+        word = await run_in_threadpool(sessions.open, settings)
         if word is None:
-            count = len(visits)
+            count = len(sessions)
             message = f"{count} visitors are looking, which is all there is room for; trying again"
             return JSONResponse({"error": message, "full": True}, status_code=503)
-        info = visits.engine.info
+        info = sessions.engine.info
         return JSONResponse(
             {
                 "visit": word,
-                "watched": visits.watched,
+                "watched": sessions.watched,
                 "longest": longest,
                 "engine": f"{info.name} {info.precision} on {info.device}",
-                "thinks": visits.engine.profile.think,
+                "thinks": sessions.engine.profile.think,
             }
         )
 
     @router.post("/{word}/picture")
     async def post_picture(word: str, request: Request) -> Response:
-        visit = _visit(visits, word)
+        session = _session(sessions, word)
         body = await _body(request, MOST_BYTES)
-        if visit.over or visit.changing:
-            return JSONResponse(_timed(visit, visit.board.state))
+        if session.over or session.changing:
+            return JSONResponse(_timed(session, session.sink.state))
         try:
             captured = float(request.query_params.get("time", "nan"))
         except ValueError:
             captured = float("nan")
         try:
-            moment = visit.post(body, captured)
+            moment = session.post(body, captured)
         except StreamEndedError:
-            # It is ending right now: why is told once that is known.
-            moment = visit.board.wait_for(sys.maxsize)
-        return JSONResponse(_timed(visit, await _first(visit, moment)))
+            # It is ending right now: the last state says why.
+            moment = session.sink.wait_for(sys.maxsize)
+        return JSONResponse(_timed(session, await _first(session, moment)))
 
     @router.get("/{word}/view")
     async def view(word: str, after: int = -1) -> Response:
-        visit = _visit(visits, word)
-        await _first(visit, visit.board.wait_for(after + 1))
-        state, jpeg = await run_in_threadpool(visit.board.jpeg)
-        told = json.dumps(_timed(visit, state)).encode()
-        return Response(struct.pack(">I", len(told)) + told + jpeg, media_type="application/octet-stream")
+        session = _session(sessions, word)
+        await _first(session, session.sink.wait_for(after + 1))
+        state, jpeg = await run_in_threadpool(session.sink.jpeg)
+        head = json.dumps(_timed(session, state)).encode()
+        return Response(struct.pack(">I", len(head)) + head + jpeg, media_type="application/octet-stream")
 
     @router.post("/{word}/ask")
     async def ask(word: str, request: Request) -> Response:
-        visit = _visit(visits, word)
+        session = _session(sessions, word)
         fields = await _json(request)
         text, task = _words(fields.get("text")), fields.get("task", "ask")
         if task not in ("ask", "when") or not text:
             raise UsageError("the question is empty; write what you want to know")
-        visit.ask(Question(task, text))
+        session.ask(Question(task, text))
         return JSONResponse({"asked": text})
 
     @router.post("/{word}/settings")
     async def change(word: str, request: Request) -> Response:
-        visit = _visit(visits, word)
+        session = _session(sessions, word)
         settings = settings_of(await _json(request))
-        if settings != visit.settings:
-            await run_in_threadpool(visit.change, settings)
+        if settings != session.settings:
+            await run_in_threadpool(session.change, settings)
         return JSONResponse({"asked": [*settings.tasks, *settings.phrases]})
 
     @router.post("/{word}/close")
     async def close(word: str) -> Response:
-        await run_in_threadpool(visits.leave, word)
+        await run_in_threadpool(sessions.leave, word)
         return JSONResponse({})
 
     app.include_router(router)
@@ -139,32 +139,32 @@ def settings_of(fields: dict[str, object]) -> Settings:
 
 
 class _Gone(Exception):  # noqa: N818
-    """The visit is over."""
+    """The session is over."""
 
 
-def _visit(visits: VisitorSessions, word: str) -> VisitorSession:
-    visit = visits.get(word)
-    if visit is None:
+def _session(sessions: VisitorSessions, word: str) -> VisitorSession:
+    session = sessions.get(word)
+    if session is None:
         raise _Gone
-    return visit
+    return session
 
 
-async def _first(visit: VisitorSession, moment: Future[State]) -> State:
+async def _first(session: VisitorSession, moment: Future[State]) -> State:
     """The moment, or the newest one where it does not come in time."""
     try:
-        state = await asyncio.wait_for(asyncio.wrap_future(moment), _PATIENCE)
+        state = await asyncio.wait_for(asyncio.wrap_future(moment), _TIMEOUT)
     except TimeoutError:
-        return visit.board.state
-    # The last moment of a run that another has replaced is not the end of the visit.
-    return state if visit.over or not state["over"] else visit.board.state
+        return session.sink.state
+    # The last moment of a run that another has replaced is not the end of the session.
+    return state if session.over or not state["over"] else session.sink.state
 
 
-def _timed(visit: VisitorSession, state: State) -> dict[str, object]:
+def _timed(session: VisitorSession, state: State) -> dict[str, object]:
     """The state with what a page needs to place its times on its own clock."""
-    source = visit.source
+    source = session.source
     origin = source.origin if isinstance(source, BrowserSource) else None
-    state = {**state, "over": state["over"] and visit.over}
-    return {**state, "origin": origin, "queue": visit.queue, "source": source.name, "live": source.live}
+    state = {**state, "over": state["over"] and session.over}
+    return {**state, "origin": origin, "queue": session.queue, "source": source.name, "live": source.live}
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -196,11 +196,11 @@ def _words(value: object) -> str:
     return " ".join(value.split())[:_MOST_WORDS] if isinstance(value, str) else ""
 
 
-async def _tell_gone(_: Request, __: Exception) -> Response:
-    """Answers for a visit that is over."""
+async def _answer_gone(_: Request, __: Exception) -> Response:
+    """Answers for a session that is over."""
     return JSONResponse({"error": _GONE, "gone": True}, status_code=404)
 
 
-async def _tell_error(_: Request, error: Exception) -> Response:
-    """Tells what the user can mend, in one line that the page shows."""
+async def _answer_error(_: Request, error: Exception) -> Response:
+    """Answers with the error's message, which the page shows."""
     return JSONResponse({"error": str(error)}, status_code=400)

@@ -1,4 +1,4 @@
-"""What stands between the network and the page: who may come in, what the page may fetch, HTTPS."""
+"""Security of the page: password, content security policy, refusal of cross-site requests, certificates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from egolive.streaming.errors import ConfigError, UsageError
 
-__all__ = ["Guard", "self_signed", "user_and_password"]
+__all__ = ["SecurityMiddleware", "self_signed", "user_and_password"]
 
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -27,14 +27,14 @@ _POLICY = (
 _DAYS = "365"
 
 
-class Guard:
-    """ASGI middleware: a password where one is set, no requests made by other sites, none made to others."""
+class SecurityMiddleware:
+    """ASGI middleware: asks for a password where one is set, refuses cross-site requests, sets a policy."""
 
     def __init__(self, app: ASGIApp, *, login: tuple[str, str] | None = None) -> None:
-        """Stand before an app.
+        """Wrap an app.
 
         Args:
-            app: What is guarded, all of it.
+            app: The app; no request passes by the middleware.
             login: User and password.
         """
         self._app = app
@@ -65,7 +65,7 @@ class Guard:
             await PlainTextResponse("Another site made this request.", status_code=403)(scope, receive, send)
             return
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
                 sent["Content-Security-Policy"] = _POLICY
@@ -74,7 +74,7 @@ class Guard:
                 sent["Permissions-Policy"] = "camera=(self), microphone=(), geolocation=()"
             await send(message)
 
-        await self._app(scope, receive, send_guarded)
+        await self._app(scope, receive, send_with_headers)
 
 
 def user_and_password(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Who is looking: one run of the assistant for each visitor with a camera, one for all who watch a source."""
+"""Sessions of the Live tab: one run of the assistant per visitor with a camera, or one that all watch."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ class VisitorSession:
         self._engine = engine
         self._open = open_source
         self._pictures = pictures
-        self._turning = threading.Lock()
+        self._changing_run = threading.Lock()
         self._run = _Run(engine, open_source(), settings, pictures=pictures)
         self._run.start()
 
     @property
-    def board(self) -> StateSink:
-        """What a page is told."""
-        return self._run.board
+    def sink(self) -> StateSink:
+        """What pages are sent."""
+        return self._run.sink
 
     @property
     def over(self) -> bool:
         """Whether its run has ended, and no other is about to begin."""
-        return not self.changing and self.board.state["over"]
+        return not self.changing and self.sink.state["over"]
 
     @property
     def changing(self) -> bool:
         """Whether one run is being exchanged for another."""
-        return self._turning.locked()
+        return self._changing_run.locked()
 
     @property
     def source(self) -> Source:
@@ -88,7 +88,7 @@ class VisitorSession:
     @property
     def queue(self) -> int:
         """How many visitors wait for the engine now."""
-        return self._engine.turns.waiting
+        return self._engine.lock.waiting
 
     def post(self, jpeg: bytes, time: float) -> Future[State]:
         """Take a picture of the visitor's camera.
@@ -106,7 +106,7 @@ class VisitorSession:
         run = self._run
         if not isinstance(run.source, BrowserSource):
             raise SourceError("this page watches a camera of the server; it takes no pictures")
-        return run.board.wait_for(run.source.put(jpeg, time))
+        return run.sink.wait_for(run.source.put(jpeg, time))
 
     def ask(self, question: Question) -> None:
         """Ask something once."""
@@ -118,7 +118,7 @@ class VisitorSession:
         Raises:
             SourceError: The source cannot be opened again.
         """
-        with self._turning:
+        with self._changing_run:
             self._run.stop()
             self._run.join()
             run = _Run(self._engine, self._open(), settings, pictures=self._pictures)
@@ -152,12 +152,12 @@ class _Run:
         except BaseException:
             source.close()
             raise
-        self.board = StateSink(
+        self.sink = StateSink(
             self._metrics, waiting=lambda: self.assistant.scheduler.waiting, pictures=pictures
         )
         self._fps, self._slices = profile.fps, profile.window_slices
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._play, name="egolive-visit", daemon=True)
+        self._thread = threading.Thread(target=self._play, name="egolive-session", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -176,7 +176,7 @@ class _Run:
                 run_stream(
                     self.source,
                     self.assistant,
-                    [self.board],
+                    [self.sink],
                     fps=self._fps,
                     slices=self._slices,
                     stop=self._stop,
@@ -189,11 +189,11 @@ class _Run:
             error = _FAULT
             _log.exception("a visitor's run ended by a fault")
         finally:
-            self.board.end(error)
+            self.sink.end(error)
 
 
 class VisitorSessions:
-    """All visits of a server, at most so many at once; each is known by a word that cannot be guessed."""
+    """All sessions of a server, at most so many at once; each has a random identifier."""
 
     def __init__(
         self, engine: SharedEngine, open_source: Callable[[], Source] | None = None, *, most: int = 4
@@ -212,10 +212,10 @@ class VisitorSessions:
         self._open = open_source or BrowserSource
         self._most = most
         self._changing = threading.Lock()
-        self._visits: dict[str, VisitorSession] = {}
+        self._sessions: dict[str, VisitorSession] = {}
 
     def open(self, settings: Settings) -> str | None:
-        """Begin a visit; returns its word, or None where the server is full.
+        """Begin a session; returns its identifier, or None where the server is full.
 
         Raises:
             SourceError: The server's source cannot be opened.
@@ -223,42 +223,42 @@ class VisitorSessions:
         """
         with self._changing:
             self._sweep()
-            if self.watched and self._visits:
-                return next(iter(self._visits))
-            if len(self._visits) >= self._most:
+            if self.watched and self._sessions:
+                return next(iter(self._sessions))
+            if len(self._sessions) >= self._most:
                 return None
             word = secrets.token_urlsafe(16)
-            self._visits[word] = VisitorSession(self.engine, self._open, settings, pictures=self.watched)
+            self._sessions[word] = VisitorSession(self.engine, self._open, settings, pictures=self.watched)
             return word
 
     def get(self, word: str) -> VisitorSession | None:
-        """The visit of this word; None where it is over. Never waits: the page's event loop asks."""
-        return self._visits.get(word)
+        """The session of this identifier; None where it is over. Never waits: the page's event loop asks."""
+        return self._sessions.get(word)
 
     def leave(self, word: str) -> None:
         """A page was closed; what is watched by all goes on."""
         with self._changing:
-            if not self.watched and (visit := self._visits.pop(word, None)):
-                visit.close()
+            if not self.watched and (session := self._sessions.pop(word, None)):
+                session.close()
 
     def close(self) -> None:
-        """End all visits and wait for them."""
+        """End all sessions and wait for them."""
         with self._changing:
-            visits = list(self._visits.values())
-            self._visits.clear()
-        for visit in visits:
-            visit.close()
+            sessions = list(self._sessions.values())
+            self._sessions.clear()
+        for session in sessions:
+            session.close()
         started = time.monotonic()
-        for visit in visits:
-            visit.join(max(0.0, 10.0 - (time.monotonic() - started)))
+        for session in sessions:
+            session.join(max(0.0, 10.0 - (time.monotonic() - started)))
 
     def __len__(self) -> int:
         with self._changing:
             self._sweep()
-            return len(self._visits)
+            return len(self._sessions)
 
     def _sweep(self) -> None:
-        """Forget visits whose run has ended, for example because no picture came any more."""
-        for word, visit in list(self._visits.items()):
-            if visit.over:
-                del self._visits[word]
+        """Forget sessions whose run has ended, for example because no picture came any more."""
+        for word, session in list(self._sessions.items()):
+            if session.over:
+                del self._sessions[word]

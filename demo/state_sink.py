@@ -1,6 +1,6 @@
-"""What a page is told: the answers of the newest picture as JSON, with their history and the run's figures.
+"""Sink of the page: the answers of the newest picture as JSON, with their history and the run's figures.
 
-A sink like the video or the terminal's view, and as such part of the one loop that all commands share.
+It is used by the same loop (`run_stream`) as the video writer and the terminal view.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
 
-__all__ = ["State", "StateSink", "told"]
+__all__ = ["State", "StateSink", "answer_for_page"]
 
 _REMEMBERED = 60
 """Entries of the history that a page is shown."""
@@ -135,7 +135,7 @@ class StateSink:
                 t=round(frame.time, 4),
                 now=round(shown.now, 4),
                 size=[frame.width, frame.height],
-                answers=[told(answer, shown.now) for answer in shown.answers],
+                answers=[answer_for_page(answer, shown.now) for answer in shown.answers],
                 history=list(self._history),
                 figures=self._figures,
                 error="",
@@ -152,7 +152,7 @@ class StateSink:
         """The run is over; see `end`, which says why."""
 
     def end(self, error: str = "") -> None:
-        """Tell everybody that nothing will follow, and why."""
+        """Publish that nothing will follow, and why."""
         self._publish({**self._state, "error": error, "over": True, "answers": []}, self._frame)
 
     def _publish(self, state: State, frame: Frame | None) -> None:
@@ -206,7 +206,7 @@ class StateSink:
         }
 
 
-def told(answer: Answer, now: float) -> dict[str, object]:
+def answer_for_page(answer: Answer, now: float) -> dict[str, object]:
     """One answer as a page draws it: its event, less what only programs read.
 
     Args:

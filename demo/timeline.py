@@ -87,31 +87,31 @@ def _line(row: Row, seconds: float) -> str:
 def _bar(span: Span, row: Row, seconds: float) -> str:
     left = min(max(100 * span.start / seconds, 0.0), 100 - _SHORTEST)
     width = min(max(100 * (span.end - span.start) / seconds, _SHORTEST), 100 - left)
-    told = f"{span.text} ({span.start:.1f} to {span.end:.1f} s)"
+    label = f"{span.text} ({span.start:.1f} to {span.end:.1f} s)"
     return (
-        f'<button type="button" class="ego-span" data-start="{span.start:.3f}" title="{escape(told)}" '
-        f'aria-label="{escape(f"{row.name}: {told}")}" '
+        f'<button type="button" class="ego-span" data-start="{span.start:.3f}" title="{escape(label)}" '
+        f'aria-label="{escape(f"{row.name}: {label}")}" '
         f'style="left:{left:.2f}%;width:{width:.2f}%;background:{row.colour}">{escape(span.text)}</button>'
     )
 
 
 def _said(answers: Iterable[Answer], task: Task, seconds: float) -> tuple[Span, ...]:
     """What was said until something else was."""
-    told = [(answer.time, in_words(answer)) for answer in answers if answer.question.task == task]
-    return _merged(told, seconds)
+    said = [(answer.time, in_words(answer)) for answer in answers if answer.question.task == task]
+    return _merged(said, seconds)
 
 
 def _held(answers: Iterable[Answer], phrase: str, seconds: float) -> tuple[Span, ...]:
     """Stretches in which something was seen in a hand."""
-    told = [
+    states = [
         (answer.time, "holds" if answer.boxes else "")
         for answer in answers
         if answer.question.task == "ground" and answer.question.phrase == phrase
     ]
-    return tuple(span for span in _merged(told, seconds) if span.text)
+    return tuple(span for span in _merged(states, seconds) if span.text)
 
 
-def _merged(told: Sequence[tuple[float, str]], seconds: float) -> tuple[Span, ...]:
-    changes = [one for number, one in enumerate(told) if number == 0 or one[1] != told[number - 1][1]]
+def _merged(states: Sequence[tuple[float, str]], seconds: float) -> tuple[Span, ...]:
+    changes = [one for number, one in enumerate(states) if number == 0 or one[1] != states[number - 1][1]]
     ends = [*(later[0] for _, later in pairwise(changes)), max(seconds, changes[-1][0])] if changes else []
     return tuple(Span(start, end, text) for (start, text), end in zip(changes, ends, strict=True))

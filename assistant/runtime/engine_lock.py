@@ -34,7 +34,7 @@ class EngineLock:
             return max(0, len(self._queue) - 1)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Wait for the turn, and hand it on at the end."""
         ticket = object()
         with self._changed:
@@ -53,8 +53,8 @@ class SharedEngine:
 
     def __init__(self, engine: Engine) -> None:
         """Share an engine, which stays the caller's to close."""
-        self.turns = EngineLock()
-        """Whose turn it is."""
+        self.lock = EngineLock()
+        """Held by the session that works."""
         self._engine = engine
 
     @property
@@ -74,8 +74,8 @@ class SharedEngine:
 
     def session(self, reuse: Reuse = FULL_REUSE) -> EngineSession:
         """A fresh stream state, whose work waits for its turn."""
-        with self.turns.turn():
-            return _SharedSession(self._engine.session(reuse), self.turns)
+        with self.lock.held():
+            return _SharedSession(self._engine.session(reuse), self.lock)
 
     def close(self) -> None:
         """Nothing to free: the engine is the caller's."""
@@ -84,17 +84,17 @@ class SharedEngine:
 class _SharedSession:
     """One session of a shared engine."""
 
-    def __init__(self, session: EngineSession, turns: EngineLock) -> None:
+    def __init__(self, session: EngineSession, lock: EngineLock) -> None:
         self._session = session
-        self._turns = turns
+        self._lock = lock
 
     def see(self, vision: Vision) -> None:
-        with self._turns.turn():
+        with self._lock.held():
             self._session.see(vision)
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         # Whoever stops listening closes this, which ends the turn.
-        with self._turns.turn():
+        with self._lock.held():
             yield from self._session.ask(requests)
 
     def usage(self, request: int | None = None) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""What this machine could do at best: how fast it copies memory, how fast it multiplies matrices.
+"""Upper limits of this machine: rates of memory copies and of matrix products.
 
 A decoded token reads every weight of the decoder once, so its ceiling is the memory's; a prompt multiplies
 them with many tokens at a time, so its ceiling is the processor's. Both are measured with torch, in the same
-process and with the same threads as what is held against them.
+process and with the same threads as what is compared with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one engine costs on this machine, against the machine's own ceilings; in a process of its own.
+"""Cost of one engine on this machine, against the machine's limits, in a process of its own.
 
 A fresh process, so that memory is the engine's own. `egolive bench engines` starts one for each engine.
 """
@@ -97,7 +97,7 @@ def cost_of(
         ceilings = {
             "copy_gb_s": copy_rate(_BLOCK, place) / 1e9,
             "copy_weights_gb_s": copy_rate(read, place) / 1e9,
-            # On a GPU a small product is over before the next one is told to it.
+            # On a GPU a small product is over before the next one is launched.
             "matrix_gflop_s": matrix_rate(place, dtype, 8192 if place.type == "cuda" else 1024) / 1e9,
         }
     found["ceilings"] = {name: round(value, 2) for name, value in ceilings.items()}

@@ -1,10 +1,10 @@
-"""`egolive bench engines`: what engines cost to load, to see, to read and to answer, against the machine.
+"""`egolive bench engines`: load, encoding, prefill, decoding, memory and energy of engines.
 
     egolive bench engines nano engines/onnx-fp32 engines/onnx-int4 --threads 2
 
 Each is measured in a process of its own, one after the other (`egolive.benchmarks.cost.engine_costs`), beside
-the two rates that the same process reached with plain copies and plain matrices. How well engines answer is
-told by `egolive bench quality`, and what one loses against another by `egolive quantize --compare`.
+the two rates that the same process reached with plain copies and plain matrices. `egolive bench quality` has
+scores of their answers, `egolive quantize --compare` compares two of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from egolive.benchmarks.cost.engine_costs import cost_apart
-from egolive.benchmarks.output import save_figure, tell
+from egolive.benchmarks.output import save_figure, print_figures
 
 __all__ = ["run_engines"]
 
@@ -56,7 +56,7 @@ def run_engines(
             found.append(cost_apart(name, device=device, threads=threads, slices=sorted(set(slices))))
     if plot_file is not None:
         _plot(found, plot_file)
-    tell({"engines": found}, _drawn(found), json_file)
+    print_figures({"engines": found}, _drawn(found), json_file)
 
 
 def _drawn(found: Sequence[dict[str, Any]]) -> Table:

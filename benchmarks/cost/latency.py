@@ -1,4 +1,4 @@
-"""`egolive bench latency`: what a wearer feels, from the glass of a camera to the overlay, and where it goes.
+"""`egolive bench latency`: time from a camera's picture to its overlay, and the age of answers, by stage.
 
     egolive bench latency nano engines/onnx-int4 --size 1280x720 --size 640x360
 
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from egolive.assistant.cli.options import open_model
 from egolive.assistant.diagnostics.glass_to_overlay import measure_latency
-from egolive.benchmarks.output import save_figure, tell
+from egolive.benchmarks.output import save_figure, print_figures
 from egolive.streaming.errors import UsageError
 
 __all__ = ["run_latency"]
@@ -58,7 +58,7 @@ def run_latency(
     figures = dict(settings[0]) | {"threads": threads, "settings": settings}
     if plot_file is not None:
         _plot(settings, plot_file)
-    tell(figures, _table(settings), json_file)
+    print_figures(figures, _table(settings), json_file)
 
 
 def _size(text: str) -> tuple[int, int]:

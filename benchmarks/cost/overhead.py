@@ -1,9 +1,9 @@
-"""`egolive bench overhead`: what the loop costs beside the engine, as a share of one processor core.
+"""`egolive bench overhead`: processor time of everything but the engine, as a share of one core.
 
     egolive bench overhead
 
 Decoding, capture, windows, scheduling, parsing, tracking, drawing, encoding and files are real; the engine
-says a few words at once, and its own time is taken off. Files are made up of the bundled clip.
+says a few words at once, and its own time is subtracted. The videos are made of the bundled clip.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import check_places, tell
+from egolive.benchmarks.output import check_places, print_figures
 from egolive.benchmarks.robustness.scripted_engine import ScriptedEngine
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
@@ -60,7 +60,7 @@ def overhead(
         raise ConfigError("seconds are 1 to 3600")
     check_places(json_file)
     figures = measure(seconds=seconds, realtime=realtime)
-    tell(figures, _table(figures), json_file)
+    print_figures(figures, _table(figures), json_file)
 
 
 def measure(*, seconds: float = 20.0, realtime: bool = False) -> dict[str, Any]:

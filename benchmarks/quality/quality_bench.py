@@ -1,7 +1,7 @@
-"""`egolive bench quality`: how well engines answer, on the same held-out episodes, beside what chance scores.
+"""`egolive bench quality`: scores of engines on the same held-out episodes, beside those of chance.
 
-A thin command over `egolive.train.evaluate.evaluate`, which measures one model; what one engine loses against
-another, question by question, is told by `egolive quantize --compare`.
+A thin command over `egolive.train.evaluate.evaluate`, which measures one model. `egolive quantize --compare`
+compares two engines question by question.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from egolive.assistant.cli.options import open_model
 from egolive.assistant.live.assistant import Assistant
-from egolive.benchmarks.output import tell
+from egolive.benchmarks.output import print_figures
 from egolive.train.evaluate.episode_scores import report, scores_of
 from egolive.train.evaluate.evaluate import ask_episode, training_bags
 from egolive.train.evaluate.figures import shown
@@ -52,9 +52,9 @@ def run_quality(
                     lines += ask_episode(assistant, index, "test", seed, slices)
                     progress.advance(task)
                 info = engine.info
-            told = {"name": info.name, "precision": info.precision, "backend": info.backend}
-            found.append(told | report(scores_of(lines), bags))
-    tell({"episodes": episodes, "seed": seed, "engines": found}, _table(found), json_file)
+            about = {"name": info.name, "precision": info.precision, "backend": info.backend}
+            found.append(about | report(scores_of(lines), bags))
+    print_figures({"episodes": episodes, "seed": seed, "engines": found}, _table(found), json_file)
 
 
 def _table(found: Sequence[dict[str, Any]]) -> Table:

@@ -1,10 +1,10 @@
-"""`egolive bench tracking`: how well boxes that are a second late stand on the picture that is shown.
+"""`egolive bench tracking`: accuracy of boxes on the picture that is shown, from answers that are late.
 
     egolive bench tracking --episodes 20
 
 An artificial engine answers the truth about the frame it saw, always late; then it asks the newest one. What
-is shown with each frame meanwhile is compared with the truth about that frame: boxes that are carried, boxes
-that are left where they were (hold), boxes that go on as between the last two answers (constant velocity).
+is shown with each frame meanwhile is compared with the truth about that frame: tracked boxes, boxes that
+stay where they were (hold), boxes that go on as between the last two answers (constant velocity).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Long runs, fault injection and malformed input."""
+"""Long runs and fault injection."""

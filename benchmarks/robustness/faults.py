@@ -1,7 +1,7 @@
-"""What goes wrong in a day of wearing, made to happen: what a run does about it, and how soon it is over.
+"""Fault injection: faults that a run has to survive, and the time until it has recovered.
 
-Here are the faults that a run has to survive, on a made-up stream by a virtual clock. Those that end a run,
-or come from outside the process, are in `egolive.benchmarks.robustness.faults_process`.
+The stream is simulated, by a virtual clock. Faults that end a run, or come from outside the process, are in
+`egolive.benchmarks.robustness.faults_process`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Fault:
 
     name: str
     outcome: str
-    """survived, or ended: and the line that was told; FAILED: and why, where it was neither."""
+    """survived, or ended: and the error message; FAILED: and why, where it was neither."""
     recovery_s: float | None
     """Seconds to the first fresh answer, or to the end of the process; of the stream or of the machine."""
 
@@ -55,7 +55,7 @@ Disturb = Callable[[Stream, float, Image], Image]
 
 
 def stream_faults() -> Iterator[Fault]:
-    """Let each fault happen on a stream of its own, which it must survive."""
+    """Inject each fault into a stream of its own, which must survive it."""
     for name, disturb in _PLAN.items():
         with tempfile.TemporaryDirectory() as folder, quiet():
             yield _survived(name, Stream(Path(folder), before=disturb), Path(folder))
@@ -99,7 +99,7 @@ def faults_table(faults: Sequence[Fault]) -> Table:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back warnings about faults that are meant."""
+    """Suppress warnings about faults that are injected."""
     logger = logging.getLogger("egolive.streaming")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -122,8 +122,7 @@ def _survived(name: str, stream: Stream, folder: Path) -> Fault:
     recovery = round(max(judge.recoveries), 3) if judge.recoveries else None
     drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items())
     gaps = "no gap" if not report.gaps else f"{report.gaps} gap{'s' if report.gaps > 1 else ''}"
-    told = [gaps, drops]
-    outcome = f"survived ({', '.join(filter(None, told))})"
+    outcome = f"survived ({', '.join(filter(None, [gaps, drops]))})"
     return Fault(name, f"FAILED: {'; '.join(wrong)}" if wrong else outcome, recovery)
 
 

@@ -1,4 +1,4 @@
-"""`egolive run` with a fault inside; `benchmarks.robustness.faults_process` starts this process.
+"""`egolive run` with a fault injected; started by `benchmarks.robustness.faults_process`.
 
     python -m egolive.benchmarks.robustness.faults_child FAULT MARK run test: --out out
 
@@ -27,7 +27,7 @@ _HEALTHY = 6
 
 
 def main(fault: str, mark: Path) -> None:
-    """Arrange the fault, then run the command with the arguments that are left."""
+    """Prepare the fault, then run the command with the arguments that are left."""
     # As from a terminal: what a shell starts in the background ignores interrupts, and so does its offspring.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _FAULTS[fault](mark)
@@ -43,27 +43,27 @@ def _first_answer(mark: Path) -> None:
 
 
 def _loading(mark: Path) -> None:
-    """Tell when the model is being loaded; it is nano, which takes some seconds."""
+    """Mark when the model is being loaded; it is nano, which takes some seconds."""
     load = ModelOptions.load
 
-    def told(self: ModelOptions) -> Any:
+    def marked(self: ModelOptions) -> Any:
         mark.touch()
         return load(self)
 
-    ModelOptions.load = told  # type: ignore[method-assign]
+    ModelOptions.load = marked  # type: ignore[method-assign]
 
 
 def _finishing(mark: Path) -> None:
-    """Tell when the first sink is finished, and be slow about it."""
+    """Mark when the first sink is closed, and delay that."""
     _none(mark)
     close = VideoSink.close
 
-    def told(self: VideoSink) -> None:
+    def marked(self: VideoSink) -> None:
         mark.touch()
         time.sleep(0.5)
         close(self)
 
-    VideoSink.close = told  # type: ignore[method-assign]
+    VideoSink.close = marked  # type: ignore[method-assign]
 
 
 def _hang(mark: Path) -> None:

@@ -1,7 +1,7 @@
-"""Faults that end a run or come from outside: each befalls an `egolive run` in a process of its own.
+"""Fault injection: faults that end a run or come from outside, each in an `egolive run` of its own.
 
-Good is: the exit code that the fault has, one line at most on standard error and no traceback, files that can
-be played and read, and all of that within seconds.
+A run passes when it ends within seconds with the fault's exit code, one line at most on standard error, no
+traceback, and files that can be played and read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FULL_PIPE = 60_000
 
 
 def process_faults() -> Iterator[Fault]:
-    """Let each fault happen; nothing for systems without signals and pipes."""
+    """Inject each fault; nothing on systems without signals and pipes."""
     if os.name != "posix":
         return
     yield _failing("engine exception: the device fails", "device fails", "--no-view")
@@ -94,14 +94,14 @@ class _Run:
             code: The exit code that is right.
             since: When the fault happened, by the machine's clock.
             files: Whether it has files that must be whole.
-            stderr: What it told, where somebody has read it already.
+            stderr: Its standard error, where somebody has read it already.
         """
         try:
-            told = self.process.communicate(timeout=_END)[1] or ""
+            output = self.process.communicate(timeout=_END)[1] or ""
         except subprocess.TimeoutExpired:
             return Fault(name, _NEVER, None)
         seconds = round(max(0.0, time.time() - since), 2)
-        lines = [line for line in (told if stderr is None else stderr).splitlines() if line.strip()]
+        lines = [line for line in (output if stderr is None else stderr).splitlines() if line.strip()]
         wrong = whole_files(self.out) if files else []
         if self.process.returncode != code:
             wrong.append(f"exit code {self.process.returncode} in place of {code}")
@@ -235,9 +235,9 @@ def _resized_terminal() -> Fault:
         run.process.send_signal(signal.SIGINT)
         ended = run.end("terminal resized", 130, time.time(), stderr="")
         os.close(its)
-    told = b"".join(shown)
+    output = b"".join(shown)
     os.close(ours)
-    if not ended.good or b"Traceback" in told:
+    if not ended.good or b"Traceback" in output:
         return ended if not ended.good else replace(ended, outcome="FAILED: a traceback")
     return replace(ended, outcome="survived", recovery_s=recovery)
 

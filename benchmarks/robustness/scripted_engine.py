@@ -1,4 +1,4 @@
-"""The made-up side of a soak: pictures, and an engine that takes its time by the clock."""
+"""Simulated pictures, and an engine with fixed answers that takes its time by a clock."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class _Session:
         longest = max(map(len, pieces))
         engine.spent += time.thread_time() - started
         for place in range(longest):
-            # Two waits an answer leave room for it to be told to make way, and cost few changes of thread.
+            # Two waits an answer leave room for it to be interrupted, and cost few changes of thread.
             if engine.clock is not None and place in (0, longest // 2):
                 engine.clock.hold(engine.seconds / 2)
             for number, words in enumerate(pieces):

@@ -1,4 +1,4 @@
-"""`egolive bench soak`: hours of stream, the faults of a day of wearing, and whether anything leaks.
+"""`egolive bench soak`: hours of stream, fault injection, and whether anything leaks.
 
     egolive bench soak --hours 8             by a virtual clock, with a scripted engine
     egolive bench soak --real --minutes 20   nano on the bundled clip, over and over, at its own speed
@@ -27,7 +27,7 @@ from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Shown, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.answers import Question
-from egolive.benchmarks.output import check_places, save_figure, tell
+from egolive.benchmarks.output import check_places, print_figures, save_figure
 from egolive.benchmarks.robustness.faults import Fault, as_rows, faults_table, quiet, stream_faults
 from egolive.benchmarks.robustness.faults_process import process_faults
 from egolive.benchmarks.robustness.soak_stream import Stream
@@ -78,7 +78,7 @@ def soak(
     figures["faults"] = as_rows(found)
     if plot_file is not None:
         _plot(samples, figures, plot_file)
-    tell(figures, _tables(figures, found), json_file)
+    print_figures(figures, _tables(figures, found), json_file)
 
 
 def measure_virtual(*, hours: float) -> tuple[dict[str, Any], list[Sample]]:

@@ -1,8 +1,8 @@
-"""Hours of stream in minutes: a clock that threads wait on, a camera and an engine that live by it.
+"""Simulated stream of `egolive bench soak`: a virtual clock that threads wait on, a camera and an engine.
 
-The pipeline, its threads, buffers, scheduler, board, tracker and sinks are the real ones; only time, pictures
-and the model's words are made up. The camera hands out a picture once the one before it has been shown and
-the engine is at rest, or busy beyond that moment: nothing depends on how fast this machine is.
+The pipeline, its threads, buffers, scheduler, results, tracker and sinks are the real ones; only time,
+pictures and the model's words are simulated. The camera hands out a picture once the one before it has been
+shown and the engine is at rest, or busy beyond that moment: nothing depends on how fast this machine is.
 """
 
 from __future__ import annotations

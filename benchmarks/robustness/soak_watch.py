@@ -1,4 +1,4 @@
-"""What is watched while a stream runs for hours: what may be shown, and what the process holds."""
+"""Checks during a soak: order and age of what is shown; memory, objects, threads and open files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Judge", "Probe", "Sample", "trends"]
 _EDGE = 1e-6
 """Seconds by which sums of times may miss."""
 _SHORTEST = 600.0
-"""Seconds of stream over which a slope an hour can be told from the noise."""
+"""Seconds of stream over which a slope an hour rises above the noise."""
 
 
 class Judge:
@@ -157,18 +157,18 @@ def trends(samples: Sequence[Sample], warm_up: float) -> dict[str, Any]:
         warm_up: Seconds of stream at the beginning that are left out.
     """
     kept = [one for one in samples if one.time >= warm_up]
-    told: dict[str, Any] = {"samples": len(kept), "warm_up_s": round(warm_up)}
+    figures: dict[str, Any] = {"samples": len(kept), "warm_up_s": round(warm_up)}
     enough = len(kept) >= 3 and kept[-1].time - kept[0].time >= _SHORTEST
     rss = [(one.time, one.rss / 1e6) for one in kept]
     objects = [(one.time, float(one.objects)) for one in kept]
-    told["rss_slope_mb_h"] = round(slope_per_hour(rss), 3) if enough else None
-    told["rss_slope_error_mb_h"] = round(_uncertainty(rss), 3) if enough and len(kept) > 4 else None
-    told["objects_slope_h"] = round(slope_per_hour(objects), 1) if enough else None
-    told["rss_mb"] = {"first": round(rss[0][1], 1), "last": round(rss[-1][1], 1)} if kept else None
+    figures["rss_slope_mb_h"] = round(slope_per_hour(rss), 3) if enough else None
+    figures["rss_slope_error_mb_h"] = round(_uncertainty(rss), 3) if enough and len(kept) > 4 else None
+    figures["objects_slope_h"] = round(slope_per_hour(objects), 1) if enough else None
+    figures["rss_mb"] = {"first": round(rss[0][1], 1), "last": round(rss[-1][1], 1)} if kept else None
     for name in ("threads", "handles"):
         values = [getattr(one, name) for one in kept]
-        told[name] = {"first": values[0], "last": values[-1], "most": max(values)} if values else None
-    return told
+        figures[name] = {"first": values[0], "last": values[-1], "most": max(values)} if values else None
+    return figures
 
 
 def _uncertainty(points: Sequence[tuple[float, float]]) -> float:

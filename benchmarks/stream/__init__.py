@@ -1,1 +1,1 @@
-"""Cost of answers on a stream: reuse, peers, scaling, quantised weights."""
+"""Cost of answers on a stream: reuse, other ways to run the model, scaling."""

@@ -1,4 +1,4 @@
-"""What answers in `egolive bench stream` and `bench peers`: this project's engine, transformers, a server.
+"""Baselines of `egolive bench stream` and `bench peers`: this project's engine, transformers, a server.
 
 All are given the same requests under the same grammars, decode greedily and never say a token that our engine
 bans. Each measures itself; which hop of the stream they answer is up to `egolive.benchmarks.stream.runner`.
@@ -451,7 +451,7 @@ def vision_in(request: Request) -> Vision:
 
 
 def _compiling(model: torch.nn.Module) -> CompileConfig:
-    """On a GPU `generate` compiles its decode steps by itself, on a CPU it has to be told."""
+    """On a GPU `generate` compiles its decode steps by itself, on a CPU only where it is asked to."""
     config = CompileConfig()
     config._compile_all_devices = True
     return config

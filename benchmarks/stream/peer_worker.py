@@ -71,9 +71,9 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        told = self._take()
-        self.load_s: float = told["load_s"]
-        self.precision: str = told["precision"]
+        ready = self._take()
+        self.load_s: float = ready["load_s"]
+        self.precision: str = ready["precision"]
 
     def answer(self, kind: str, hop: int) -> Answers:
         """Answer a set of questions at a hop.
@@ -132,7 +132,7 @@ def make_baseline(plan: Plan, hops: Sequence[Hop], engine: Any) -> Baseline:
     return TransformersBaseline(engine, plan.setting, longest)
 
 
-def _serve(plan: Plan, tell: Any) -> None:
+def _serve(plan: Plan, send: Any) -> None:
     begun = time.perf_counter()
     # The engine's own dtype where it has one; fp32 for checkpoints on a CPU, as `load_engine` chooses.
     with (
@@ -142,30 +142,30 @@ def _serve(plan: Plan, tell: Any) -> None:
         images = load_images(Path(plan.source), 2 * (plan.slices - 1 + plan.hops))
         hops = list(hops_of(engine, images, slices=plan.slices, max_tokens=plan.max_tokens))
         baseline = make_baseline(plan, hops, engine)
-        tell({"load_s": round(time.perf_counter() - begun, 2), "precision": engine.info.precision})
+        send({"load_s": round(time.perf_counter() - begun, 2), "precision": engine.info.precision})
         for line in sys.stdin:
             asked = json.loads(line)
             if asked["kind"] == "memory":
-                tell({"peak_mb": round(peak_memory() / 1e6)})
+                send({"peak_mb": round(peak_memory() / 1e6)})
             else:
-                tell(asdict(baseline.answer(asked["kind"], hops[asked["hop"]].sets[asked["kind"]])))
+                send(asdict(baseline.answer(asked["kind"], hops[asked["hop"]].sets[asked["kind"]])))
         baseline.close()
 
 
 def main() -> None:
     """Read hops and answer them until standard input ends."""
-    # Libraries may print; what is told goes by another way.
-    told = os.fdopen(os.dup(1), "w")
+    # Libraries may print; replies have a descriptor of their own.
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(found: dict[str, Any]) -> None:
-        told.write(json.dumps(found) + "\n")
-        told.flush()
+    def send(found: dict[str, Any]) -> None:
+        replies.write(json.dumps(found) + "\n")
+        replies.flush()
 
     try:
-        _serve(Plan(**json.loads(sys.argv[1])), tell)
-    except Exception as error:  # whatever it is, the other end is told instead of waiting
-        tell({"error": " ".join(str(error).split())[:300] or type(error).__name__})
+        _serve(Plan(**json.loads(sys.argv[1])), send)
+    except Exception as error:  # whatever it is, the other end gets it instead of waiting
+        send({"error": " ".join(str(error).split())[:300] or type(error).__name__})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from egolive.assistant.generation.audit import tie_margin
 from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import tell
+from egolive.benchmarks.output import print_figures
 from egolive.benchmarks.stream.baselines import SETTINGS, Answers
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
 from egolive.benchmarks.stream.peers_report import plot, table_of, verdict_of
@@ -76,7 +76,7 @@ def run_peers(
     figures |= verdict_of(found)
     if plot_file is not None:
         plot(figures, plot_file)
-    tell(figures, table_of(figures), json_file)
+    print_figures(figures, table_of(figures), json_file)
 
 
 def _plans(model: str, engines: Sequence[str], common: dict[str, Any]) -> Iterator[Plan]:

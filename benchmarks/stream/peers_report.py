@@ -93,8 +93,8 @@ def table_of(figures: dict[str, Any]) -> RenderableType:
         values = [window["answer_set_ms"], live["answer_set_ms"], live["answer_set_cpu_ms"]]
         values += [live["first_token_ms"], live["tok_s"], entry["peak_mb"]]
         same = Counter(live["audit"]) + Counter(window["audit"])
-        told = f"{same['same']} of {sum(same.values())}" if same else ""
-        measured.add_row(entry["name"], *[_shown(value, 0) for value in values], told)
+        agreed = f"{same['same']} of {sum(same.values())}" if same else ""
+        measured.add_row(entry["name"], *[_shown(value, 0) for value in values], agreed)
         if ratio := figures["ratios"].get(entry["name"]):
             window, live = ratio["window"], ratio["live"]
             values = [window["answer_set"], live["answer_set"], live.get("answer_set_cpu")]

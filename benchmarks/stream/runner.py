@@ -1,4 +1,4 @@
-"""Plays one stream to several baselines and notes what each says and what it takes.
+"""Plays one stream to several baselines, measures them and compares their answers.
 
 Windows grow from N to 2N - 1 slices and hand over, N hops a time; two of these make a cycle, in which each of
 two caches is begun, handed over to and dropped once. All baselines answer a hop before the next one comes, so

@@ -1,8 +1,8 @@
-"""`egolive bench scaling`: what an answer costs as windows, pictures, questions or hours of stream grow.
+"""`egolive bench scaling`: cost of an answer as windows, pictures, questions or hours of stream grow.
 
     egolive bench scaling --hours 8 --threads 1
 
-Whether a curve is flat is computed from a fit, and figures as it is.
+Whether a curve is flat is computed from a fit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import save_figure, table, tell
+from egolive.benchmarks.output import save_figure, table, print_figures
 from egolive.benchmarks.stream.runner import load_images
 from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, shape_of
 
@@ -87,7 +87,7 @@ def run_scaling(
     ]
     if plot_file is not None:
         _plot(figures, plot_file)
-    tell(figures, _table(figures), json_file)
+    print_figures(figures, _table(figures), json_file)
 
 
 def _means(point: Point) -> dict[str, float]:

@@ -28,7 +28,7 @@ from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.engine import Request
 from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
-from egolive.benchmarks.output import tell
+from egolive.benchmarks.output import print_figures
 from egolive.benchmarks.stream.baselines import (
     Answers,
     Cost,
@@ -57,7 +57,7 @@ __all__ = ["measure", "run_stream"]
 
 _log = logging.getLogger(__name__)
 _CUT = (7, 8)
-"""Text and vision layers of a random model unless told otherwise: two cores take a quarter of an hour."""
+"""Text and vision layers of a random model without options: two cores take a quarter of an hour."""
 _REUSE: dict[tuple[str, str], Reuse] = {("window", "all"): FULL_REUSE, ("window", "none"): NO_REUSE}
 """What our engine reuses, by set and name."""
 for _switch in SWITCHES:
@@ -114,7 +114,7 @@ def run_stream(
         )
     if plot_file is not None:
         plot(measured, figures, plot_file)
-    tell(figures, table_of(figures), json_file)
+    print_figures(figures, table_of(figures), json_file)
 
 
 def measure(

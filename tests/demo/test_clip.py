@@ -24,10 +24,17 @@ from starlette.testclient import TestClient
 
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Answer, Question
-from egolive.demo.clip_jobs import find_when, find_where, length_of, watch_clip, write_evidence
+from egolive.demo.clip_jobs import (
+    ClipSessions,
+    add_clip_routes,
+    find_when,
+    find_where,
+    length_of,
+    watch_clip,
+    write_evidence,
+)
 from egolive.demo.clip_tab import ClipPage
 from egolive.demo.timeline import rows_of, timeline
-from egolive.demo.visitor_clips import Clips, add_clip_routes
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.frames import Box, Interval
 
@@ -46,7 +53,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_a_clip_is_watched_to_its_end(clip: Path, out: Path) -> None:
     times: list[float] = []
-    watched = watch_clip(FakeEngine(), clip, out, most_seconds=60, tell=times.append)
+    watched = watch_clip(FakeEngine(), clip, out, most_seconds=60, progress=times.append)
     assert len(times) == 30
     assert not watched.cut
     assert watched.seconds == pytest.approx(3.0, abs=0.1)
@@ -74,7 +81,7 @@ def test_watching_can_be_stopped_and_what_was_seen_stays(clip: Path, out: Path) 
         clip,
         out,
         most_seconds=60,
-        tell=lambda time: stop.set() if time > 1 else None,
+        progress=lambda time: stop.set() if time > 1 else None,
         stop=stop,
     )
     assert watched.cut
@@ -149,7 +156,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.uploads = folder / "uploads"
         self.uploads.mkdir()
-        self.clips = Clips(folder / "clips")
+        self.clips = ClipSessions(folder / "clips")
         self.page = ClipPage(SharedEngine(FakeEngine()), self.clips, self.uploads)
         app = FastAPI()
         add_clip_routes(app, self.clips)
@@ -208,14 +215,14 @@ def test_what_is_watched_is_stopped_and_dropped_when_it_is_not_wanted_any_more(
 ) -> None:
     ann = desk.request("ann")
     desk.page.take_upload(desk.upload(clip), ann)
-    visit = desk.clips.of("ann")
+    session = desk.clips.of("ann")
     under_way = threading.Event()
 
     def seen(*_: object, desc: str = "", **__: object) -> None:
         if "watched" in desc:
             under_way.set()
             # Until it is stopped, so that it is under way when something else comes.
-            assert visit.stop.wait(10)
+            assert session.stop.wait(10)
 
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(desk.page.watch, ann, seen)  # type: ignore[arg-type]
@@ -229,22 +236,22 @@ def test_what_is_watched_is_stopped_and_dropped_when_it_is_not_wanted_any_more(
             desk.page.leave(ann)
         told, *_ = watching.result(10)
     assert "Another clip" in told
-    assert visit.watched is None
-    assert not visit.folder.exists() or not list(visit.folder.iterdir())
+    assert session.watched is None
+    assert not session.folder.exists() or not list(session.folder.iterdir())
     if ends == "another clip":
-        assert visit.clip is not None
-        assert visit.clip.name == "make_coffee.mp4"
+        assert session.clip is not None
+        assert session.clip.name == "make_coffee.mp4"
 
 
 def test_only_results_are_served_and_only_to_whom_they_belong(desk: Desk, clip: Path) -> None:
     ann, bob = desk.request("ann"), desk.request("bob")
     desk.page.take_upload(desk.upload(clip), ann)
-    visit = desk.clips.of("ann")
-    assert visit.clip is not None
-    (visit.folder / "secret.txt").write_text("x")
+    session = desk.clips.of("ann")
+    assert session.clip is not None
+    (session.folder / "secret.txt").write_text("x")
     for name in ("clip.mp4", "secret.txt", "..%2f..%2fsecret.txt", "%2e%2e/events.jsonl"):
         assert desk.served("ann", name) == 404
-    for word in ("..", "%2e%2e", visit.word + "/..", "ann"):
+    for word in ("..", "%2e%2e", session.word + "/..", "ann"):
         assert desk.client.get(f"/clip/{word}/overlay.mp4").status_code == 404
     told, *_ = desk.page.watch(bob, quiet_progress)  # type: ignore[arg-type]
     assert "Bring a clip first" in told

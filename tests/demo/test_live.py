@@ -65,10 +65,10 @@ def page() -> Iterator[Opener]:
             source: Callable[[], Source] | None = None,
             visitors: int = 4,
         ) -> TestClient:
-            visits = VisitorSessions(SharedEngine(engine or FakeEngine()), source, most=visitors)
-            stack.callback(visits.close)
+            sessions = VisitorSessions(SharedEngine(engine or FakeEngine()), source, most=visitors)
+            stack.callback(sessions.close)
             app = FastAPI()
-            add_live_routes(app, visits)
+            add_live_routes(app, sessions)
             return stack.enter_context(TestClient(app))
 
         yield build
@@ -80,15 +80,15 @@ def begin(client: TestClient, **settings: object) -> str:
     return str(reply.json()["visit"])
 
 
-def post(client: TestClient, visit: str, time: float, body: bytes | None = None) -> dict[str, Any]:
-    told: dict[str, Any] = client.post(f"/live/{visit}/picture?time={time}", content=body or jpeg()).json()
+def post(client: TestClient, session: str, time: float, body: bytes | None = None) -> dict[str, Any]:
+    told: dict[str, Any] = client.post(f"/live/{session}/picture?time={time}", content=body or jpeg()).json()
     return told
 
 
-def until(client: TestClient, visit: str, good: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+def until(client: TestClient, session: str, good: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """Post pictures, a tenth of a second of stream apart, until what is told is good."""
     for number in range(200):
-        told = post(client, visit, 100 + 0.1 * number)
+        told = post(client, session, 100 + 0.1 * number)
         if good(told):
             return told
     raise AssertionError(f"never came: the last was {told}")
@@ -100,8 +100,8 @@ def tasks_of(told: dict[str, Any]) -> set[str]:
 
 def test_a_picture_is_answered_with_boxes_in_its_own_pixels_and_with_words(page: Opener) -> None:
     client = page()
-    visit = begin(client)
-    told = until(client, visit, lambda told: tasks_of(told) == {"intent", "next", "ground"})
+    session = begin(client)
+    told = until(client, session, lambda told: tasks_of(told) == {"intent", "next", "ground"})
     (box,) = next(one for one in told["answers"] if one["phrase"] == "right hand")["boxes"]
     # A picture of one shade gives nothing to follow, so the box stays where the model saw it.
     assert [round(box[side]) for side in ("x1", "y1", "x2", "y2")] == [32, 24, 48, 48]
@@ -113,8 +113,8 @@ def test_a_picture_is_answered_with_boxes_in_its_own_pixels_and_with_words(page:
 
 def test_an_answer_is_about_a_picture_not_newer_than_the_one_it_comes_with(page: Opener) -> None:
     client = page()
-    visit = begin(client)
-    times = [post(client, visit, 5 + 0.1 * number) for number in range(20)]
+    session = begin(client)
+    times = [post(client, session, 5 + 0.1 * number) for number in range(20)]
     assert [told["index"] for told in times] == sorted(told["index"] for told in times)
     for number, told in enumerate(times):
         assert told["index"] >= number
@@ -132,41 +132,41 @@ def test_two_visitors_get_their_own_answers(page: Opener) -> None:
 
 def test_a_full_server_says_so_and_has_room_once_somebody_leaves(page: Opener) -> None:
     client = page(visitors=1)
-    visit = begin(client)
+    session = begin(client)
     refused = client.post("/live/open", json={})
     assert refused.status_code == 503
     assert "1 visitors" in refused.json()["error"]
-    client.post(f"/live/{visit}/close")
-    assert begin(client) != visit
-    assert client.post(f"/live/{visit}/picture?time=1", content=jpeg()).json()["gone"]
+    client.post(f"/live/{session}/close")
+    assert begin(client) != session
+    assert client.post(f"/live/{session}/picture?time=1", content=jpeg()).json()["gone"]
 
 
 def test_a_question_is_answered_once_and_stays_in_the_history(page: Opener) -> None:
     client = page()
-    visit = begin(client, tasks=["ground"])
-    assert client.post(f"/live/{visit}/ask", json={"text": " What is\nthis? "}).json() == {
+    session = begin(client, tasks=["ground"])
+    assert client.post(f"/live/{session}/ask", json={"text": " What is\nthis? "}).json() == {
         "asked": "What is this?"
     }
-    told = until(client, visit, lambda told: told["history"])
+    told = until(client, session, lambda told: told["history"])
     (entry,) = told["history"]
     assert (entry["phrase"], entry["text"]) == ("What is this?", "It is a mug.")
 
 
 def test_other_questions_take_the_place_of_those_before(page: Opener) -> None:
     client = page()
-    visit = begin(client)
-    until(client, visit, lambda told: told["answers"])
+    session = begin(client)
+    until(client, session, lambda told: told["answers"])
     wanted = {"tasks": [], "phrases": ["red mug", " red  mug ", ""]}
-    assert client.post(f"/live/{visit}/settings", json=wanted).json() == {"asked": ["red mug"]}
-    told = until(client, visit, lambda told: told["answers"])
+    assert client.post(f"/live/{session}/settings", json=wanted).json() == {"asked": ["red mug"]}
+    told = until(client, session, lambda told: told["answers"])
     assert [answer["phrase"] for answer in told["answers"]] == ["red mug"]
     assert told["over"] is False
 
 
 def test_an_engine_that_dies_is_told_and_the_next_start_works(page: Opener) -> None:
     client = page(DyingEngine())
-    visit = begin(client)
-    told = until(client, visit, lambda told: told["over"])
+    session = begin(client)
+    told = until(client, session, lambda told: told["over"])
     assert told["error"] == "the device is lost; restart"
     assert told["answers"] == []
     again = begin(client)
@@ -186,12 +186,12 @@ def test_an_engine_that_dies_is_told_and_the_next_start_works(page: Opener) -> N
 )
 def test_what_is_no_picture_is_refused_in_one_line(page: Opener, body: bytes, time: str, told: str) -> None:
     client = page()
-    visit = begin(client)
-    reply = client.post(f"/live/{visit}/picture?time={time}", content=body)
+    session = begin(client)
+    reply = client.post(f"/live/{session}/picture?time={time}", content=body)
     assert reply.status_code == 400
     assert told in reply.json()["error"]
     assert "\n" not in reply.json()["error"]
-    assert post(client, visit, 1)["index"] >= 0
+    assert post(client, session, 1)["index"] >= 0
 
 
 @pytest.mark.parametrize(
@@ -201,16 +201,16 @@ def test_what_is_no_picture_is_refused_in_one_line(page: Opener, body: bytes, ti
         ("open", {"tasks": []}, "nothing is asked"),
         ("open", {"phrases": ["a", "b", "c", "d", "e"]}, "at most 4"),
         ("open", [1], "not a JSON object"),
-        ("{visit}/ask", {"text": "  "}, "empty"),
-        ("{visit}/ask", {"text": "hm", "task": "ground"}, "empty"),
-        ("{visit}/settings", {"phrases": "mug"}, "tasks are"),
-        ("{visit}/ask", {"text": "x" * 20_000}, "too much"),
+        ("{session}/ask", {"text": "  "}, "empty"),
+        ("{session}/ask", {"text": "hm", "task": "ground"}, "empty"),
+        ("{session}/settings", {"phrases": "mug"}, "tasks are"),
+        ("{session}/ask", {"text": "x" * 20_000}, "too much"),
     ],
 )
 def test_requests_that_make_no_sense_are_told_so(page: Opener, path: str, fields: object, told: str) -> None:
     client = page()
-    visit = begin(client)
-    reply = client.post("/live/" + path.format(visit=visit), json=fields)
+    session = begin(client)
+    reply = client.post("/live/" + path.format(session=session), json=fields)
     assert reply.status_code == 400
     assert told in reply.json()["error"]
 
@@ -236,24 +236,24 @@ def test_a_broken_picture_is_counted_and_the_stream_ends_when_none_comes() -> No
 
 
 def test_turns_are_taken_in_the_order_in_which_they_were_asked_for() -> None:
-    turns, order = EngineLock(), list[int]()
+    lock, order = EngineLock(), list[int]()
     threads = []
-    with turns.turn():
+    with lock.held():
         for number in range(4):
 
             def work(number: int = number) -> None:
-                with turns.turn():
+                with lock.held():
                     order.append(number)
 
             thread = threading.Thread(target=work)
             thread.start()
             threads.append(thread)
-            while turns.waiting <= number:
+            while lock.waiting <= number:
                 pass
     for thread in threads:
         thread.join(5)
     assert order == [0, 1, 2, 3]
-    assert turns.waiting == 0
+    assert lock.waiting == 0
 
 
 def test_a_session_that_is_left_gives_its_turn_back() -> None:
@@ -287,9 +287,9 @@ class Pictures(Source):
 
 def test_a_camera_of_the_server_is_watched_by_all_together(page: Opener) -> None:
     client = page(source=Pictures)
-    visit = begin(client)
-    assert begin(client) == visit
-    reply = client.get(f"/live/{visit}/view?after=0").content
+    session = begin(client)
+    assert begin(client) == session
+    reply = client.get(f"/live/{session}/view?after=0").content
     (length,) = struct.unpack(">I", reply[:4])
     told = json.loads(reply[4 : 4 + length])
     assert told["index"] >= 1
@@ -297,18 +297,18 @@ def test_a_camera_of_the_server_is_watched_by_all_together(page: Opener) -> None
     assert told["origin"] is None
     with closing(PillowImage.open(io.BytesIO(reply[4 + length :]))) as picture:
         assert picture.size == (64, 48)
-    assert "takes no pictures" in post(client, visit, 1)["error"]
-    client.post(f"/live/{visit}/close")
-    assert begin(client) == visit
+    assert "takes no pictures" in post(client, session, 1)["error"]
+    client.post(f"/live/{session}/close")
+    assert begin(client) == session
 
 
 def test_the_board_hands_everybody_the_end() -> None:
-    board = StateSink(Metrics())
-    waiting, gone = board.wait_for(3), board.wait_for(3)
+    sink = StateSink(Metrics())
+    waiting, gone = sink.wait_for(3), sink.wait_for(3)
     gone.cancel()
-    board.end("the camera burnt")
+    sink.end("the camera burnt")
     assert waiting.result(0)["error"] == "the camera burnt"
-    assert board.wait_for(9).result(0)["over"]
+    assert sink.wait_for(9).result(0)["over"]
 
 
 @pytest.mark.parametrize("tasks", [[[]], [{}], [None], [1], "intent", {"intent": 1}])

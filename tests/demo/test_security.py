@@ -14,11 +14,11 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from egolive.assistant.cli.main import call
-from egolive.demo.security import Guard, self_signed, user_and_password
+from egolive.demo.security import SecurityMiddleware, self_signed, user_and_password
 from egolive.streaming.errors import UsageError
 
-OPEN = Guard(PlainTextResponse("hello"))
-LOCKED = Guard(PlainTextResponse("hello"), login=("wearer", "séc:ret"))
+OPEN = SecurityMiddleware(PlainTextResponse("hello"))
+LOCKED = SecurityMiddleware(PlainTextResponse("hello"), login=("wearer", "séc:ret"))
 
 
 def test_without_the_password_nothing_is_given() -> None:

@@ -389,7 +389,7 @@ def test_the_settings_of_a_page_are_taken_or_refused(fields: Any) -> None:
 def client() -> Iterator[TestClient]:
     """The live routes of the page, served in this process."""
     # A picture that cannot be decoded is never shown; nobody waits for it here.
-    with patch("egolive.demo.routes._PATIENCE", 0.01):
+    with patch("egolive.demo.routes._TIMEOUT", 0.01):
         sessions = VisitorSessions(SharedEngine(ScriptedEngine(None)), most=2)
         app = FastAPI()
         add_live_routes(app, sessions)

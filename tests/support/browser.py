@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.app import build_page
-from egolive.demo.security import Guard
+from egolive.demo.security import SecurityMiddleware
 from egolive.demo.sessions import VisitorSessions
 
 PROGRAM = next(
@@ -48,18 +48,19 @@ def built(engine: Engine, folder: Path, **options: Any) -> Iterator[tuple[ASGIAp
         # Building a page sets both for the whole process: ours the first, Gradio the second.
         variables.setenv("GRADIO_TEMP_DIR", str(folder))
         variables.setenv("HF_HUB_DISABLE_TELEMETRY", "True")
-        page, visits = asyncio.run(build())
+        page, sessions = asyncio.run(build())
         try:
-            yield page, visits
+            yield page, sessions
         finally:
-            visits.close()
+            sessions.close()
 
 
 @contextmanager
 def served(engine: Engine, folder: Path, **options: Any) -> Iterator[str]:
     """The demo's page on a port of this machine; gives its address."""
-    with built(engine, folder, **options) as (app, visits):
-        config = uvicorn.Config(Guard(app), host="127.0.0.1", port=0, log_level="warning", ws="none")
+    with built(engine, folder, **options) as (app, sessions):
+        guarded = SecurityMiddleware(app)
+        config = uvicorn.Config(guarded, host="127.0.0.1", port=0, log_level="warning", ws="none")
         config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
@@ -70,7 +71,7 @@ def served(engine: Engine, folder: Path, **options: Any) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         finally:
-            visits.close()
+            sessions.close()
             server.should_exit = True
             thread.join(20)
 
