@@ -151,12 +151,12 @@ def all_benchmarks(
             parts.append(part)
             lines.write(json.dumps({"part": part.name, "seconds": part.seconds, **part.line()}) + "\n")
             lines.flush()
-            console.print(f"{part.name}: {part.failed or 'done'}, {part.seconds:.0f} s")
+            console.print(f"{part.name}: {part.failed or 'done'}, {part.seconds:.0f} s", soft_wrap=True)
     whole = machine.gather() | {"quick": quick, "seconds": round(time.monotonic() - begun)}
     write_report(out / "report.html", parts, whole)
     for what, figure in headlines({part.name: part.figures for part in parts}):
-        console.print(f"{what}: {figure}")
-    console.print(f"{out / 'report.html'}, {whole['seconds']} s")
+        console.print(f"{what}: {figure}", soft_wrap=True)
+    console.print(f"{out / 'report.html'}, {whole['seconds']} s", soft_wrap=True)
     return int(any(part.failed for part in parts))
 
 
@@ -169,7 +169,7 @@ def _exported(model: str, out: Path, console: Console) -> Iterator[str]:
         folder = out / "engines" / name
         done = _egolive([words[0], model, *words[1:], "--out", str(folder)])
         if done.returncode:
-            console.print(f"{name}: cannot be made, {_last_line(done.stderr)}")
+            console.print(f"{name}: cannot be made, {_last_line(done.stderr)}", soft_wrap=True)
         else:
             yield str(folder)
 

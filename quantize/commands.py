@@ -95,7 +95,9 @@ def export(
     if not graphs_only:
         with console.status("TensorRT builds and measures: minutes, for a large model much longer"):
             card = build_engines(out)
-        console.print(f"{out}: engines built in {card.made['build_seconds']} s", highlight=False)
+        console.print(
+            f"{out}: engines built in {card.made['build_seconds']} s", highlight=False, soft_wrap=True
+        )
 
 
 def quantize(
@@ -204,7 +206,7 @@ def _tell(out: Path, card: EngineCard) -> None:
     console = Console(stderr=True)
     size = sum(known["bytes"] for known in card.files.values())
     parts = ", ".join(f"{part} {precision}" for part, precision in card.precision.items())
-    console.print(f"{out}: {size / 1e6:.1f} MB for {card.backend} ({parts})", highlight=False)
+    console.print(f"{out}: {size / 1e6:.1f} MB for {card.backend} ({parts})", highlight=False, soft_wrap=True)
     parity = ", ".join(f"{key} {value:.1e}" for key, value in card.made.get("parity", {}).items())
     told = f"differences from torch: {parity}; " if parity else ""
     seconds, peak = card.made["seconds"], card.made["peak_memory_bytes"] / 2**30
