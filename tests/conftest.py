@@ -26,7 +26,7 @@ STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
 
 
 # One thread for each process of tests, and for those that it starts, unless told otherwise: as many as there
-# are cores wait for each other where other programs run, and tests took fifty times as long.
+# are cores wait for each other where other programs run, and tests took many times as long.
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)

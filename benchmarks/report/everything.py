@@ -131,12 +131,12 @@ def all_benchmarks(
             line = {"part": part.name, "seconds": part.seconds, **part.figures}
             lines.write(json.dumps(line | ({"failed": part.failed} if part.failed else {})) + "\n")
             lines.flush()
-            console.print(f"{part.name}: {part.failed or 'done'}, {part.seconds:.0f} s")
+            console.print(f"{part.name}: {part.failed or 'done'}, {part.seconds:.0f} s", soft_wrap=True)
     whole = machine.gather() | {"quick": quick, "seconds": round(time.monotonic() - begun)}
     write_report(out / "report.html", parts, whole)
     for what, figure in headlines({part.name: part.figures for part in parts}):
-        console.print(f"{what}: {figure}")
-    console.print(f"{out / 'report.html'}, {whole['seconds']} s")
+        console.print(f"{what}: {figure}", soft_wrap=True)
+    console.print(f"{out / 'report.html'}, {whole['seconds']} s", soft_wrap=True)
     return int(any(part.failed for part in parts))
 
 
@@ -149,7 +149,7 @@ def _exported(model: str, out: Path, console: Console) -> Iterator[str]:
         folder = out / "engines" / name
         done = _egolive([words[0], model, *words[1:], "--out", str(folder)])
         if done.returncode:
-            console.print(f"{name}: cannot be made, {_last_line(done.stderr)}")
+            console.print(f"{name}: cannot be made, {_last_line(done.stderr)}", soft_wrap=True)
         else:
             yield str(folder)
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import save_figure, table, print_figures
+from egolive.benchmarks.output import print_figures, save_figure, table
 from egolive.benchmarks.stream.runner import load_images
 from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, shape_of
 
