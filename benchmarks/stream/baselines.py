@@ -1,7 +1,8 @@
 """Baselines of `egolive bench stream` and `bench peers`: this project's engine, transformers, a server.
 
 All are given the same requests under the same grammars, decode greedily and never say a token that our engine
-bans. Each measures itself; which hop of the stream they answer is up to `egolive.benchmarks.stream.runner`.
+bans. Each measures itself; which hop of the stream they answer is up to
+`egolive.benchmarks.stream.stream_runner`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from egolive.assistant.model.prompt_tokens import slices_of
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.engine_session import Session
 from egolive.assistant.runtime.local_engine import LocalEngine
-from egolive.assistant.schema.engine import Request, Vision
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, Request, Reuse, Vision
 
 __all__ = [
     "SETTINGS",

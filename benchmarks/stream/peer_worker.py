@@ -31,7 +31,7 @@ from egolive.benchmarks.stream.baselines import (
     ServerBaseline,
     TransformersBaseline,
 )
-from egolive.benchmarks.stream.runner import Hop, hops_of, load_images
+from egolive.benchmarks.stream.stream_runner import Hop, hops_of, load_images
 from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.errors import EngineError
 

@@ -26,9 +26,8 @@ from egolive.assistant.generation.audit import tie_margin
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.torch_threads import torch_threads
-from egolive.assistant.schema.engine import Request
-from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
-from egolive.benchmarks.output import print_figures
+from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Request, Reuse
+from egolive.benchmarks.figures_output import print_figures
 from egolive.benchmarks.stream.baselines import (
     Answers,
     Cost,
@@ -38,7 +37,8 @@ from egolive.benchmarks.stream.baselines import (
     vision_in,
 )
 from egolive.benchmarks.stream.random_weights import STRUCTURES, random_engine
-from egolive.benchmarks.stream.runner import (
+from egolive.benchmarks.stream.stream_report import SWITCHES, drafted, figures_of, plot, table_of
+from egolive.benchmarks.stream.stream_runner import (
     QUESTIONS,
     Entry,
     Hop,
@@ -49,7 +49,6 @@ from egolive.benchmarks.stream.runner import (
     places_of,
     play,
 )
-from egolive.benchmarks.stream.stream_report import SWITCHES, drafted, figures_of, plot, table_of
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
 

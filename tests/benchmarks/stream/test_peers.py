@@ -35,7 +35,7 @@ from egolive.benchmarks.stream.baselines import (
     shared_tokens,
 )
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
-from egolive.benchmarks.stream.runner import SETS, Hop, hops_of
+from egolive.benchmarks.stream.stream_runner import SETS, Hop, hops_of
 from egolive.streaming.errors import EngineError
 
 TOKENS = 5
