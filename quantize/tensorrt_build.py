@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,7 +65,7 @@ def build_engines(folder: Path, *, device: torch.device | None = None) -> Engine
         )
     # Engines and timings are made anew, whatever became of them.
     graphs = {name: known for name, known in card.files.items() if Path(name).suffix not in _BUILT}
-    verify_files(folder, replace(card, files=graphs))
+    verify_files(folder, card.model_copy(update={"files": graphs}))
     ranges = Sizes(**card.sizes).ranges(card.shapes)
     plans: list[tuple[str, str, Sequence[Ranges]]] = [
         # One slice, and one decode step, have one shape each; prompts come in a range of them.
@@ -84,11 +83,12 @@ def build_engines(folder: Path, *, device: torch.device | None = None) -> Engine
         (folder / f"{name}.part").replace(folder / name)
     built = gpu_fingerprint(trt, place)
     seconds = round(time.monotonic() - started, 1)
-    card = replace(
-        card,
-        files=describe_files(folder),
-        versions=card.versions | {"tensorrt": built["tensorrt"]},
-        made=card.made | {"built": built, "build_seconds": seconds},
+    card = card.model_copy(
+        update={
+            "files": describe_files(folder),
+            "versions": card.versions | {"tensorrt": built["tensorrt"]},
+            "made": card.made | {"built": built, "build_seconds": seconds},
+        }
     )
     write_card(folder, card)
     return card

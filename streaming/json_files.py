@@ -87,5 +87,5 @@ def _problem(error: ValidationError) -> str:
         if problem["loc"] == ("format",) and problem["type"] == "literal_error":
             return f"format {problem['input']!r:.20}, which another egolive wrote"
     field = ".".join(map(str, problems[0]["loc"]))
-    message = " ".join(problems[0]["msg"].split())
+    message = " ".join(problems[0]["msg"].removeprefix("Value error, ").split())
     return f"{field}: {message}" if field else message

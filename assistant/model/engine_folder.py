@@ -9,14 +9,14 @@ TensorRT are programs of the GPU, and are built on the machine that runs them).
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from egolive.assistant.model.checkpoint import inspect_checkpoint
-from egolive.streaming.errors import EngineError, one_line
+from egolive.streaming.errors import DataError, EngineError
+from egolive.streaming.json_files import JsonModel, json_bytes, parse_json
 
 __all__ = [
     "CACHE_FILE",
@@ -55,8 +55,30 @@ _PLAIN = {".onnx", ".data", ".safetensors", ".json", ".jinja", ".txt", ".engine"
 """Kinds of files that a folder may list; none of them is a pickle."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shapes:
+def _known_backend(value: object) -> object:
+    if value not in get_args(Backend):
+        raise ValueError(f"unknown backend {value!r:.40}")
+    return value
+
+
+def _all_parts(precision: dict[str, str]) -> dict[str, str]:
+    missing = {"tower", "decoder", "head", "embeddings"} - set(precision)
+    if missing:
+        raise ValueError(f"the precision of {min(missing)} is missing")
+    return precision
+
+
+def _plain_files(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Refuse names outside the folder, kinds of files that can hold code, and facts that are not there."""
+    for name, known in files.items():
+        if Path(name).name != name or Path(name).suffix not in _PLAIN:
+            raise ValueError(f"{name!r:.60} cannot be part of an engine")
+        if type(known.get("bytes")) is not int or not isinstance(known.get("sha256"), str):
+            raise ValueError(f"bytes and sha256 of {name!r:.60} are missing")
+    return files
+
+
+class Shapes(JsonModel, extra="forbid"):
     """Sizes that the backend needs before it can run anything."""
 
     height: int
@@ -74,13 +96,12 @@ class Shapes:
     """Tokens that the model can hold."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCard:
+class EngineCard(JsonModel, extra="forbid"):
     """What `engine.json` says."""
 
     name: str
-    backend: Backend
-    precision: dict[str, str]
+    backend: Annotated[Backend, BeforeValidator(_known_backend)]
+    precision: Annotated[dict[str, str], AfterValidator(_all_parts)]
     """By part: tower, decoder, head, embeddings."""
     shapes: Shapes
     image_token: int
@@ -91,15 +112,21 @@ class EngineCard:
     """name and sha256 of the checkpoint that it was made from."""
     versions: dict[str, str]
     """Of the packages that wrote it."""
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: Annotated[dict[str, dict[str, Any]], Field(min_length=1), AfterValidator(_plain_files)]
     """By name, bytes and sha256 of every file that may be opened."""
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = Field(default_factory=dict)
     """Limits of one pass, as `egolive.assistant.backends.onnx.graph_limits.Sizes` has them; empty where there
     are none."""
-    made: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = Field(default_factory=dict)
     """How: command, method, block, seconds, peak memory, parity."""
-    loss: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = Field(default_factory=dict)
     """What was measured against another engine; empty until then."""
+
+
+class _CardFile(EngineCard):
+    """`engine.json`."""
+
+    format: Literal[1]
 
 
 def is_engine_folder(folder: Path) -> bool:
@@ -113,24 +140,15 @@ def read_engine_card(folder: Path) -> EngineCard:
     Raises:
         EngineError: It cannot be read, or another version of egolive wrote it.
     """
-    path = folder / ENGINE_FILE
+    path, remedy = folder / ENGINE_FILE, "export the engine again"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{path} cannot be read ({one_line(error)}); export the engine again") from error
-    version = values.get("format") if isinstance(values, dict) else None
-    if version != FORMAT:
-        raise EngineError(
-            f"{folder} is an engine folder of format {version!r}, this egolive reads format {FORMAT}: "
-            "export the checkpoint again with the egolive that shall run it"
-        )
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
     try:
-        del values["format"]
-        card = EngineCard(**(values | {"shapes": Shapes(**values["shapes"])}))
-        _check(card)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise EngineError(f"{path} is incomplete ({one_line(error)}); export the engine again") from error
-    return card
+        return parse_json(_CardFile, data, where=f"{path} cannot be read or is incomplete", remedy=remedy)
+    except DataError as error:
+        raise EngineError(str(error)) from None
 
 
 def verify_files(folder: Path, card: EngineCard) -> None:
@@ -155,9 +173,9 @@ def verify_files(folder: Path, card: EngineCard) -> None:
 
 def write_engine_card(folder: Path, card: EngineCard) -> None:
     """Write `engine.json`, whole or not at all."""
-    values = {"format": FORMAT} | asdict(card)
+    values = {"format": FORMAT} | card.model_dump()
     partial = folder / f"{ENGINE_FILE}.part"
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_bytes(json_bytes(values))
     partial.replace(folder / ENGINE_FILE)
 
 
@@ -181,25 +199,6 @@ def hash_checkpoint(folder: Path) -> str:
     for path in (folder / "config.json", *inspect_checkpoint(folder).weights):
         whole.update(f"{path.name} {_sha256(path)}\n".encode())
     return whole.hexdigest()
-
-
-def _check(card: EngineCard) -> None:
-    """What the types of JSON values do not tell; raises the plain errors that a caller turns into one."""
-    if card.backend not in get_args(Backend):
-        raise ValueError(f"unknown backend {card.backend!r}")
-    if not card.files or not isinstance(card.files, Mapping):
-        raise ValueError("no files are listed")
-    numbers = (card.image_token, card.video_token, *asdict(card.shapes).values(), *card.sizes.values())
-    if not all(isinstance(number, int) for number in numbers):
-        raise TypeError("a size is not a whole number")
-    missing = {"tower", "decoder", "head", "embeddings"} - set(card.precision)
-    if missing:
-        raise KeyError(f"the precision of {min(missing)}")
-    for name, known in card.files.items():
-        if Path(name).name != name or Path(name).suffix not in _PLAIN:
-            raise ValueError(f"{name!r} cannot be part of an engine")
-        if not isinstance(known["bytes"], int) or not isinstance(known["sha256"], str):
-            raise TypeError(f"what is known of {name}")
 
 
 def _sha256(path: Path) -> str:

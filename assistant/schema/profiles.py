@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from egolive.streaming.errors import ConfigError
 
@@ -39,6 +41,9 @@ Unit = Literal["norm1000", "norm1", "pixels", "auto"]
 AnswerStyle = Literal["box_tokens", "list"]
 """How a box is written: `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` as Qwen2-VL does, or `[x1, y1, x2, y2]`."""
 
+_STRICT = ConfigDict(strict=True, extra="forbid")
+"""Of what is read from JSON: an unknown key is an error, and so is "3" where a number is expected."""
+
 _CELL = 28
 """Pixels along the side of one merged visual token."""
 
@@ -50,6 +55,8 @@ class Templates:
     `{phrase}` stands for the question's words, `{duration}` for the window's length in seconds, `{range}` for
     the coordinate range in words.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     intent: str
     next: str
@@ -68,6 +75,8 @@ class Templates:
 @dataclass(frozen=True, slots=True)
 class Profile:
     """How one checkpoint is asked and read."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     name: str
     unit: Unit
@@ -96,10 +105,6 @@ class Profile:
     """Put the text before the picture, as EgoThinker's GRPO did; its SFT and evaluation put it after."""
 
     def __post_init__(self) -> None:
-        if self.unit not in get_args(Unit):
-            raise _error("unit", f"is one of {', '.join(get_args(Unit))}", self.unit)
-        if self.answer_style not in get_args(AnswerStyle):
-            raise _error("answer_style", f"is one of {', '.join(get_args(AnswerStyle))}", self.answer_style)
         if self.think and self.think_prompts is None:
             raise ConfigError("profile: think is on, but there are no think_prompts to ask with")
         if self.picture is not None and any(side < _CELL or side % _CELL for side in self.picture):
@@ -229,56 +234,46 @@ def profile_from_dict(values: object, *, where: str = "profile") -> Profile:
         ConfigError: an unknown or missing key, or a value of the wrong kind.
     """
     try:
-        checked = _checked(values, Profile)
-        for key in ("prompts", "think_prompts"):
-            if checked.get(key) is not None:
-                checked[key] = Templates(**_checked(checked[key], Templates))
-        return Profile(**checked)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {str(error).removeprefix('profile: ')}") from None
+        # As JSON, for which strict mode takes a list as a tuple and an object as a dataclass.
+        return _PROFILE.validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_mistake(error)}") from None
 
 
+_PROFILE = TypeAdapter(Profile)
 _KINDS = {
-    "str": "a text",
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "tuple[int, int]": "a list of two whole numbers",
-    "Templates": "an object of prompts",
-    "Unit": "a text",
-    "AnswerStyle": "a text",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "dataclass_type": "an object of prompts",
+    "tuple_type": "a list of two whole numbers",
+    "too_long": "a list of two whole numbers",
 }
+"""What is expected, by the type of pydantic's error."""
 
 
-def _checked(values: object, kind: type[Profile] | type[Templates]) -> dict[str, Any]:
-    """Keyword arguments for `kind`, every key known and every value of its field's type."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"expected an object, got {type(values).__name__}")
-    known = {field.name: str(field.type) for field in fields(kind)}
-    if unknown := sorted(set(map(str, values)) - set(known)):
-        raise ConfigError(f"unknown key {unknown[0]!r}; known are {', '.join(known)}")
-    required = ("name", "unit", "prompts") if kind is Profile else ("intent", "next", "ground", "when")
-    if missing := [key for key in required if key not in values]:
-        raise ConfigError(f"the key {missing[0]!r} is missing")
-    return {key: _value(key, value, known[key]) for key, value in values.items()}
-
-
-def _value(key: str, value: Any, type_name: str) -> Any:
-    """The value as its field holds it, or a ConfigError."""
-    wanted = type_name.removesuffix(" | None")
-    if value is None and wanted != type_name:
-        return None
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    fits = {
-        "bool": isinstance(value, bool),
-        "int": whole,
-        "float": whole or isinstance(value, float),
-        "tuple[int, int]": isinstance(value, list) and [type(v) for v in value] == [int, int],
-        "Templates": isinstance(value, dict),
-    }.get(wanted, isinstance(value, str))
-    if not fits:
-        raise _error(key, f"is {_KINDS[wanted]}", value)
-    return tuple(value) if wanted == "tuple[int, int]" else value
+def _mistake(error: ValidationError) -> str:
+    """The first mistake in one line; an unknown key comes first, for it explains one that is missing."""
+    mistakes = error.errors(include_url=False)
+    unknown = (mistake for mistake in mistakes if mistake["type"] == "unexpected_keyword_argument")
+    mistake = next(unknown, mistakes[0])
+    kind, place, got = mistake["type"], mistake["loc"], mistake["input"]
+    if kind == "value_error":
+        return str(mistake["ctx"]["error"]).removeprefix("profile: ")
+    if kind == "unexpected_keyword_argument":
+        known = fields(Profile if len(place) == 1 else Templates)
+        return f"unknown key {place[-1]!r}; known are {', '.join(field.name for field in known)}"
+    if not place:
+        return f"expected an object, got {type(got).__name__}" if kind == "dataclass_type" else mistake["msg"]
+    if isinstance(place[-1], int):
+        kind, place = "tuple_type", place[:-1]
+    if kind == "missing":
+        return f"the key {place[-1]!r} is missing"
+    if kind == "literal_error":
+        choices = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{place[-1]} is one of {choices}, got {got!r:.60}"
+    return f"{place[-1]} is {_KINDS.get(kind, mistake['msg'])}, got {str(got)[:60]!r}"
 
 
 def _error(key: str, rule: str, value: object) -> ConfigError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,5 +99,5 @@ def test_ranges_grow_from_the_smallest_shape_to_the_largest() -> None:
 def test_ranges_of_small_pictures_and_limits_stay_in_order() -> None:
     for least, usual, most in Sizes(tokens=8, columns=1, kept=2, step=1).ranges(SHAPES)[0].values():
         assert all(0 < low <= mid <= high for low, mid, high in zip(least, usual, most, strict=True))
-    tiny = replace(SHAPES, height=0, width=0)
+    tiny = SHAPES.model_copy(update={"height": 0, "width": 0})
     assert Sizes().ranges(tiny)[0]["embeddings"][1] == (1, 1, 16)
