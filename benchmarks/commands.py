@@ -96,7 +96,8 @@ def stream(
 
 def peers(
     *,
-    model: ModelOption = "nano",
+    # Not `ModelOption`, of which --engine is another name.
+    model: Annotated[str, Parameter(group=MODEL)] = "nano",
     engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     server: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     server_model: str | None = None,

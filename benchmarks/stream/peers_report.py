@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from egolive.benchmarks.output import save_figure, table
-from egolive.benchmarks.stream.runner import SETS
+from egolive.benchmarks.bench_output import save_figure, table
+from egolive.benchmarks.stream.baseline_runner import SETS
 
 __all__ = ["plot", "table_of", "verdict_of"]
 

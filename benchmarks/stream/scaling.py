@@ -19,8 +19,8 @@ from rich.table import Table
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.output import print_figures, save_figure, table
-from egolive.benchmarks.stream.runner import load_images
+from egolive.benchmarks.bench_output import print_figures, save_figure, table
+from egolive.benchmarks.stream.baseline_runner import load_images
 from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, shape_of
 
 __all__ = ["run_scaling"]

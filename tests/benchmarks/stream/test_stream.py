@@ -22,9 +22,7 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
-from egolive.benchmarks.stream.baselines import EngineBaseline, Said, TransformersBaseline, compare
-from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_checkpoint, random_engine
-from egolive.benchmarks.stream.runner import (
+from egolive.benchmarks.stream.baseline_runner import (
     QUESTIONS,
     SETS,
     Hop,
@@ -33,6 +31,8 @@ from egolive.benchmarks.stream.runner import (
     load_images,
     places_of,
 )
+from egolive.benchmarks.stream.baselines import EngineBaseline, Said, TransformersBaseline, compare
+from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_checkpoint, random_engine
 from egolive.benchmarks.stream.stream_bench import play_all
 from egolive.benchmarks.stream.stream_report import SWITCHES
 
