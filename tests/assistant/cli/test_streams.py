@@ -17,7 +17,7 @@ from fakes import FakeEngine, text_of
 
 from egolive.assistant.cli import main as cli
 from egolive.assistant.cli.options import ModelOptions
-from egolive.assistant.cli.output import printable, readable
+from egolive.assistant.cli.printing import printable, readable
 from egolive.streaming.paths import existing_path
 from egolive.streaming.video_writer import VideoWriter
 from egolive.train.common import hub
