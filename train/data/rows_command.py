@@ -122,7 +122,7 @@ def _read_files(kind: Kind, source: Path, errata: Path | None, lengths: Path | N
         files += [*source.glob("[0-9]*"), *source.glob("manifest.json")]
     elif kind == "egoexolearn":
         files += [source.parent / name for name in TAXONOMIES]
-    return [path for path in files if path.exists()]
+    return [path for path in files if existing_path(path) is not None]
 
 
 def _check_out(out: Path, read: Sequence[Path]) -> None:
