@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 
 from egolive.assistant.cli import main as cli
 from egolive.assistant.cli.options import ModelOptions
-from egolive.assistant.cli.output import printable, readable
+from egolive.assistant.cli.printing import printable, readable
 from egolive.streaming.errors import DataError
 from egolive.streaming.paths import existing_path
 from egolive.streaming.video_writer import VideoWriter

@@ -204,6 +204,7 @@ def test_ratios_are_told_for_each_side_and_reasons_for_those_that_are_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(peers, "Worker", FakeWorker)
+    monkeypatch.setattr("egolive.benchmarks.commands.check_model", lambda *_: None)
     files = ["--json", str(tmp_path / "peers.json"), "--plot", str(tmp_path / "peers.png")]
     assert cli.call(["bench", "peers", "--engine", "int4", *files]) == 0
     printed = capsys.readouterr()
