@@ -35,7 +35,7 @@ from egolive.assistant.recording.evidence import (
 from egolive.assistant.schema.engine import Engine
 from egolive.assistant.system import machine, nvml
 from egolive.streaming.clock import MonotonicClock
-from egolive.streaming.errors import EgoliveError, SinkError
+from egolive.streaming.errors import EgoliveError, SinkError, one_line
 from egolive.streaming.metrics import Metrics, rss_bytes
 from egolive.streaming.sources.opening import open_source
 
@@ -100,7 +100,7 @@ def _prove_one(
                 proof[title]["watts"] = power.watts
         except (EgoliveError, RuntimeError, OSError) as error:
             # A device that runs out of memory raises RuntimeError; it belongs into the report.
-            proof["failed"].append({"part": title, "error": " ".join(str(error).split())[:300]})
+            proof["failed"].append({"part": title, "error": one_line(error)})
         return proof.get(title)
 
     started = time.monotonic()

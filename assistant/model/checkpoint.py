@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
-from egolive.streaming.errors import EngineError
+from egolive.streaming.errors import EngineError, one_line
 from egolive.streaming.paths import existing_path
 
 __all__ = ["BUNDLED", "Checkpoint", "inspect_checkpoint", "model_folder", "resolve_model"]
@@ -147,7 +147,7 @@ def _elements(path: Path) -> int:
                     size *= side
                 count += size
     except (SafetensorError, OSError) as error:
-        raise EngineError(f"{path} is damaged or cut off ({_one_line(error)}); download it again") from error
+        raise EngineError(f"{path} is damaged or cut off ({one_line(error)}); download it again") from error
     return count
 
 
@@ -173,12 +173,12 @@ def _from_hub(model: str) -> Path:
             f"there is no folder {model}, and the hub has no such model or it is private (`hf auth login`)"
         ) from error
     except HFValidationError as error:
-        raise EngineError(f"{model!r} is no hub id ({_one_line(error)})") from error
+        raise EngineError(f"{model!r} is no hub id ({one_line(error)})") from error
     except Exception as error:  # what breaks on the way comes from the hub's own HTTP library
         raise EngineError(
             f"there is no folder {model}; as a hub id, it is not in the local cache and the hub cannot be "
             "reached: check the path, or connect, or download the model elsewhere and give its folder, "
-            f"or use --model {BUNDLED} ({_one_line(error)})"
+            f"or use --model {BUNDLED} ({one_line(error)})"
         ) from error
 
 
@@ -186,11 +186,7 @@ def _read_object(path: Path) -> dict[str, object]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path} cannot be read as JSON ({_one_line(error)}); download it again") from error
+        raise EngineError(f"{path} cannot be read as JSON ({one_line(error)}); download it again") from error
     if not isinstance(values, dict):
         raise EngineError(f"{path} is no JSON object; download it again")
     return values
-
-
-def _one_line(error: Exception) -> str:
-    return shorten(str(error), 200, placeholder=" ...") or type(error).__name__

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from egolive.assistant.model.checkpoint import inspect_checkpoint
-from egolive.streaming.errors import EngineError
+from egolive.streaming.errors import EngineError, one_line
 
 __all__ = [
     "CACHE_FILE",
@@ -117,7 +117,7 @@ def read_engine_card(folder: Path) -> EngineCard:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path} cannot be read ({_one_line(error)}); export the engine again") from error
+        raise EngineError(f"{path} cannot be read ({one_line(error)}); export the engine again") from error
     version = values.get("format") if isinstance(values, dict) else None
     if version != FORMAT:
         raise EngineError(
@@ -129,7 +129,7 @@ def read_engine_card(folder: Path) -> EngineCard:
         card = EngineCard(**(values | {"shapes": Shapes(**values["shapes"])}))
         _check(card)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise EngineError(f"{path} is incomplete ({_one_line(error)}); export the engine again") from error
+        raise EngineError(f"{path} is incomplete ({one_line(error)}); export the engine again") from error
     return card
 
 
@@ -205,7 +205,3 @@ def _check(card: EngineCard) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

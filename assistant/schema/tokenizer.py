@@ -176,10 +176,6 @@ def _ids(value: object) -> frozenset[int]:
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _byte_letters() -> dict[str, int]:
     """What byte-level BPE writes for each byte: itself if printable, else a letter from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -16,7 +16,7 @@ import torch
 from egolive.assistant.backends.onnx.graph_limits import Ranges
 from egolive.assistant.backends.onnx.graph_types import Bound
 from egolive.assistant.model.engine_folder import DECODER_FILE, EngineCard
-from egolive.streaming.errors import EngineError
+from egolive.streaming.errors import EngineError, one_line
 
 __all__ = ["OnnxGraph", "default_device", "open_session", "tensorrt_cache", "tensorrt_settings"]
 
@@ -106,7 +106,7 @@ def open_session(
             path, sess_options=options, providers=[provider], provider_options=[settings]
         )
     except Exception as error:  # onnxruntime's errors have no common kind
-        raise EngineError(f"{path} cannot be loaded: {_one_line(error)}") from error
+        raise EngineError(f"{path} cannot be loaded: {one_line(error)}") from error
     # A provider that fails to start is replaced by the CPU without a word.
     if session.get_providers()[0] != provider:
         raise EngineError(
@@ -160,13 +160,9 @@ def _run(session: onnxruntime.InferenceSession, inputs: Bound, outputs: Bound, d
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
     except Exception as error:  # onnxruntime's errors have no common kind
-        reason = _one_line(error)
+        reason = one_line(error)
         if "allocate" in reason.lower() or "out of memory" in reason.lower():
             raise EngineError(
                 f"memory ran out while {doing}: use fewer or smaller pictures, or a smaller engine"
             ) from error
         raise EngineError(f"the device failed while {doing}: {reason}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

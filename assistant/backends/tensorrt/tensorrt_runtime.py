@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from egolive.assistant.backends.onnx.graph_types import Bound
-from egolive.streaming.errors import EngineError
+from egolive.streaming.errors import EngineError, one_line
 
 __all__ = ["TensorRtGraph", "complaint", "gpu_fingerprint", "logger_of", "strong_typing", "tensorrt_module"]
 
@@ -36,7 +36,7 @@ def tensorrt_module() -> ModuleType:
     try:
         import tensorrt
     except (ImportError, OSError) as error:  # the package, or the libraries that it opens
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise EngineError(
             f"TensorRT's Python package cannot be imported ({reason}): on a Jetson it comes with JetPack "
             f"(sudo apt install python3-libnvinfer), elsewhere see {_NEEDED}"

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from egolive.assistant.backends.torch.attention import Attention, attend_few
 from egolive.assistant.backends.torch.batch_plan import CacheSegment
 from egolive.assistant.backends.torch.kv_cache import OWN, TorchKVCache
+from egolive.streaming.errors import one_line
 
 __all__ = ["COLUMNS", "TOKENS", "Capture", "Forward", "StaticAttention", "StaticSteps", "uncaptured"]
 
@@ -220,7 +221,7 @@ class StaticSteps:
         try:
             return self.capture(step)
         except RuntimeError as error:  # torch's failures on a device are all of this kind
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             _log.warning("decode steps cannot be captured, they go on one kernel at a time: %s", reason)
             self.capture = uncaptured
             return step
