@@ -6,14 +6,17 @@ every unit in turn, and the one whose boxes lie on the squares is its unit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import cv2
 import numpy as np
 
+from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.prompts.boxes_in_text import find_boxes
 from egolive.assistant.prompts.prompts import build_prompt, make_vision
@@ -24,7 +27,7 @@ from egolive.assistant.schema.profiles import PROFILE_FILE, Profile, Unit, load_
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Box, Image
 
-__all__ = ["Probe", "probe_coords", "squares", "store_unit"]
+__all__ = ["Probe", "probe_coords", "run_probe", "squares", "store_unit"]
 
 _UNITS: tuple[Unit, ...] = ("norm1000", "norm1", "pixels")
 _SIZE = (640, 360)
@@ -136,3 +139,23 @@ def _mean_iou(read: Sequence[tuple[Corners | None, Size, Box]], unit: Unit) -> f
         return 0.0 if box is None else Box(*box).iou(truth)
 
     return mean(iou(*one) for one in read)
+
+
+def run_probe(model: str, tell: Callable[[str], object], *, store: bool) -> tuple[dict[str, Any], int]:
+    """Fit a model's coordinate unit, tell it, and store it where that is wanted."""
+    with closing(load_engine(model)) as engine:
+        found = probe_coords(engine)
+        before = engine.profile.unit
+    fits = ", ".join(f"{unit} {iou:.2f}" for unit, iou in found.iou.items())
+    tell(f"{found.answered} of {found.shown} squares answered; mean IoU by unit: {fits}")
+    report: dict[str, Any] = {"model": model, "before": before, "stored": None} | asdict(found)
+    if found.unit is None:
+        tell(f"no unit fits: this model does not find plain squares; its profile keeps {before}")
+        return report, 1
+    if store and found.unit != before:
+        path = store_unit(model, found.unit)
+        report["stored"] = str(path)
+        tell(f"the unit is {found.unit}, stored in {path} in place of {before}")
+    else:
+        tell(f"the unit is {found.unit}; the profile says {before}")
+    return report, 0

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from egolive.assistant.diagnostics.doctor_nvidia import nvidia_lacks, nvidia_rows
 from egolive.assistant.load import check_model
 from egolive.assistant.system import machine, nvml
+from egolive.assistant.system.jetson import OLDEST_JETPACK
 from egolive.streaming.errors import SinkError, SourceError, UsageError
 from egolive.streaming.paths import existing_path
 
@@ -102,7 +102,7 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
         if nvml.driver_version() is not None:
             mend = "an NVIDIA driver is here: install torch's CUDA build, or check it with nvidia-smi"
         found.append(Finding("no accelerator that torch can use", mend))
-    found += [Finding(what, mend) for what, mend in nvidia_lacks(here)]
+    found += [Finding(what, mend) for what, mend in _nvidia_lacks(here)]
     if not cameras and _is_linux(here):
         found.append(
             Finding(
@@ -173,7 +173,9 @@ def doctor(
         )
     if probe_coords is not None or latency or prove is not None:
         # Imported here: the doctor tells what is missing also where torch is.
-        from egolive.assistant.diagnostics.doctor_proofs import run_latency, run_probe, run_proof
+        from egolive.assistant.diagnostics.coordinate_probe import run_probe
+        from egolive.assistant.diagnostics.glass_to_overlay import run_latency
+        from egolive.assistant.diagnostics.proof import run_proof
 
         if probe_coords is not None:
             found, code = run_probe(probe_coords, console.out, store=store)
@@ -268,11 +270,78 @@ def _machine_rows(facts: machine.Facts, here: machine.Facts) -> list[tuple[str, 
         total, free = cast(int, gpu["total"]), cast(int, gpu["free"])
         text = f"{gpu['name']}, {total / GB:.1f} GB, {free / GB:.1f} GB free, capability {gpu['capability']}"
         rows.append((str(gpu["device"]), text))
-    rows += nvidia_rows(here)
+    rows += _nvidia_rows(here)
     rows += [(str(camera["path"]), str(camera["name"]) or "camera") for camera in cameras]
     if facts["commit"]:
         rows.append(("commit", str(facts["commit"])))
     return rows
+
+
+def _nvidia_lacks(here: machine.Facts) -> list[tuple[str, str]]:
+    """What is missing on a Jetson, or for engines of graphs on a GPU, each with its remedy.
+
+    Args:
+        here: `machine` of `machine.gather()`.
+    """
+    found = []
+    gpus = cast(Sequence[machine.Facts], here["gpus"])
+    board = cast(dict[str, str] | None, here.get("jetson"))
+    providers = cast(Sequence[str], here.get("providers", ()))
+    if board is not None:
+        jetpack = board["jetpack"]
+        if jetpack and int(jetpack.partition(".")[0]) < OLDEST_JETPACK:
+            found.append(
+                (
+                    f"JetPack {jetpack} is not supported: its Python and CUDA are too old",
+                    "flash JetPack 7 (7.2 for Orin), which has Python 3.12 and CUDA 13",
+                )
+            )
+        if not cast(dict[str, str], here["tensorrt"])["python"]:
+            mend = "sudo apt install python3-libnvinfer, and a venv with --system-site-packages"
+            found.append(("this Python sees no TensorRT", mend))
+        found += [_not_built_for(gpu) for gpu in gpus if not _runs_on(gpu)]
+    if gpus and providers and "CUDA" not in providers:
+        mend = "pip uninstall onnxruntime, then pip install onnxruntime-gpu: both own one folder"
+        found.append(("ONNX Runtime cannot use the GPU", mend))
+    return found
+
+
+def _nvidia_rows(here: machine.Facts) -> list[tuple[str, str]]:
+    """Lines of the table about this machine; none where there is nothing of NVIDIA's."""
+    board = cast(dict[str, str] | None, here.get("jetson"))
+    tensorrt = cast(dict[str, str], here.get("tensorrt", {}))
+    seen, system = tensorrt.get("python", ""), tensorrt.get("system", "")
+    rows = []
+    if board is not None:
+        jetpack = board["jetpack"] or "of unknown version"
+        rows.append(("JetPack", f"{jetpack}, Jetson Linux {board['l4t']}; CPU and GPU share the memory"))
+    if here.get("cuda"):
+        rows.append(("CUDA", str(here["cuda"])))
+    if seen or system:
+        rows.append(("TensorRT", seen or f"{system}, not seen by this Python"))
+    if here.get("providers"):
+        rows.append(("ONNX Runtime", "built for " + ", ".join(cast(Sequence[str], here["providers"]))))
+    return rows
+
+
+def _runs_on(gpu: machine.Facts) -> bool:
+    """Whether torch has code for a Jetson's GPU.
+
+    Code for another architecture of the family does not run there; what is still to be compiled does.
+    """
+    kernels = cast(Sequence[str], gpu.get("kernels", ()))
+    return (
+        not kernels or _architecture(gpu) in kernels or any(name.startswith("compute_") for name in kernels)
+    )
+
+
+def _not_built_for(gpu: machine.Facts) -> tuple[str, str]:
+    mend = "take a wheel that was built for it, see docs/guides/jetson.md"
+    return f"torch was not built for this GPU ({_architecture(gpu)})", mend
+
+
+def _architecture(gpu: machine.Facts) -> str:
+    return f"sm_{str(gpu['capability']).replace('.', '')}"
 
 
 def _is_linux(here: machine.Facts) -> bool:

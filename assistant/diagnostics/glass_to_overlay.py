@@ -8,22 +8,24 @@ in between. The virtual camera stands for a real one, whose exposure and transfe
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
+from egolive.assistant.load_local import load_engine
 from egolive.assistant.schema.engine import Engine
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.metrics import Metrics, Stage
 from egolive.streaming.sources.source import Source
 
-__all__ = ["CodedCamera", "Latency", "measure_latency", "read_code", "write_code"]
+__all__ = ["CodedCamera", "Latency", "measure_latency", "read_code", "run_latency", "write_code"]
 
 _BITS = 32
 _CELL = 16
@@ -212,3 +214,21 @@ def measure_latency(
         stages=stages,
         answers=report.results,
     )
+
+
+def run_latency(model: str, seconds: float, tell: Callable[[str], object]) -> tuple[dict[str, Any], int]:
+    """Measure glass to overlay with the virtual camera."""
+    with closing(load_engine(model)) as engine:
+        tell(f"a virtual camera of 1280x720 at 30 pictures a second for {seconds:g} s, answered by {model}")
+        found = measure_latency(engine, seconds=seconds)
+    if found.glass_to_overlay is not None:
+        overlay = found.glass_to_overlay
+        tell(
+            f"glass to overlay {overlay.p50 * 1e3:.0f} ms (median), 95 % within {overlay.p95 * 1e3:.0f} ms, "
+            f"99 % within {overlay.p99 * 1e3:.0f} ms; a real camera's exposure and transfer come on top"
+        )
+    if found.answer_age is not None:
+        tell(f"answers {found.answer_age.p50:.2f} s old when shown, 95 % within {found.answer_age.p95:.2f} s")
+    drops = ", ".join(f"{count} {reason}" for reason, count in found.drops.items()) or "none"
+    tell(f"{found.shown} of {found.pictures} pictures shown, dropped: {drops}")
+    return {"model": model, "camera": "virtual"} | found.in_ms(), 0

@@ -39,7 +39,7 @@ from egolive.streaming.errors import EgoliveError, SinkError, one_line
 from egolive.streaming.metrics import Metrics, rss_bytes
 from egolive.streaming.sources.opening import open_source
 
-__all__ = ["prove"]
+__all__ = ["prove", "run_proof"]
 
 _AUDIT_SHARE = 0.2
 
@@ -204,3 +204,22 @@ class _Power:
             if watts is None:
                 return
             self._read.append(watts)
+
+
+def run_proof(
+    model: str,
+    out: Path,
+    engines: Sequence[str],
+    clips: Sequence[str],
+    seconds: float,
+    tell: Callable[[str], object],
+) -> tuple[dict[str, Any], int]:
+    """Prove a model, and tell what failed."""
+    report = prove(model, out, engines=engines, clips=clips, seconds=seconds, tell=tell)
+    for proof in report["proofs"]:
+        for failed in proof["failed"]:
+            tell(f"{proof['model']}: {failed['part']} failed: {failed['error']}")
+        if proof.get("coordinates", {}).get("unit", "") is None:
+            tell(f"{proof['model']}: finds no plain squares; the unit of its boxes is the profile's")
+        tell(f"{proof['model']}: {'holds' if proof['ok'] else 'does not hold'}")
+    return report, int(not report["ok"])

@@ -10,8 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from egolive.assistant.schema.engine import Engine, Request
-from egolive.assistant.schema.reuse import NO_REUSE
+from egolive.assistant.schema.engine import NO_REUSE, Engine, Request
 
 __all__ = ["Audit", "AuditCounts", "tie_margin"]
 

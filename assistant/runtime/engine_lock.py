@@ -9,9 +9,17 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from egolive.assistant.schema.engine import Delta, Engine, EngineInfo, EngineSession, Request, Vision
+from egolive.assistant.schema.engine import (
+    FULL_REUSE,
+    Delta,
+    Engine,
+    EngineInfo,
+    EngineSession,
+    Request,
+    Reuse,
+    Vision,
+)
 from egolive.assistant.schema.profiles import Profile
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 
 if TYPE_CHECKING:
     # Who shares an engine behind an address does not wait for torch.

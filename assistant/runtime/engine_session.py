@@ -25,8 +25,7 @@ from egolive.assistant.runtime.sequence import SequenceState
 from egolive.assistant.runtime.speculative import DraftStore
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.runtime.vision_cache import VisionCache
-from egolive.assistant.schema.engine import Delta, Prompt, Request, Vision
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, Delta, Prompt, Request, Reuse, Vision
 from egolive.assistant.schema.tokenizer import Tokenizer
 from egolive.streaming.errors import ConfigError, EngineError
 

@@ -13,9 +13,8 @@ import torch
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.engine_session import Session
-from egolive.assistant.schema.engine import EngineInfo
+from egolive.assistant.schema.engine import FULL_REUSE, EngineInfo, Reuse
 from egolive.assistant.schema.profiles import Profile
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.assistant.schema.tokenizer import Tokenizer
 
 __all__ = ["LocalEngine"]

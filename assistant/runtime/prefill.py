@@ -18,8 +18,7 @@ from egolive.assistant.runtime.backend import Decoder, ForwardInput, KVCache, Vi
 from egolive.assistant.runtime.prefix_cache import PrefixCache
 from egolive.assistant.runtime.sequence import SequenceState
 from egolive.assistant.runtime.vision_cache import VisionCache
-from egolive.assistant.schema.engine import Prompt, Vision
-from egolive.assistant.schema.reuse import Reuse
+from egolive.assistant.schema.engine import Prompt, Reuse, Vision
 from egolive.assistant.schema.tokenizer import Tokenizer
 
 __all__ = ["Prefill", "SharedPrefix"]

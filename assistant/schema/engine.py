@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from egolive.assistant.schema.profiles import Profile
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.streaming.frames import Image
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from egolive.assistant.schema.tokenizer import Tokenizer
 
 __all__ = [
+    "FULL_REUSE",
+    "NO_REUSE",
     "Delta",
     "Engine",
     "EngineInfo",
@@ -33,6 +34,7 @@ __all__ = [
     "Message",
     "Prompt",
     "Request",
+    "Reuse",
     "Vision",
 ]
 
@@ -148,6 +150,27 @@ class EngineInfo:
     profile: str
     """Name of the checkpoint's profile (prompts, coordinate unit, picture size)."""
     weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """All of it is exact: with any of them off the answers are the same tokens, but for ties in rounding."""
+
+    slices: bool = True
+    """Encode a slice or picture once for all windows and questions that hold it."""
+    prefix: bool = True
+    """Keep what was read of the newest windows and picture, and of the text before them, from one `ask` to
+    the next."""
+    together: bool = True
+    """Read what the requests of one `ask` share once for all of them, and decode them side by side."""
+    draft: bool = True
+    """Propose the last answer under the same key and check it in one pass, in place of token by token."""
+
+
+FULL_REUSE = Reuse()
+"""What a session does unless told otherwise."""
+NO_REUSE = Reuse(slices=False, prefix=False, together=False, draft=False)
+"""The naive loop: each request by itself, from its pixels to its last token."""
 
 
 class EngineSession(Protocol):

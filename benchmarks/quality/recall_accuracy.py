@@ -24,9 +24,8 @@ from egolive.assistant.memory.live_memory import LiveMemory
 from egolive.assistant.memory.moment_store import Memory
 from egolive.assistant.memory.recall import recall
 from egolive.assistant.schema.coordinates import from_source
-from egolive.assistant.schema.engine import Delta, Engine, EngineInfo, Request, Vision
+from egolive.assistant.schema.engine import FULL_REUSE, Delta, Engine, EngineInfo, Request, Reuse, Vision
 from egolive.assistant.schema.profiles import NANO
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.assistant.system import machine
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.frames import Box, Frame

@@ -12,9 +12,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from egolive.assistant.schema.engine import Delta, EngineInfo, Request, Vision
+from egolive.assistant.schema.engine import FULL_REUSE, Delta, EngineInfo, Request, Reuse, Vision
 from egolive.assistant.schema.profiles import NANO
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.streaming.frames import Image
 
 __all__ = ["SIZE", "ScriptedEngine", "scene"]

@@ -25,8 +25,7 @@ from egolive.assistant.model.prompt_tokens import slices_of
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.engine_session import Session
 from egolive.assistant.runtime.local_engine import LocalEngine
-from egolive.assistant.schema.engine import Request, Vision
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, Request, Reuse, Vision
 
 __all__ = [
     "SETTINGS",

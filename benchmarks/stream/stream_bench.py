@@ -26,8 +26,7 @@ from egolive.assistant.generation.audit import tie_margin
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.torch_threads import torch_threads
-from egolive.assistant.schema.engine import Request
-from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Request, Reuse
 from egolive.benchmarks.bench_output import print_figures
 from egolive.benchmarks.stream.baseline_runner import (
     QUESTIONS,

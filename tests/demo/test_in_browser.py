@@ -17,8 +17,7 @@ from clips import write_clip
 from fakes import FakeEngine, FakeSession, nano_script
 
 from egolive.assistant.load_local import load_engine
-from egolive.assistant.schema.engine import Delta, Request, Vision
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, Delta, Request, Reuse, Vision
 from egolive.streaming.errors import EngineError
 from egolive.streaming.sources.opening import open_source
 

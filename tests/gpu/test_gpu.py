@@ -12,11 +12,10 @@ import pytest
 import torch
 from streams import STREAM, Said, ask
 
-from egolive.assistant.backends.torch.static_steps import uncaptured
+from egolive.assistant.backends.torch.cuda_graphs import uncaptured
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.load_local import load_engine
-from egolive.assistant.schema.engine import Prompt, Request, Vision
-from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Prompt, Request, Reuse, Vision
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,9 +14,9 @@ from streams import STREAM, ask
 
 from egolive.assistant.backends.onnx.graph_backend import GraphDecoder
 from egolive.assistant.backends.tensorrt.tensorrt_runtime import tensorrt_module
-from egolive.assistant.backends.torch.static_steps import uncaptured
+from egolive.assistant.backends.torch.cuda_graphs import uncaptured
 from egolive.assistant.load_local import Provider, load_engine
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, Reuse
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.tensorrt_build import build_engines
 from egolive.streaming.errors import EngineError

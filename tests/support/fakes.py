@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
-from egolive.assistant.schema.engine import Delta, EngineInfo, Prompt, Request, Vision
+from egolive.assistant.schema.engine import FULL_REUSE, Delta, EngineInfo, Prompt, Request, Reuse, Vision
 from egolive.assistant.schema.profiles import NANO, Profile
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.streaming.clock import VirtualClock
 
 Script = Callable[[str], str]

@@ -1,6 +1,6 @@
 """Decode steps of a graph whose sizes are fixed: a CUDA graph replays it on memory that never moves.
 
-What stands where is the business of `egolive.assistant.backends.torch.static_steps`, as for the torch engine.
+What stands where is the business of `egolive.assistant.backends.torch.cuda_graphs`, as for the torch engine.
 The graph is the decoder's own with a past of so many columns, of which a mask hides those that are not in
 use, and so many new tokens; the new keys and values are copied behind the others afterwards.
 """
@@ -17,7 +17,7 @@ from egolive.assistant.backends.onnx.graph_limits import Sizes
 from egolive.assistant.backends.onnx.graph_types import Bound, LoadedGraph
 from egolive.assistant.backends.torch.attention import Attention
 from egolive.assistant.backends.torch.batch_plan import CacheSegment
-from egolive.assistant.backends.torch.static_steps import Capture, StaticAttention, StaticSteps, uncaptured
+from egolive.assistant.backends.torch.cuda_graphs import Capture, StaticAttention, StaticSteps, uncaptured
 from egolive.assistant.model.engine_folder import Shapes
 
 __all__ = ["GraphSteps"]

@@ -23,9 +23,8 @@ from typing import Any, cast
 import httpx
 from PIL import Image as PillowImage
 
-from egolive.assistant.schema.engine import Delta, EngineInfo, Prompt, Request, Vision
+from egolive.assistant.schema.engine import FULL_REUSE, Delta, EngineInfo, Prompt, Request, Reuse, Vision
 from egolive.assistant.schema.profiles import Profile
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.streaming.errors import ConfigError, EngineError, one_line
 from egolive.streaming.frames import Image
 

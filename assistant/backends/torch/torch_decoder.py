@@ -4,7 +4,7 @@ All new tokens go through the linear layers as one long row. Only attention is d
 over a buffer in which the tokens of its branches stand behind its own, told apart by a mask: so questions
 about one window share its keys and values without a copy. The modules and numbers are those of
 transformers' Qwen2-VL. On a GPU, passes of a few tokens go through
-`egolive.assistant.backends.torch.static_steps`.
+`egolive.assistant.backends.torch.cuda_graphs`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.backends.torch.attention import Attention, SegmentAttention
 from egolive.assistant.backends.torch.batch_plan import plan_batch
+from egolive.assistant.backends.torch.cuda_graphs import COLUMNS, Capture, StaticSteps
 from egolive.assistant.backends.torch.device_errors import as_engine_errors
 from egolive.assistant.backends.torch.kv_cache import TorchKVCache
-from egolive.assistant.backends.torch.static_steps import COLUMNS, Capture, StaticSteps
-from egolive.assistant.backends.torch.torch_linear import apply, linear
 from egolive.assistant.runtime.backend import ForwardInput
 
-__all__ = ["TorchDecoder"]
+__all__ = ["TorchDecoder", "apply", "linear"]
+
+_ROWS = range(2, 65)
+"""Numbers of rows for which oneDNN's kernel, which torch's own compiler uses, is faster in fp32 on a CPU.
+
+MKL's GEMM takes twice as long for four rows as for one, oneDNN's a quarter longer. One row, and hundreds of
+rows, are equally fast."""
+_LEAST = 2**20
+"""Weights of a layer from which that outweighs the kernel's overhead."""
 
 
 class TorchDecoder:
@@ -137,3 +146,34 @@ class TorchDecoder:
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary positions; the sign of the turned half is in the sine."""
     return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
+
+
+def apply(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """What a linear layer makes of (rows, width); quantised, hooked or wrapped ones do their own work."""
+    if type(module) is nn.Linear and not (module._forward_hooks or module._forward_pre_hooks):
+        return linear(states, module.weight, module.bias)
+    found: torch.Tensor = module(states)
+    return found
+
+
+def linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Torch's `linear`, equal but for rounding (1e-6 in fp32).
+
+    Args:
+        states: (rows, width).
+        weight: (made, width).
+        bias: (made,).
+    """
+    few = (
+        len(states) in _ROWS
+        and weight.numel() >= _LEAST
+        and weight.dtype == states.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
+    if not few:
+        return F.linear(states, weight, bias)
+    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        states.contiguous(), weight, bias, "none", [], ""
+    )
+    return found

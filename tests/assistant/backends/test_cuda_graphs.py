@@ -15,14 +15,14 @@ from streams import STREAM, Said, assert_close, requests_at
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from egolive.assistant.backends.torch.static_steps import COLUMNS, TOKENS, StaticSteps, uncaptured
+from egolive.assistant.backends.torch.cuda_graphs import COLUMNS, TOKENS, StaticSteps, uncaptured
 from egolive.assistant.backends.torch.torch_decoder import TorchDecoder
 from egolive.assistant.backends.torch.torch_engine import TorchEngine, TorchTower
 from egolive.assistant.cli.options import ModelOptions
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.runtime.backend import CacheFork, ForwardInput, KVCache
 from egolive.assistant.runtime.local_engine import LocalEngine
-from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Reuse
 from egolive.streaming.errors import EngineError
 
 DRAWN_CLOSE = 3e-5
@@ -275,7 +275,7 @@ def test_larger_passes_and_rows_own_tokens_go_without(twins: Twins, tapes: Tapes
 def test_rows_that_are_too_long_go_without(
     plain: TorchEngine, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("static_steps", "torch_decoder"):
+    for module in ("cuda_graphs", "torch_decoder"):
         monkeypatch.setattr(f"egolive.assistant.backends.torch.{module}.COLUMNS", (256, 512))
     twins = Twins([TorchDecoder(plain.halves()[1].model, tapes), plain.halves()[1]], seed=2)
     for length, captured in ((100, 1), (400, 1), (370, 2)):

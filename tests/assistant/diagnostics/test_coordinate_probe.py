@@ -13,9 +13,8 @@ from fakes import FakeEngine, FakeSession, text_of, tokens_of
 
 from egolive.assistant.diagnostics.coordinate_probe import probe_coords, squares, store_unit
 from egolive.assistant.schema.coordinates import from_source
-from egolive.assistant.schema.engine import Delta, Request, Vision
+from egolive.assistant.schema.engine import FULL_REUSE, Delta, Request, Reuse, Vision
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, Profile, Unit, load_profile, save_profile
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.streaming.frames import Image
 
 UNITS: tuple[Unit, ...] = ("norm1000", "norm1", "pixels")

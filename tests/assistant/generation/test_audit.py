@@ -19,9 +19,8 @@ from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.schema.answers import Question
-from egolive.assistant.schema.engine import Delta, Prompt, Request
+from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Delta, Prompt, Request, Reuse
 from egolive.assistant.schema.profiles import NANO
-from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
 from egolive.streaming.frames import Frame, Slice, Window
 from egolive.streaming.pipeline.windowing import Windows
 

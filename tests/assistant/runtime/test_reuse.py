@@ -27,7 +27,7 @@ from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.positions import rope_positions
 from egolive.assistant.runtime.backend import ForwardInput
-from egolive.assistant.schema.reuse import FULL_REUSE, NO_REUSE, Reuse
+from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Reuse
 
 SWITCHES = ("slices", "prefix", "together", "draft")
 

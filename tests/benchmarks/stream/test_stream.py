@@ -20,8 +20,8 @@ from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.cli import main as cli
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
+from egolive.assistant.schema.engine import FULL_REUSE, Reuse
 from egolive.assistant.schema.profiles import NANO, save_profile
-from egolive.assistant.schema.reuse import FULL_REUSE, Reuse
 from egolive.benchmarks.stream.baseline_runner import (
     QUESTIONS,
     SETS,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from egolive.assistant.backends.torch.torch_linear import apply
+from egolive.assistant.backends.torch.torch_decoder import apply
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 4, 64, 65])
