@@ -22,6 +22,7 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.benchmarks.stream import baselines, peer_worker, peers
+from egolive.benchmarks.stream.baseline_runner import SETS, Hop, hops_of
 from egolive.benchmarks.stream.baselines import (
     SETTINGS,
     Answers,
@@ -35,7 +36,6 @@ from egolive.benchmarks.stream.baselines import (
     shared_tokens,
 )
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
-from egolive.benchmarks.stream.runner import SETS, Hop, hops_of
 from egolive.streaming.errors import EngineError
 
 TOKENS = 5
