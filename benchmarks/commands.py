@@ -18,7 +18,7 @@ from egolive.assistant.cli.options import (
     PlotFile,
     ThreadsOption,
 )
-from egolive.assistant.cli.output import check_folders, note, wrote
+from egolive.assistant.cli.printing import check_folders, wrote
 from egolive.assistant.load import check_model
 from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.paths import existing_path
@@ -67,10 +67,9 @@ def stream(
         )
     if max_tokens < 1:
         raise ConfigError(f"max-tokens is at least 1, got {max_tokens}")
-    check_folders(json_file, plot_file)
-    if model in ("2b", "7b"):
-        note(f"the model is random weights in the structure of {model}")
-    else:
+    check_folders(json_file, plot_file, kind=ConfigError)
+    # Names of structures that are filled with random weights.
+    if model not in ("2b", "7b"):
         check_model(model)
     _check_source(source)
     from egolive.benchmarks.stream.stream_bench import run_stream
@@ -96,7 +95,8 @@ def stream(
 
 def peers(
     *,
-    model: ModelOption = "nano",
+    # Not `ModelOption`, of which --engine is another name.
+    model: Annotated[str, Parameter(group=MODEL)] = "nano",
     engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     server: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     server_model: str | None = None,
@@ -215,7 +215,7 @@ def recall_bench(
     """
     if sessions < 1 or not 0 < seconds < float("inf"):
         raise UsageError("at least one session of more than 0 s is needed")
-    check_folders(json_file)
+    check_folders(json_file, kind=ConfigError)
     if model != "truth":
         check_model(model)
     from egolive.benchmarks.quality.recall_accuracy import run_recall

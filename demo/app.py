@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.options import GIVEN, MODEL, ModelOptions
-from egolive.assistant.cli.output import note
+from egolive.assistant.cli.printing import note
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.security import SecurityMiddleware, self_signed, user_and_password
@@ -86,7 +86,6 @@ def demo(
     for file in (certificate, key):
         if file is not None and not file.is_file():
             raise SourceError(f"{file}: there is no such file; check --certificate and --key")
-    model.check()
     opening = (
         None
         if source is None

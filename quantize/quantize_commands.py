@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.options import MODEL, OUTPUT, DeviceOption, JsonFile, PlotFile, ThreadsOption
-from egolive.assistant.cli.output import check_folders, note, working, wrote
+from egolive.assistant.cli.printing import check_folders, note, working, wrote
 from egolive.assistant.load import check_model
 from egolive.assistant.model.engine_folder import EngineCard, is_engine_folder
 from egolive.streaming.errors import SourceError, UsageError
@@ -186,6 +186,8 @@ def quantize(
         raise UsageError("give one model and --out for its engine folder, or --compare")
     model = models[0] if models else "nano"
     size = _size(height, width)
+    if to in ("nf4", "bnb-int8") and (dtype, block, head_bits, size) != ("fp32", 32, 8, None):
+        raise UsageError(f"--dtype, --block, --head-bits, --height and --width are not for {to}")
     _check(out, model, calibrate, slices)
     # Imported here: these need torch, which what is told above does not wait for.
     from egolive.quantize.build import Recipe, build_onnx
@@ -193,8 +195,6 @@ def quantize(
 
     with working(f"quantising {model}"):
         if to == "nf4" or to == "bnb-int8":
-            if (dtype, block, head_bits, size) != ("fp32", 32, 8, None):
-                raise UsageError(f"--dtype, --block, --head-bits, --height and --width are not for {to}")
             card = build_torch(model, out, to)
         else:
             shown = _shown(calibrate, windows or 16, slices) if to == "awq-int4" else []

@@ -18,7 +18,7 @@ from typing import Annotated, TypeVar
 from cyclopts import Parameter
 
 from egolive.assistant.cli.options import GIVEN, OUTPUT
-from egolive.assistant.cli.output import note, wrote
+from egolive.assistant.cli.printing import note, wrote
 from egolive.assistant.load import check_model
 from egolive.streaming.errors import ConfigError, UsageError
 from egolive.streaming.paths import existing_path

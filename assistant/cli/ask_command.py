@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, LookOptions, ModelOptions
-from egolive.assistant.cli.output import json_text, printable, readable
+from egolive.assistant.cli.printing import json_text, printable, readable
 from egolive.assistant.generation.conversations import Conversation
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.answer_text import in_words

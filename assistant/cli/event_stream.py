@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from egolive.assistant.cli.output import json_text
+from egolive.assistant.cli.printing import json_text
 from egolive.assistant.live.sinks import Shown, answer_event
 from egolive.streaming.errors import SinkError
 

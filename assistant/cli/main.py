@@ -25,7 +25,7 @@ from cyclopts.completion.detect import ShellDetectionError
 from rich.console import Console
 from rich.logging import RichHandler
 
-from egolive.assistant.cli.output import note
+from egolive.assistant.cli.printing import note
 from egolive.streaming.errors import EgoliveError, UsageError
 
 __all__ = ["app", "call", "main"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from egolive.assistant.cli.output import loading
+from egolive.assistant.cli.printing import loading
 from egolive.assistant.load import check_model, is_address, load_any_engine
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.errors import UsageError

@@ -16,7 +16,7 @@ import cv2
 from cyclopts import Parameter
 
 from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
-from egolive.assistant.cli.output import check_folders, json_text, printable, readable, wrote
+from egolive.assistant.cli.printing import check_folders, json_text, printable, readable, wrote
 from egolive.assistant.memory.moment_store import Memory
 from egolive.streaming.errors import DataError, SinkError, UsageError
 from egolive.streaming.paths import existing_path

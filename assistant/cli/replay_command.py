@@ -26,7 +26,7 @@ from egolive.assistant.cli.options import (
     ModelOptions,
     ThreadsOption,
 )
-from egolive.assistant.cli.output import printable, wrote
+from egolive.assistant.cli.printing import printable, wrote
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.load import check_model
 from egolive.assistant.recording.evidence import (

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from egolive.assistant.cli.event_stream import EventStream
 from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
-from egolive.assistant.cli.output import note, readable
+from egolive.assistant.cli.printing import note, readable
 from egolive.assistant.cli.stopping import stopped_by_signal
 from egolive.assistant.cli.summary import tell
 from egolive.assistant.cli.terminal_view import LineView, TerminalView

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from egolive.assistant.cli.output import note, wrote
+from egolive.assistant.cli.printing import note, wrote
 from egolive.assistant.generation.audit import AuditCounts
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.run_report import Report

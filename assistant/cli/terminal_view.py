@@ -20,7 +20,7 @@ from rich.segment import ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
-from egolive.assistant.cli.output import note, printable
+from egolive.assistant.cli.printing import note, printable
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.overlay import (
     colour_of,

@@ -160,14 +160,17 @@ def doctor(
         raise UsageError("give one of --probe-coords, --latency and --prove")
     if not 0 < seconds < float("inf"):
         raise UsageError(f"--seconds is more than 0, got {seconds:g}")
-    for name in (probe_coords, prove, model if latency else None, *engine):
+    # What is wrong with a model that is to be proved is a part of the proof.
+    for name in (probe_coords, model if latency else None):
         if name is not None:
             check_model(name)
     for path in clip:
         if existing_path(path) is None:
             raise SourceError(f"{path[:200]}: there is no such file; check the path")
     if json_file is not None and not json_file.parent.is_dir():
-        raise UsageError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+        raise SinkError(
+            f"cannot write {json_file}: there is no folder {json_file.parent}; choose another place"
+        )
     if probe_coords is not None or latency or prove is not None:
         # Imported here: the doctor tells what is missing also where torch is.
         from egolive.assistant.diagnostics.coordinate_probe import run_probe

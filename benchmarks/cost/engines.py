@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from egolive.benchmarks.bench_output import print_figures, save_figure
 from egolive.benchmarks.cost.engine_costs import cost_apart
-from egolive.benchmarks.figures_output import print_figures, save_figure
 
 __all__ = ["run_engines"]
 

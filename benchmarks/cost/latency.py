@@ -20,7 +20,7 @@ from rich.table import Table
 
 from egolive.assistant.cli.options import open_model
 from egolive.assistant.diagnostics.glass_to_overlay import measure_latency
-from egolive.benchmarks.figures_output import print_figures, save_figure
+from egolive.benchmarks.bench_output import print_figures, save_figure
 from egolive.streaming.errors import UsageError
 
 __all__ = ["run_latency"]

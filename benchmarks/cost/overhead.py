@@ -26,7 +26,7 @@ from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.figures_output import check_places, print_figures
+from egolive.benchmarks.bench_output import check_places, print_figures
 from egolive.benchmarks.robustness.scripted_engine import ScriptedEngine
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image

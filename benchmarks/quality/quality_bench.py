@@ -17,7 +17,7 @@ from rich.table import Table
 
 from egolive.assistant.cli.options import open_model
 from egolive.assistant.live.assistant import Assistant
-from egolive.benchmarks.figures_output import print_figures
+from egolive.benchmarks.bench_output import print_figures
 from egolive.train.evaluate.episode_scores import report, scores_of
 from egolive.train.evaluate.evaluate import ask_episode, training_bags
 from egolive.train.evaluate.figures import shown

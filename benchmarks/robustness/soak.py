@@ -27,7 +27,7 @@ from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Shown, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.answers import Question
-from egolive.benchmarks.figures_output import check_places, print_figures, save_figure
+from egolive.benchmarks.bench_output import check_places, print_figures, save_figure
 from egolive.benchmarks.robustness.faults import Fault, as_rows, faults_table, quiet, stream_faults
 from egolive.benchmarks.robustness.faults_process import process_faults
 from egolive.benchmarks.robustness.soak_stream import Stream

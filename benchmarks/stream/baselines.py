@@ -1,8 +1,7 @@
 """Baselines of `egolive bench stream` and `bench peers`: this project's engine, transformers, a server.
 
 All are given the same requests under the same grammars, decode greedily and never say a token that our engine
-bans. Each measures itself; which hop of the stream they answer is up to
-`egolive.benchmarks.stream.stream_runner`.
+bans. Each measures itself; `egolive.benchmarks.stream.baseline_runner` decides which hops they answer.
 """
 
 from __future__ import annotations

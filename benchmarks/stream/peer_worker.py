@@ -22,6 +22,7 @@ from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.runtime.torch_threads import torch_threads
+from egolive.benchmarks.stream.baseline_runner import Hop, hops_of, load_images
 from egolive.benchmarks.stream.baselines import (
     Answers,
     Baseline,
@@ -31,7 +32,6 @@ from egolive.benchmarks.stream.baselines import (
     ServerBaseline,
     TransformersBaseline,
 )
-from egolive.benchmarks.stream.stream_runner import Hop, hops_of, load_images
 from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.errors import EngineError
 

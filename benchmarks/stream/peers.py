@@ -23,11 +23,11 @@ from rich.progress import Progress
 from egolive.assistant.generation.audit import tie_margin
 from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.figures_output import print_figures
+from egolive.benchmarks.bench_output import print_figures
+from egolive.benchmarks.stream.baseline_runner import SETS, Entry, fair_steps, places_of, play
 from egolive.benchmarks.stream.baselines import SETTINGS, Answers
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
 from egolive.benchmarks.stream.peers_report import plot, table_of, verdict_of
-from egolive.benchmarks.stream.stream_runner import SETS, Entry, fair_steps, places_of, play
 from egolive.streaming.errors import EngineError, UsageError
 
 __all__ = ["run_peers"]

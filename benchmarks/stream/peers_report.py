@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from egolive.benchmarks.figures_output import save_figure, table
-from egolive.benchmarks.stream.stream_runner import SETS
+from egolive.benchmarks.bench_output import save_figure, table
+from egolive.benchmarks.stream.baseline_runner import SETS
 
 __all__ = ["plot", "table_of", "verdict_of"]
 

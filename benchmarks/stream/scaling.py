@@ -19,9 +19,9 @@ from rich.table import Table
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
-from egolive.benchmarks.figures_output import print_figures, save_figure, table
+from egolive.benchmarks.bench_output import print_figures, save_figure, table
+from egolive.benchmarks.stream.baseline_runner import load_images
 from egolive.benchmarks.stream.scaling_run import BASELINES, Point, Scales, shape_of
-from egolive.benchmarks.stream.stream_runner import load_images
 
 __all__ = ["run_scaling"]
 

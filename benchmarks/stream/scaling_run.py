@@ -20,8 +20,8 @@ from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Reuse
+from egolive.benchmarks.stream.baseline_runner import FPS, Hop, hops_of
 from egolive.benchmarks.stream.baselines import Cost, EngineBaseline
-from egolive.benchmarks.stream.stream_runner import FPS, Hop, hops_of
 from egolive.streaming.frames import Image
 
 __all__ = ["BASELINES", "Point", "Scales", "shape_of"]

@@ -27,18 +27,8 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.engine import FULL_REUSE, NO_REUSE, Request, Reuse
-from egolive.benchmarks.figures_output import print_figures
-from egolive.benchmarks.stream.baselines import (
-    Answers,
-    Cost,
-    EngineBaseline,
-    Said,
-    TransformersBaseline,
-    vision_in,
-)
-from egolive.benchmarks.stream.random_weights import STRUCTURES, random_engine
-from egolive.benchmarks.stream.stream_report import SWITCHES, drafted, figures_of, plot, table_of
-from egolive.benchmarks.stream.stream_runner import (
+from egolive.benchmarks.bench_output import print_figures
+from egolive.benchmarks.stream.baseline_runner import (
     QUESTIONS,
     Entry,
     Hop,
@@ -49,6 +39,16 @@ from egolive.benchmarks.stream.stream_runner import (
     places_of,
     play,
 )
+from egolive.benchmarks.stream.baselines import (
+    Answers,
+    Cost,
+    EngineBaseline,
+    Said,
+    TransformersBaseline,
+    vision_in,
+)
+from egolive.benchmarks.stream.random_weights import STRUCTURES, random_engine
+from egolive.benchmarks.stream.stream_report import SWITCHES, drafted, figures_of, plot, table_of
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
 

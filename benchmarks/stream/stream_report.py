@@ -11,8 +11,8 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from egolive.benchmarks.figures_output import save_figure, table
-from egolive.benchmarks.stream.stream_runner import Measured, places_of
+from egolive.benchmarks.bench_output import save_figure, table
+from egolive.benchmarks.stream.baseline_runner import Measured, places_of
 
 __all__ = ["SWITCHES", "drafted", "figures_of", "plot", "table_of"]
 

@@ -31,33 +31,31 @@ def check_login(hub: str) -> None:
         raise ConfigError(f"--push-to-hub {shorten(hub, 100)!r} is no hub id: {_short(error)}") from error
     if get_token() is None:
         raise ConfigError("--push-to-hub needs a login: `hf auth login`, or set HF_TOKEN")
-    found: list[BaseException | None] = []
+    failures: list[Exception | None] = []
 
     def ask() -> None:
         try:
             HfApi().whoami()
-            found.append(None)
-        except Exception as error:  # told below, on the thread that waits
-            found.append(error)
+            failures.append(None)
+        except Exception as error:  # told by the thread that waits
+            failures.append(error)
 
     # The hub's own call has no time limit.
     waiting = threading.Thread(target=ask, name="hub login", daemon=True)
     waiting.start()
     waiting.join(_LOGIN_SECONDS)
-    if not found:
+    if not failures:
         raise DataError(f"the hub did not answer within {_LOGIN_SECONDS:.0f} s: train without --push-to-hub")
-    failure = found[0]
-    if failure is None:
-        return
-    response = failure.response if isinstance(failure, HfHubHTTPError) else None
-    if response is not None and response.status_code in (401, 403):
+    [failure] = failures
+    if isinstance(failure, HfHubHTTPError) and failure.response.status_code in (401, 403):
         raise ConfigError(
             "the hub does not take the login: `hf auth login` with a token that may write"
         ) from failure
-    raise DataError(
-        f"the hub cannot be reached ({_short(failure)}): connect, or train without --push-to-hub and "
-        "upload later with `hf upload`"
-    ) from failure
+    if failure is not None:
+        raise DataError(
+            f"the hub cannot be reached ({_short(failure)}): connect, or train without --push-to-hub and "
+            "upload later with `hf upload`"
+        ) from failure
 
 
 def _short(error: BaseException) -> str:

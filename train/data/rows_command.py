@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from egolive.assistant.cli.options import GIVEN, OUTPUT
-from egolive.assistant.cli.output import check_folders, note, wrote
+from egolive.assistant.cli.printing import check_folders, note, wrote
 from egolive.streaming.errors import DataError, UsageError
 from egolive.streaming.paths import existing_path
 from egolive.train.data.rows import Tally
@@ -91,8 +91,8 @@ def write_rows(
     for path in (source, errata, lengths):
         if path is not None and existing_path(path) is None:
             raise DataError(f"{path}: there is no such file or folder; check the path")
-    check_folders(out)
     _check_out(out, _read_files(kind, source, errata, lengths))
+    check_folders(out)
     tally = Tally()
     rows = _rows(kind, source, tally, errata, lengths, 60.0 if clip is None else clip, one_answer, seed or 0)
     part = out.with_name(f".{out.name}.part")
@@ -122,7 +122,7 @@ def _read_files(kind: Kind, source: Path, errata: Path | None, lengths: Path | N
         files += [*source.glob("[0-9]*"), *source.glob("manifest.json")]
     elif kind == "egoexolearn":
         files += [source.parent / name for name in TAXONOMIES]
-    return [path for path in files if path.exists()]
+    return [path for path in files if existing_path(path) is not None]
 
 
 def _check_out(out: Path, read: Sequence[Path]) -> None:

@@ -29,7 +29,7 @@ from egolive.assistant.cli.options import (
     ThreadsOption,
     open_model,
 )
-from egolive.assistant.cli.output import check_folders, json_line, wrote
+from egolive.assistant.cli.printing import check_folders, json_line, wrote
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.load import check_model
 from egolive.assistant.schema.answers import Answer, Question
@@ -109,7 +109,7 @@ def evaluate(
         card: also put the table into the card (README.md) of this model folder, which is that of --model.
         compare: two files written by --samples; tells what the second is better at, and asks no model.
     """
-    check_folders(json_file, samples)
+    check_folders(json_file, samples, kind=ConfigError)
     if compare is not None:
         compared = compare_records(*(read_records(path) for path in compare))
         names = (str(compare[0]), str(compare[1]))

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from egolive.assistant.cli.options import OUTPUT
-from egolive.assistant.cli.output import note
+from egolive.assistant.cli.printing import note
 from egolive.streaming.errors import DataError
 from egolive.train.simulator.episode import Episode, FrameTruth, Step, episode_of, plan_episode, render_frame
 

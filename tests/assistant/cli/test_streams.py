@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import pytest
 from fakes import FakeEngine, text_of
+from huggingface_hub import HfApi
 
 from egolive.assistant.cli import main as cli
 from egolive.assistant.cli.options import ModelOptions
-from egolive.assistant.cli.output import printable, readable
+from egolive.assistant.cli.printing import printable, readable
+from egolive.streaming.errors import DataError
 from egolive.streaming.paths import existing_path
 from egolive.streaming.video_writer import VideoWriter
 from egolive.train.common import hub
@@ -210,7 +212,7 @@ def test_push_to_hub_is_checked_before_training(
     def refuse(self: object) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(hub.HfApi, "whoami", refuse)
+    monkeypatch.setattr(HfApi, "whoami", refuse)
     command = ["train", "sft", "nano-sft", "--out", str(tmp_path / "run"), "--push-to-hub", "me/model"]
     assert cli.call(command) == 1
     told = capsys.readouterr().err
@@ -218,7 +220,7 @@ def test_push_to_hub_is_checked_before_training(
     assert not (tmp_path / "run").exists()
 
     monkeypatch.setattr(hub, "_LOGIN_SECONDS", 0.05)
-    monkeypatch.setattr(hub.HfApi, "whoami", lambda self: __import__("time").sleep(1))
+    monkeypatch.setattr(HfApi, "whoami", lambda self: __import__("time").sleep(1))
     assert cli.call(command) == 1
     assert "did not answer" in capsys.readouterr().err
 
@@ -229,6 +231,6 @@ def test_a_failed_upload_says_where_the_model_is_and_how_to_upload_it(
     def refuse(self: object, *_: object, **__: object) -> None:
         raise OSError("no route")
 
-    monkeypatch.setattr(hub.HfApi, "create_repo", refuse)
-    with pytest.raises(hub.DataError, match=rf"saved in {tmp_path}.*hf upload me/model {tmp_path}"):
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    with pytest.raises(DataError, match=rf"saved in {tmp_path}.*hf upload me/model {tmp_path}"):
         hub.upload(tmp_path, "me/model")

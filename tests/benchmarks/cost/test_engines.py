@@ -83,6 +83,7 @@ def test_the_command_measures_each_engine_and_draws_them(
         return costs | {"name": model}
 
     monkeypatch.setattr(engines, "cost_apart", apart)
+    monkeypatch.setattr("egolive.benchmarks.commands.check_model", lambda *_: None)
     files = ["--json", str(tmp_path / "e.json"), "--plot", str(tmp_path / "e.png")]
     assert cli.call(["bench", "engines", "one", "other", *files]) == 0
     printed = capsys.readouterr()

@@ -23,6 +23,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
         return loaded[-1]
 
     monkeypatch.setattr(latency, "open_model", load)
+    monkeypatch.setattr("egolive.benchmarks.commands.check_model", lambda *_: None)
     return loaded
 
 

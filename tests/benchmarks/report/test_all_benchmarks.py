@@ -133,6 +133,7 @@ def test_quality_asks_every_engine_the_same_episodes(
 
     figures = {"hand_miou": 0.5, "hand_miou_ci": [0.4, 0.6], "hand_miou_chance": 0.1, "hand_miou_n": 9}
     monkeypatch.setattr(quality, "open_model", lambda *_, **__: FakeEngine())
+    monkeypatch.setattr("egolive.benchmarks.commands.check_model", lambda *_: None)
     monkeypatch.setattr(quality, "training_bags", lambda *_: [])
     monkeypatch.setattr(quality, "ask_episode", ask)
     monkeypatch.setattr(quality, "report", lambda *_: figures)

@@ -22,6 +22,7 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.prompt_tokens import lay_out
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.benchmarks.stream import baselines, peer_worker, peers
+from egolive.benchmarks.stream.baseline_runner import SETS, Hop, hops_of
 from egolive.benchmarks.stream.baselines import (
     SETTINGS,
     Answers,
@@ -35,7 +36,6 @@ from egolive.benchmarks.stream.baselines import (
     shared_tokens,
 )
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
-from egolive.benchmarks.stream.stream_runner import SETS, Hop, hops_of
 from egolive.streaming.errors import EngineError
 
 TOKENS = 5
@@ -204,6 +204,7 @@ def test_ratios_are_told_for_each_side_and_reasons_for_those_that_are_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(peers, "Worker", FakeWorker)
+    monkeypatch.setattr("egolive.benchmarks.commands.check_model", lambda *_: None)
     files = ["--json", str(tmp_path / "peers.json"), "--plot", str(tmp_path / "peers.png")]
     assert cli.call(["bench", "peers", "--engine", "int4", *files]) == 0
     printed = capsys.readouterr()

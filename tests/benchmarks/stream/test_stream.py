@@ -22,11 +22,7 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.engine import FULL_REUSE, Reuse
 from egolive.assistant.schema.profiles import NANO, save_profile
-from egolive.benchmarks.stream.baselines import EngineBaseline, Said, TransformersBaseline, compare
-from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_checkpoint, random_engine
-from egolive.benchmarks.stream.stream_bench import play_all
-from egolive.benchmarks.stream.stream_report import SWITCHES
-from egolive.benchmarks.stream.stream_runner import (
+from egolive.benchmarks.stream.baseline_runner import (
     QUESTIONS,
     SETS,
     Hop,
@@ -35,6 +31,10 @@ from egolive.benchmarks.stream.stream_runner import (
     load_images,
     places_of,
 )
+from egolive.benchmarks.stream.baselines import EngineBaseline, Said, TransformersBaseline, compare
+from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_checkpoint, random_engine
+from egolive.benchmarks.stream.stream_bench import play_all
+from egolive.benchmarks.stream.stream_report import SWITCHES
 
 LENGTH = 2
 HOPS = 4

@@ -240,9 +240,10 @@ def test_the_command_writes_rows_that_training_reads(
     assert "3 rows" in capsys.readouterr().err
     mix = mix_rows([out], shuffle=False)
     assert [mix[number].box is None for number in range(len(mix))] == [False, True, True]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no \.json file"):
         write_rows("visor", tmp_path / "empty", out)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         write_rows("epic", tmp_path / "none.csv", out)
     assert len(mix_rows([out])) == 3, "what was written before is kept until the new rows are whole"
 

@@ -39,6 +39,7 @@ def evaluated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], engine: FakeEngine, **options: Any
 ) -> dict[str, Any]:
     monkeypatch.setattr(evaluation, "open_model", lambda *_, **__: engine)
+    monkeypatch.setattr(evaluation, "check_model", lambda *_, **__: None)
     evaluation.evaluate(**options)
     found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from egolive.streaming.errors import SinkError, UsageError
+from egolive.streaming.errors import ConfigError, SinkError, UsageError
 
 __all__ = [
     "check_folders",
@@ -78,19 +78,23 @@ def json_text(values: Mapping[str, object]) -> str:
     return printable(json.dumps(values, ensure_ascii=not unicode))
 
 
-def check_folders(*files: Path | None) -> None:
+def check_folders(*files: Path | None, kind: type[ConfigError] = UsageError) -> None:
     """Refuse files that could not be written at the end of a long command.
 
+    Args:
+        files: What is to be written; those that are None are left out.
+        kind: The error that is raised, which decides the exit code.
+
     Raises:
-        UsageError: The folder of one of them is not there, or it is a folder itself.
+        ConfigError: The folder of one of them is not there, or it is a folder itself.
     """
     for file in files:
         if file is None:
             continue
         if not file.parent.is_dir():
-            raise UsageError(f"cannot write {file}: there is no folder {file.parent}")
+            raise kind(f"cannot write {file}: there is no folder {file.parent}")
         if file.is_dir():
-            raise UsageError(f"cannot write {file}: it is a folder; name a file in it")
+            raise kind(f"cannot write {file}: it is a folder; name a file in it")
 
 
 def printable(text: str) -> str:
