@@ -95,7 +95,7 @@ def stream(
 
 def peers(
     *,
-    model: ModelOption = "nano",
+    model: Annotated[str, Parameter(group=MODEL)] = "nano",
     engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     server: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     server_model: str | None = None,
