@@ -167,7 +167,7 @@ def test_without_a_row_that_can_be_used_nothing_begins(checkpoint: Path, tmp_pat
         trainer_of(recipe_of(checkpoint, tmp_path, tmp_path))
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        f"{{base: {checkpoint}, out: {tmp_path}/o, rates: {{text: 1.0}}, data: d, simulator: {{episodes: 2}}}}"
+        f"{{base: {checkpoint}, out: {tmp_path}/o, rates: {{text: 1}}, data: d, simulator: {{episodes: 2}}}}"
     )
     with pytest.raises(ConfigError, match="is on rows"):
         sft(str(path))
