@@ -132,6 +132,24 @@ def test_a_fault_is_survived_with_whole_files() -> None:
     assert faults_table([fault]).row_count == 1
 
 
+@pytest.mark.robustness
+def test_every_fault_of_a_stream_is_survived_in_time() -> None:
+    # Those of processes are timed by the clock on the wall, and belong to `bench soak` on an idle machine.
+    faults = list(stream_faults())
+    assert len(faults) >= 8
+    assert [fault for fault in faults if not fault.good] == []
+
+
+@pytest.mark.robustness
+@pytest.mark.timeout(1800)
+def test_an_hour_of_stream_leaves_nothing_behind() -> None:
+    figures, _ = measure_virtual(hours=1)
+    assert figures["out_of_order"] == figures["expired_shown"] == 0
+    assert figures["pictures"] == 7200
+    for count in ("threads", "handles"):
+        assert figures[count]["last"] <= figures[count]["first"]
+
+
 @pytest.mark.parametrize(
     ("fault", "good"),
     [
