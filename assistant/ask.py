@@ -1,4 +1,4 @@
-"""Ask about pictures and videos that are at hand: what EgoThinker's model card shows, in one call.
+"""Answers conversations about pictures and videos in the form of EgoThinker's model card.
 
 Any number of conversations is answered together:
 

@@ -164,7 +164,7 @@ def _write(
     shapes: Shapes,
     calibration: awq.Calibration,
 ) -> dict[str, str]:
-    """Write both halves and the embeddings; returns the precision of each part."""
+    """Write tower, decoder and embeddings; returns the precision of each part."""
     dtype = BF16 if recipe.dtype == "bf16" else FP32
     if dtype == BF16:
         # What the file will hold is what torch has to be compared with. Weights alone: the frequencies of
@@ -231,7 +231,7 @@ def _check(
     shapes: Shapes,
     sizes: Sizes,
 ) -> dict[str, float]:
-    """Compare both halves with torch, one after the other: each may be as large as the model."""
+    """Compare tower and decoder with torch, one after the other: each may be as large as the model."""
     slices = probe.slices(TorchTower(model))
     found = {"tower": check_tower(folder, shapes, probe, slices)}
     expected = probe.logits(TorchDecoder(model), slices)

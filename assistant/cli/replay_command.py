@@ -92,16 +92,16 @@ def replay_command(
             sinks.append(EventSink(out / "events.jsonl"))
             if video:
                 sinks.append(VideoSink(VideoWriter(out / "overlay.mp4")))
-        keeper = None
+        observer = None
         if evidence is not None:
-            keeper = EvidenceWriter(
+            observer = EvidenceWriter(
                 evidence,
                 model=named,
                 info=engine.info,
                 sha256=weights_hash(named),
                 profile=engine.profile,
             )
-        done = replay_run(recording, engine, sinks, keeper=keeper)
+        done = replay_run(recording, engine, sinks, observer=observer)
     drops = ", ".join(f"{count} {reason}" for reason, count in done.report.drops.items()) or "none"
     lines = [
         f"replayed {done.report.captured} pictures, {done.report.windows} windows, {done.report.gaps} gaps "
@@ -116,8 +116,8 @@ def replay_command(
         lines.append(f"differ   {', '.join(told)}{f' and {more} more' if more else ''}")
     if recording.report is None:
         lines.append("cut      the recording has no end: the run was killed, or its files were cut off")
-    if keeper is not None:
-        lines.append(f"evidence {len(keeper.bundles)} bundles in {evidence}")
+    if observer is not None:
+        lines.append(f"evidence {len(observer.bundles)} bundles in {evidence}")
     sys.stdout.write("\n".join(lines) + "\n")
     if out is not None:
         wrote(out / "overlay.mp4" if video and done.report.shown else None, out / "events.jsonl")
@@ -141,7 +141,7 @@ def _replay_bundle(
         same = answer == bundle.answer
         about = f"{engine.info.name} {engine.info.precision} on {engine.info.device}"
     verdict = "the same, byte for byte" if same else "another answer"
-    sys.stdout.write(printable(f"{verdict}: {_asked(bundle.job.question)} ({about})\n"))
+    sys.stdout.write(printable(f"{verdict}: {_asked(bundle.generation.question)} ({about})\n"))
     if not same:
         then, now = (_in_short(json.loads(given)) for given in (bundle.answer, answer))
         sys.stdout.write(printable(f"then     {then}\nnow      {now}\n"))

@@ -177,7 +177,7 @@ def run(
         stack.callback(engine.close)
         stack.callback(opened.close)
         recorder = record_into(record, settings, engine) if record else None
-        keeper: AnswerObserver | None = _keeper(evidence, model.model, engine) if evidence else None
+        observer: AnswerObserver | None = _observer(evidence, model.model, engine) if evidence else None
         remembered = None
         played = opened
         if memory is not None:
@@ -186,9 +186,9 @@ def run(
             from egolive.assistant.memory.moment_store import Memory
 
             kept = stack.enter_context(Memory(memory))
-            also = (keeper,) if keeper else ()
+            also = (observer,) if observer else ()
             remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
-            keeper, played = remembered, remembered.watch(opened)
+            observer, played = remembered, remembered.watch(opened)
         sinks = _sinks(opened, engine, out=out, view=view, video=video, json_lines=json_lines)
         stop = stack.enter_context(stopped_by_signal())
         assistant = stack.enter_context(
@@ -202,7 +202,7 @@ def run(
                 metrics=metrics,
                 grammar=grammar,
                 audit=checked,
-                keeper=keeper,
+                observer=observer,
             )
         )
         if remembered is not None:
@@ -262,7 +262,7 @@ def _check(
         raise UsageError("nothing is asked: give --tasks or --phrase")
 
 
-def _keeper(folder: Path, model: str, engine: Engine) -> AnswerObserver:
+def _observer(folder: Path, model: str, engine: Engine) -> AnswerObserver:
     from egolive.assistant.recording.evidence import EvidenceWriter, weights_hash
 
     return EvidenceWriter(

@@ -1,7 +1,7 @@
-"""Which unit a model writes boxes in, found by showing it squares whose places are known.
+"""Finds the unit in which a model writes boxes, from its answers about squares at known places.
 
-Nothing is taken for granted but that the model can find a plain coloured square: its numbers are read as
-every unit in turn, and the one whose boxes lie on the squares is its unit.
+The model has to find plain coloured squares; its numbers are read in every unit in turn, and the unit with
+the highest mean IoU is taken.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_TOKENS = 96
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a model made of the squares."""
+    """The result of a probe."""
 
     unit: Unit | None
     """The unit that fits; None where none does, or two do."""

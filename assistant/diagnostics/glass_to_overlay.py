@@ -1,8 +1,8 @@
-"""Glass to overlay on this machine: pictures that carry their own time go through the whole run.
+"""Measures glass-to-overlay latency: the time from a picture's capture to its display with the overlay.
 
-Every picture has the millisecond at which it was taken coded into its pixels. What reads it stands at the
-other end, behind the overlay, and compares it with the clock: capture, queues, tracking and drawing are all
-in between. The virtual camera stands for a real one, whose exposure and transfer come on top.
+A virtual camera codes the millisecond of capture into the pixels of every picture. A sink behind the overlay
+reads it and compares it with the clock, so capture, queues, tracking and drawing are all included. Exposure
+and transfer of a real camera come on top.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CELL = 16
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What was measured."""
+    """The result of a latency measurement."""
 
     seconds: float
     pictures: int

@@ -1,7 +1,6 @@
-"""`egolive doctor --prove MODEL`: everything that has to hold for a model on this machine, in one report.
+"""`egolive doctor --prove MODEL`: checks a model on this machine from loading to a live run, in one report.
 
-Each part is tried, and what fails is written into the report in place of its figures: a report with gaps is
-worth more than none. Nothing is sent anywhere.
+A part that fails is written into the report with its error, and the others go on. Nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -130,12 +129,12 @@ def _clip(engine: Engine, model: str, clip: str, seconds: float, out: Path) -> d
     """Answer a clip, some answers twice, some kept as evidence."""
     metrics, clock = Metrics(), MonotonicClock()
     audit = Audit(engine, _AUDIT_SHARE)
-    keeper = EvidenceWriter(
+    observer = EvidenceWriter(
         out / "evidence", model=model, info=engine.info, sha256=weights_hash(model), profile=engine.profile
     )
     questions = live_questions(("intent", "next", "ground"))
     source = open_source(clip)
-    with Assistant(engine, questions=questions, metrics=metrics, audit=audit, keeper=keeper) as assistant:
+    with Assistant(engine, questions=questions, metrics=metrics, audit=audit, observer=observer) as assistant:
         report = run_stream(
             source,
             assistant,

@@ -1,7 +1,7 @@
-"""The proof that reuse changes nothing: some answers are given again without any, and compared.
+"""Audit of reuse: a share of the answers is generated again without any cache or draft, and compared.
 
-The replay runs on the same engine with the same kernels. Where two tokens are almost equally likely, another
-order of the same sums may choose the other one: that is a tie. Everything else is an error.
+The second run is on the same engine with the same kernels. Where two tokens are almost equally likely,
+another order of the same sums may choose the other one: that is a tie. Everything else is an error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AuditCounts:
     ties: int = 0
     errors: int = 0
     skipped: int = 0
-    """Drawn answers, which are no proof either way."""
+    """Sampled answers (temperature above 0), which cannot be compared."""
 
     @property
     def summary(self) -> str:
@@ -51,7 +51,7 @@ class Audit:
     """Replays a fixed share of the answers with `NO_REUSE`. One thread owns it."""
 
     def __init__(self, engine: Engine, share: float) -> None:
-        """Open nothing yet: each replay has a session of its own, which has seen nothing.
+        """Open no session yet: each check has an empty session of its own.
 
         Args:
             engine: The one that answers.
@@ -70,10 +70,10 @@ class Audit:
         self._asked = 0
 
     def check(self, request: Request, tokens: Sequence[int]) -> None:
-        """Take in a complete answer, and replay it where its turn has come.
+        """Count a complete answer, and check it where it is due.
 
         Args:
-            request: What was asked, its guide at its beginning.
+            request: What was asked, its grammar matcher in its initial state.
             tokens: The answer, the token that ended it included.
 
         Raises:

@@ -5,7 +5,7 @@ type text, image or video. A picture or video stands under the item's type (`ima
 transformers (`url`, `path`, `base64`) and OpenAI (`image_url`, `video_url`) write it. Items carry their own
 settings: `min_pixels`, `max_pixels`, or `resized_height` and `resized_width` for both; `fps` or `nframes`,
 `min_frames`, `max_frames`, `total_pixels`, `video_start` and `video_end` for videos. A type or key that is
-not known, or that would have no effect, is an error. Where pictures come from is the business of `media`.
+not known, or that would have no effect, is an error. Pictures are read by `egolive.assistant.model.media`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From prompts to answers: what is put to an engine, under which grammar, and how its tokens are read.
+"""Generation: runs prompts on an engine session, with grammar matchers, and parses the tokens into answers.
 
-What is asked when is the business of `egolive.assistant.live.assistant`.
+Which questions are asked, and when, is decided by `egolive.assistant.live.assistant`.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Sampling:
     max_tokens: int | None = None
     """Most tokens of an answer; enough for the task without it."""
     temperature: float = 0.0
-    """0 takes the likeliest token, more draws among them."""
+    """0 takes the likeliest token; above 0, tokens are sampled."""
     top_p: float = 1.0
-    """Draw among the likeliest tokens that make up this share."""
+    """Sample from the likeliest tokens whose probabilities add up to this."""
     top_k: int = 0
-    """Draw among this many likeliest tokens; 0 for all."""
+    """Sample from this many likeliest tokens; 0 for all."""
     seed: int = 0
-    """Of the drawing."""
+    """Seed of the sampling."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One prompt, and what it takes to read its answer."""
+    """One prompt, and what is needed to parse its answer."""
 
     question: Question
     prompt: Prompt
@@ -61,13 +61,15 @@ class GenerationRequest:
 
 
 class AnswerObserver(Protocol):
-    """Somebody who keeps what answers were made of."""
+    """Is told of each complete answer, with its prompt and tokens."""
 
-    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+    def keep(
+        self, generation: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
+    ) -> None:
         """Take a complete answer.
 
         Args:
-            job: What was put, pictures included.
+            generation: The prompt, pictures included.
             request: As the engine got it.
             answer: What was read of it.
             tokens: What the engine said, the token that ended it included.
@@ -86,44 +88,44 @@ class _Draft:
 
 def generate_answers(
     session: EngineSession,
-    jobs: Sequence[GenerationRequest],
+    generations: Sequence[GenerationRequest],
     profile: Profile,
     sampling: Sampling,
     clock: Clock,
     *,
     matchers: GrammarMatchers | None = None,
     audit: Audit | None = None,
-    keeper: AnswerObserver | None = None,
+    observer: AnswerObserver | None = None,
     metrics: Metrics | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> Generator[tuple[int, Answer]]:
-    """Put several prompts to an engine at once and read what comes back.
+    """Generate the answers to several prompts as one batch.
 
     Args:
-        session: The engine's; nothing else may use it meanwhile.
-        jobs: The prompts, of any mixture of pictures, videos and bare text.
+        session: Of the engine; nothing else may use it meanwhile.
+        generations: The prompts, of any mixture of pictures, videos and bare text.
         profile: The checkpoint's.
         sampling: How tokens are chosen.
         clock: What work is timed with.
         matchers: Hold boxes, intervals and reasoning to their form; answers are free without them.
         audit: Told of each answer that is complete; its own work is not in the answer's time.
-        keeper: Told of each answer that is complete, as the audit is.
+        observer: Told of each answer that is complete, as the audit is.
         metrics: Takes stages and the engine's counts.
         stopped: Asked after each token; answers that are under way end there, as preempted.
 
     Yields:
-        The place of a job and its answer, as soon as that is complete; those without one last.
+        The index of a prompt and its answer, as soon as that is complete; preempted ones last.
 
     Raises:
         EngineError: The engine failed.
     """
-    if not jobs:
+    if not generations:
         return
     metrics = metrics or Metrics(clock)
     start = clock.now()
-    drafts = [_Draft() for _ in jobs]
-    requests = [_request(job, profile, sampling, matchers) for job in jobs]
-    under_way = set(range(len(jobs)))
+    drafts = [_Draft() for _ in generations]
+    requests = [_request(generation, profile, sampling, matchers) for generation in generations]
+    under_way = set(range(len(generations)))
     deltas = session.ask(requests)
     try:
         for delta in deltas:
@@ -136,7 +138,7 @@ def generate_answers(
                 timing = Timing(first_token=draft.first_token, total=clock.now() - start)
                 usage = session.usage(delta.request)
                 with metrics.measure("parse"):
-                    answer = _read(jobs[delta.request], draft, profile, timing, usage)
+                    answer = _read(generations[delta.request], draft, profile, timing, usage)
                 answer = replace(answer, cut=delta.finished == "length")
                 under_way.remove(delta.request)
                 metrics.add("first_token", timing.first_token)
@@ -144,8 +146,8 @@ def generate_answers(
                 yield delta.request, answer
                 if audit is not None:
                     audit.check(requests[delta.request], draft.ids)
-                if keeper is not None:
-                    keeper.keep(jobs[delta.request], requests[delta.request], answer, draft.ids)
+                if observer is not None:
+                    observer.keep(generations[delta.request], requests[delta.request], answer, draft.ids)
             if under_way and stopped is not None and stopped():
                 break
     finally:
@@ -153,45 +155,52 @@ def generate_answers(
             deltas.close()
     metrics.count(session.usage())
     for number in sorted(under_way):
-        job = jobs[number]
+        generation = generations[number]
         timing = Timing(first_token=drafts[number].first_token, total=clock.now() - start)
         yield (
             number,
-            Answer(job.question, "", status="preempted", time=job.time, window=job.window, timing=timing),
+            Answer(
+                generation.question,
+                "",
+                status="preempted",
+                time=generation.time,
+                window=generation.window,
+                timing=timing,
+            ),
         )
 
 
 def _request(
-    job: GenerationRequest, profile: Profile, sampling: Sampling, matchers: GrammarMatchers | None
+    generation: GenerationRequest, profile: Profile, sampling: Sampling, matchers: GrammarMatchers | None
 ) -> Request:
-    think = uses_thinking(profile, job.question)
+    think = uses_thinking(profile, generation.question)
     most = sampling.max_tokens
     if most is None:
-        most = _MAX_TOKENS[job.question.task] + (_THINK_TOKENS if think else 0)
+        most = _MAX_TOKENS[generation.question.task] + (_THINK_TOKENS if think else 0)
     return Request(
-        job.prompt,
+        generation.prompt,
         max_tokens=most,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=sampling.seed,
-        key=job.question,
-        matcher=matchers.matcher(job.question, think) if matchers else None,
+        key=generation.question,
+        matcher=matchers.matcher(generation.question, think) if matchers else None,
     )
 
 
 def _read(
-    job: GenerationRequest, draft: _Draft, profile: Profile, timing: Timing, counts: Mapping[str, int]
+    generation: GenerationRequest, draft: _Draft, profile: Profile, timing: Timing, counts: Mapping[str, int]
 ) -> Answer:
-    visions = [part for part in job.prompt.parts if isinstance(part, Vision)]
+    visions = [part for part in generation.prompt.parts if isinstance(part, Vision)]
     answer = parse(
         "".join(text for text, _ in draft.tokens),
-        job.question,
+        generation.question,
         profile,
-        source_size=job.source_size,
+        source_size=generation.source_size,
         seen_size=(visions[-1].width, visions[-1].height) if visions else None,
-        window=job.window,
-        time=job.time,
+        window=generation.window,
+        time=generation.time,
         token_probs=draft.tokens,
     )
     slices = [len(vision.frames) // 2 if vision.kind == "video" else 1 for vision in visions]

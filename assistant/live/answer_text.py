@@ -1,4 +1,4 @@
-"""An answer in a few words, for the terminal, the page and the command line."""
+"""Formats an answer as a few words, for the terminal, the web page and the command line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One stream's assistant: which questions are due, and their prompts.
+"""The assistant of one stream: builds the prompts of the questions that are due, and yields their answers.
 
-Boxes are asked of the newest picture alone, everything else of the window; all questions that are due go to
-the engine together. Threads and time are the pipeline's business, drawing and writing that of the sinks.
+Questions about boxes get the newest picture, all others the window; questions that are due are answered as
+one batch. Threads and time are handled by `egolive.streaming.pipeline`, output by the sinks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LIVE_QUESTIONS = (Question("intent"), Question("next"), *(Question("ground", phr
 class Assistant:
     """Answers questions about one stream. One thread owns it, but for `put`.
 
-    As a function of work it is what the pipeline thinks with; its scheduler says which questions are due.
+    It is the worker of the pipeline: called with work, it yields results. Its scheduler decides what is due.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Assistant:
         clock: Clock | None = None,
         grammar: bool = True,
         audit: Audit | None = None,
-        keeper: AnswerObserver | None = None,
+        observer: AnswerObserver | None = None,
     ) -> None:
         """Open a session of the engine.
 
@@ -75,7 +75,7 @@ class Assistant:
             clock: What work is timed with.
             grammar: Hold boxes, intervals and reasoning to their form, where the engine's tokens are known.
             audit: Checks the answers, on the same engine.
-            keeper: Keeps what they were made of.
+            observer: Told of each complete answer, with its prompt and tokens.
         """
         self.scheduler = Scheduler(recurring_rules(questions, every=every, deadline=deadline))
         """Says which questions are due."""
@@ -84,9 +84,9 @@ class Assistant:
         self._paper_prompt = paper_prompt
         self._clock = clock or MonotonicClock()
         self._metrics = metrics or Metrics(self._clock)
-        self._guides = matchers_of(engine, self._profile) if grammar else None
+        self._matchers = matchers_of(engine, self._profile) if grammar else None
         self._audit = audit
-        self._keeper = keeper
+        self._observer = observer
         self._session = engine.session()
         self._to_forget = threading.Event()
         self._at_work = threading.Lock()
@@ -132,9 +132,9 @@ class Assistant:
         """
         if picture is None and window is not None:
             picture = window.newest
-        jobs = [self._job(question, window, picture) for question in questions]
-        answers = dict(self._answer(jobs))
-        return iter([answers[number] for number in range(len(jobs))])
+        generations = [self._generation(question, window, picture) for question in questions]
+        answers = dict(self._answer(generations))
+        return iter([answers[number] for number in range(len(generations))])
 
     def forget(self) -> None:
         """Drop everything that was seen: frames of another stream may carry the same numbers."""
@@ -179,14 +179,20 @@ class Assistant:
 
     def _results(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
         self._forget_if_told()
-        jobs = [self._job(question, work.window, work.picture) for question in work.tasks]
+        generations = [self._generation(question, work.window, work.picture) for question in work.tasks]
         if work.stopped():
             # What it would see may have been forgotten since it was taken.
-            for job in jobs:
-                answer = Answer(job.question, "", status="preempted", time=job.time, window=job.window)
-                yield Result(job.question, answer, job.time, "preempted")
+            for generation in generations:
+                answer = Answer(
+                    generation.question,
+                    "",
+                    status="preempted",
+                    time=generation.time,
+                    window=generation.window,
+                )
+                yield Result(generation.question, answer, generation.time, "preempted")
             return
-        with closing(self._answer(jobs, work.stopped)) as found:
+        with closing(self._answer(generations, work.stopped)) as found:
             for number, answer in found:
                 timing = replace(answer.timing, queued=max(0.0, work.time - answer.time))
                 answer = replace(answer, timing=timing)
@@ -194,22 +200,24 @@ class Assistant:
                 yield Result(work.tasks[number], answer, answer.time, status)
 
     def _answer(
-        self, jobs: Sequence[GenerationRequest], stopped: Callable[[], bool] | None = None
+        self, generations: Sequence[GenerationRequest], stopped: Callable[[], bool] | None = None
     ) -> Generator[tuple[int, Answer]]:
         return generate_answers(
             self._session,
-            jobs,
+            generations,
             self._profile,
             self._sampling,
             self._clock,
-            matchers=self._guides,
+            matchers=self._matchers,
             audit=self._audit,
-            keeper=self._keeper,
+            observer=self._observer,
             metrics=self._metrics,
             stopped=stopped,
         )
 
-    def _job(self, question: Question, window: Window | None, picture: Frame | None) -> GenerationRequest:
+    def _generation(
+        self, question: Question, window: Window | None, picture: Frame | None
+    ) -> GenerationRequest:
         seen = picture if question.task == "ground" else window
         if seen is None:
             what = "a picture" if question.task == "ground" else "a window"

@@ -1,7 +1,7 @@
-"""Answers about now: boxes carried to the frame that is shown, those without a target taken away.
+"""Box tracking: moves the boxes of answers to the frame that is shown, and drops boxes whose target is lost.
 
-`streaming.tracking` follows pixels; here is what the boxes mean: a thing in a hand that stays behind when the
-hand moves on is not in the hand any more. Words only grow older, which is the overlay's business.
+`egolive.streaming.tracking` tracks pixels. Here a held object counts as lost when its hand has moved away
+from it, and boxes of old pictures are dropped. Texts are not changed; the overlay shows their age.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from egolive.streaming.tracking import Track, Tracker
 __all__ = ["BoxTracker", "is_lost"]
 
 _APART = 0.3
-"""Share of a hand's size by which it may move against what it holds. Stirring and sawing stay below it."""
+"""Distance that a hand may move against the object in it, in sizes of the hand. Stirring stays below it."""
 
 
 @dataclass(slots=True)
-class _Carried:
-    """One answer with the tracks of its boxes."""
+class _TrackedAnswer:
+    """An answer with the tracks of its boxes."""
 
     answer: Answer
     tracks: Sequence[Track]
 
 
 class BoxTracker:
-    """Carries the boxes of current answers to the newest frame. Not thread-safe."""
+    """Tracks the boxes of current answers to the newest frame. Not thread-safe."""
 
     def __init__(self, *, seconds: float = 8.0) -> None:
-        """Start with nothing seen.
+        """Start without frames.
 
         Args:
-            seconds: How old a picture may be for its boxes still to be carried; older ones count as lost.
+            seconds: Largest age of a picture whose boxes are tracked; older boxes count as lost.
         """
         self._seconds = seconds
         self._tracker = Tracker(seconds=seconds)
-        self._carried: dict[Question, _Carried] = {}
+        self._tracked: dict[Question, _TrackedAnswer] = {}
 
     def carry(self, frame: Frame, answers: Sequence[Answer]) -> list[Answer]:
-        """Take the frame that is shown, and the answers as the model gave them.
+        """Move the boxes of answers to a frame.
 
         Args:
-            frame: The newest one; every frame that is shown has to come by here, in order.
+            frame: The newest one; every frame that is shown has to be given here, in order.
             answers: What is current: at most one for each question.
 
         Returns:
@@ -56,63 +56,63 @@ class BoxTracker:
             self.forget()
         self._tracker.push(frame)
         self._follow(answers)
-        self._let_go(frame.time)
-        return [self._about_now(answer) for answer in answers]
+        self._drop_lost(frame.time)
+        return [self._moved(answer) for answer in answers]
 
     def forget(self) -> None:
-        """Drop all frames and all tracks: what comes next has nothing to do with what was seen."""
+        """Drop all frames and tracks, for a stream that begins anew."""
         self._tracker.forget()
-        self._carried.clear()
+        self._tracked.clear()
 
     def _follow(self, answers: Iterable[Answer]) -> None:
-        """Follow the boxes of answers that are new in place of those that they replace."""
+        """Start tracks for new answers, and end those of the answers that they replace."""
         wanted = {answer.question: answer for answer in answers if answer.boxes}
-        for question, carried in list(self._carried.items()):
-            if wanted.get(question) is not carried.answer:
-                self._tracker.release(carried.tracks)
-                del self._carried[question]
-        new = [answer for question, answer in wanted.items() if question not in self._carried]
+        for question, tracked in list(self._tracked.items()):
+            if wanted.get(question) is not tracked.answer:
+                self._tracker.release(tracked.tracks)
+                del self._tracked[question]
+        new = [answer for question, answer in wanted.items() if question not in self._tracked]
         for time in sorted({answer.time for answer in new}):
             group = [answer for answer in new if answer.time == time]
             # Together: taking points through the pictures since then costs little more for many.
             tracks = self._tracker.follow([box for answer in group for box in answer.boxes], time)
             for answer in group:
                 count = len(answer.boxes)
-                self._carried[answer.question] = _Carried(answer, (tracks or [])[:count])
+                self._tracked[answer.question] = _TrackedAnswer(answer, (tracks or [])[:count])
                 tracks = tracks and tracks[count:]
 
-    def _let_go(self, now: float) -> None:
-        """Lose what is too old, and what its hand has left behind."""
-        for question, carried in self._carried.items():
-            if now - carried.answer.time > self._seconds:
-                self._lose(carried)
+    def _drop_lost(self, now: float) -> None:
+        """End the tracks of boxes that are too old, and of objects that their hand has left."""
+        for question, tracked in self._tracked.items():
+            if now - tracked.answer.time > self._seconds:
+                self._lose(tracked)
             hand = self._hand_of(question)
-            if hand is None or hand.answer.time != carried.answer.time:
+            if hand is None or hand.answer.time != tracked.answer.time:
                 continue
-            for held, holding in zip(carried.tracks, hand.tracks, strict=False):
+            for held, holding in zip(tracked.tracks, hand.tracks, strict=False):
                 # A hand that is lost counts where it was last seen: most are lost on their way out.
                 if _apart(held, holding) > _APART:
-                    self._lose(carried)
+                    self._lose(tracked)
 
-    def _hand_of(self, question: Question) -> _Carried | None:
+    def _hand_of(self, question: Question) -> _TrackedAnswer | None:
         phrase = question.phrase.removeprefix("object in the ")
         if phrase == question.phrase or not phrase.endswith(" hand"):
             return None
-        return self._carried.get(replace(question, phrase=phrase))
+        return self._tracked.get(replace(question, phrase=phrase))
 
-    def _lose(self, carried: _Carried) -> None:
-        for track in carried.tracks:
+    def _lose(self, tracked: _TrackedAnswer) -> None:
+        for track in tracked.tracks:
             track.lose()
 
-    def _about_now(self, answer: Answer) -> Answer:
-        carried = self._carried.get(answer.question)
-        if carried is None:
+    def _moved(self, answer: Answer) -> Answer:
+        tracked = self._tracked.get(answer.question)
+        if tracked is None:
             return answer
-        return replace(answer, boxes=tuple(_box(track) for track in carried.tracks if not track.lost))
+        return replace(answer, boxes=tuple(_box(track) for track in tracked.tracks if not track.lost))
 
 
 def is_lost(answer: Answer) -> bool:
-    """Whether the model found something of which the sight has been lost since."""
+    """Whether the model found something whose tracks have all been lost since."""
     found = answer.question.task == "ground" and answer.status == "ok" and not answer.absent
     return found and not answer.boxes
 
@@ -124,7 +124,7 @@ def _box(track: Track) -> Box:
 
 
 def _apart(held: Track, hand: Track) -> float:
-    """How far a thing has moved against its hand since they were found, in sizes of the hand."""
+    """How far an object has moved against its hand since both were found, in sizes of the hand."""
     across, down = (
         (one - other) - (one_found - other_found)
         for one, other, one_found, other_found in zip(

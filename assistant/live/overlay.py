@@ -1,9 +1,9 @@
-"""Draws answers on the picture: boxes in the colour of their role, the words above, and how old it all is.
+"""The overlay: draws boxes in the colour of their role, the answers' texts above them, and their age.
 
 The age of the boxes stands in a badge at the top right, which turns from white over amber to red.
 
 OpenCV draws the boxes; text is rendered by Pillow once and blended in, since the same words stay for many
-pictures. Which answers are current is the caller's business: everything that is handed in is drawn.
+pictures. Everything that is passed in is drawn; the caller chooses the current answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One run: a source through the assistant into sinks, with the figures that tell how it went."""
+"""Runs an assistant on a source and writes frames, answers and metrics to sinks."""
 
 from __future__ import annotations
 

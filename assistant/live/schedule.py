@@ -1,6 +1,6 @@
-"""When each question is asked: the wearer's before boxes, boxes before intent and the next step.
+"""Scheduling rules of questions: first those of the wearer, then boxes, then intent and next step.
 
-How rules are followed is in `egolive.streaming.pipeline.scheduler`.
+The rules are applied by `egolive.streaming.pipeline.scheduler`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where answers go: the overlay video, JSON lines, a function. The terminal is in `view`.
+"""Sinks of a run: overlay video, events as JSON lines, callback. The terminal's is in `cli.terminal_view`.
 
 `events.jsonl` is what other programs read; each line stands on its own and is written at once, so that a run
 that is killed leaves a readable file.

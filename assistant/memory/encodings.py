@@ -1,4 +1,4 @@
-"""Visual tokens as bytes, and back: what was encoded once need not be encoded again, even years later."""
+"""Serialises the visual tokens of a picture to bytes, and loads them into a session's vision cache."""
 
 from __future__ import annotations
 

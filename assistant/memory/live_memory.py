@@ -1,4 +1,4 @@
-"""A memory beside a run: it fills while the stream goes on, and the wearer can ask it or let it forget.
+"""The memory of a running stream: it stores moments, and answers the wearer's questions and commands.
 
 where did I put the cup?
 forget the last 5 minutes
@@ -63,10 +63,12 @@ class LiveMemory:
             encoded=self._encoding if encodings else None,
         )
 
-    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
-        """Take an answer, as a `AnswerObserver` does."""
-        for keeper in (self._rememberer, *self._also):
-            keeper.keep(job, request, answer, tokens)
+    def keep(
+        self, generation: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
+    ) -> None:
+        """Take an answer, as an `AnswerObserver` does."""
+        for observer in (self._rememberer, *self._also):
+            observer.keep(generation, request, answer, tokens)
 
     def watch(self, source: Source) -> Source:
         """The source, to be played in its place: what is forgotten is cut out of it."""

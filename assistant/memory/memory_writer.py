@@ -1,6 +1,6 @@
-"""Turns answers into moments worth remembering: what changed, and what the hands took and put down.
+"""Writes moments to the memory from answers: changed texts, and objects that the hands took or put down.
 
-It sees each answer with the very picture that it speaks of, on the thinking thread. A hand's hold changes
+It gets each answer with the picture that it is about, on the model's thread. A hand's hold changes
 when two answers in a row say so; the moment is that of the first of them.
 """
 
@@ -54,7 +54,7 @@ class _Hand:
 
 
 class MemoryWriter:
-    """A `Keeper` that keeps moments."""
+    """An `AnswerObserver` that stores moments."""
 
     def __init__(
         self, memory: Memory, *, started: float, encoded: Callable[[Vision], bytes | None] | None = None
@@ -75,7 +75,9 @@ class MemoryWriter:
         self._seen: dict[str, float] = {}
         self._forgotten_until = float("-inf")
 
-    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+    def keep(
+        self, generation: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
+    ) -> None:
         """Take an answer, and remember what is new in it."""
         if answer.status != "ok":
             return
@@ -85,7 +87,7 @@ class MemoryWriter:
             if answer.question.task in ("intent", "next"):
                 self._say(answer)
             elif answer.question.task == "ground":
-                self._look(job, answer)
+                self._look(generation, answer)
 
     def forget(self, seconds: float, now: float) -> int:
         """Forget a stretch that ends now, in the memory and here; returns how many moments it had.
@@ -109,10 +111,10 @@ class MemoryWriter:
             at = self._started + answer.time
             self._memory.add(Moment(at=at, time=answer.time, kind=kind, text=answer.text))
 
-    def _look(self, job: GenerationRequest, answer: Answer) -> None:
-        vision = next(part for part in job.prompt.parts if isinstance(part, Vision))
+    def _look(self, generation: GenerationRequest, answer: Answer) -> None:
+        vision = next(part for part in generation.prompt.parts if isinstance(part, Vision))
         box = answer.boxes[0] if answer.boxes else None
-        view = _View(answer.time, job.source_size, vision, box)
+        view = _View(answer.time, generation.source_size, vision, box)
         phrase = answer.question.phrase
         held = phrase.removeprefix("object in the ")
         if held != phrase and held.endswith(" hand"):

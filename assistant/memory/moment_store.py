@@ -1,4 +1,4 @@
-"""What is remembered of a stream: a bounded timeline of moments in one SQLite file, found again by words.
+"""The moment store: a bounded timeline of a stream in one SQLite file, with full-text search.
 
 Each moment has a few words, and some have a small picture, a box in it and the picture's encoding, so that
 the model can be asked about it again. What is worth remembering is decided in

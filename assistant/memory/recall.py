@@ -1,4 +1,4 @@
-"""Answers "where did I put the cup?": finds the moment, and asks the model about its picture again.
+"""Recall: answers "where did I put the cup?" by asking the model about pictures of stored moments.
 
 Moments at which a hand let go are gone through from the newest backwards. In the last picture before each,
 the model is asked for the thing; if it finds it where the hand's hold was, this was it. So a thing needs no
@@ -126,7 +126,7 @@ class _Looker:
         self._engine = engine
         self._session = session
         self._question = Question("ground", phrase)
-        self._guides = matchers_of(engine, engine.profile)
+        self._matchers = matchers_of(engine, engine.profile)
         self._boxes: dict[int, Box | None] = {}
 
     def look(self, moment: Moment) -> Box | None:
@@ -158,9 +158,11 @@ class _Looker:
             give_encoding(self._session, vision, moment.encoding, maker_of(engine), engine.info.device)
         prompt = build_prompt(profile, self._question, [vision])
         size = moment.size or (image.shape[1], image.shape[0])
-        job = GenerationRequest(question=self._question, prompt=prompt, source_size=size, time=moment.time)
+        generation = GenerationRequest(
+            question=self._question, prompt=prompt, source_size=size, time=moment.time
+        )
         answers = generate_answers(
-            self._session, [job], profile, Sampling(), MonotonicClock(), matchers=self._guides
+            self._session, [generation], profile, Sampling(), MonotonicClock(), matchers=self._matchers
         )
         boxes = [box for _, answer in answers for box in answer.boxes]
         return boxes[0] if boxes else None

@@ -1,4 +1,4 @@
-"""Where a checkpoint is and whether it can be used: what can be told before its weights are read."""
+"""Finds a checkpoint (folder, bundled or from the hub) and checks it before its weights are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine folder: what `engine.json` says, and whether the files beside it are still what it says.
+"""Engine folders: reads and writes `engine.json`, and verifies the files that it lists.
 
 `egolive export` and `egolive quantize` write such folders, `egolive.assistant.load_local` opens them. Nothing
 in a folder is trusted before its size and hash are those that were written down; only files that are listed

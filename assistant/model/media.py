@@ -1,4 +1,4 @@
-"""Pictures and videos that a question is about, from wherever they come, as RGB pixels.
+"""Reads the pictures and videos of a question from files, addresses or memory, as RGB pixels.
 
 Pictures: file, file:// or http(s):// address, data URI, bare base64, bytes, Pillow image, array. Videos:
 file, folder of pictures, list of pictures. How large the model sees them is decided in `prompts`; streams are

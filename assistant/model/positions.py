@@ -1,4 +1,4 @@
-"""M-RoPE positions by the rule that EgoThinker was trained with.
+"""M-RoPE position ids by the rule of transformers 4.x, with which EgoThinker was trained.
 
 transformers 4.51 to 4.57 let the text after a picture or video go on at the largest position so far plus
 one, over all three axes. transformers 5 looks at height and width alone: from a certain length on, the
@@ -87,11 +87,11 @@ def get_rope_index(
             missing.
         image_grid_thw: (images, 3) patch grids, in the order of the batch.
         video_grid_thw: (videos, 3) patch grids, in the order of the batch.
-        attention_mask: (batch, length), 0 where the row is padded; padding gets position 0.
+        attention_mask: (batch, length), 0 where the sequence is padded; padding gets position 0.
 
     Returns:
-        Positions (3, batch, length), and (batch, 1) what to add to a token's number in its row, padding not
-        counted, to get the position of a token that is generated.
+        Positions (3, batch, length), and (batch, 1) what to add to a token's index in its sequence, padding
+        not counted, to get the position of a token that is generated.
     """
     if mm_token_type_ids is None:
         is_image = input_ids == self.config.image_token_id

@@ -1,4 +1,4 @@
-"""Pictures to the patches that Qwen2-VL's vision tower reads, one slice (or picture) at a time.
+"""Preprocessing: pictures to the patches of Qwen2-VL's vision tower, one slice or picture at a time.
 
 The steps and their numbers are those of Qwen2-VL's processors (transformers 5.23), without torchvision: a
 picture is resized as its image processor does it (Pillow, bicubic), the frames of a video as its video

@@ -1,7 +1,6 @@
-"""A prompt as the decoder reads it: tokens in a row, visual ones among them, each with its position.
+"""The layout of a prompt: its text and visual tokens in order, each with its M-RoPE position.
 
-Two prompts that begin alike share a prefix of their layouts; how far it goes is told here, what is made of
-it is the session's business.
+It also finds the longest common prefix of two layouts, for the prefix cache.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class Layout:
         return int(differ.argmax()) if differ.any() else most
 
     def cut(self, length: int) -> Layout:
-        """The first `length` tokens, without the pictures' pixels: what a row remembers of its prompt.
+        """The first `length` tokens, without the pictures' pixels: kept with a KV cache for prefix reuse.
 
         The last piece may go on beyond that; positions tell the length.
         """

@@ -1,4 +1,4 @@
-"""Find boxes in what a model wrote, in whatever notation and however broken; units are left as they are.
+"""Finds boxes in a model's output, in many notations, also in broken JSON; units are left as they are.
 
 One pass over tokens with a stack of open brackets, so the time is linear and broken JSON costs only the piece
 that is broken. Read are lists of four numbers, two pairs `(x1,y1),(x2,y2)`, objects with x1 .. y2, quoted

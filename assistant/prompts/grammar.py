@@ -1,7 +1,7 @@
-"""Which tokens an answer may be made of: boxes and intervals keep their form, reasoning its bound.
+"""Grammars of answers: the form of boxes and intervals, and a token limit for reasoning.
 
 The forms are those that `egolive.assistant.prompts.prompts` writes and that EgoThinker was trained to say;
-reading an answer is the business of `egolive.assistant.prompts.parsing`. Only the form is held, not what the
+answers are parsed by `egolive.assistant.prompts.parsing`. Only the form is constrained, not what the
 numbers mean: an empty box or a reversed interval stays what the model said, where another number would be an
 invented answer. Everything works without xgrammar too; answers are then free, as `egolive doctor` tells.
 """
@@ -64,7 +64,7 @@ class GrammarMatchers:
     def matcher(
         self, question: Question, think: bool, *, think_tokens: int = THINK_TOKENS
     ) -> XGrammarMatcher | None:
-        """A guide for one answer.
+        """A grammar matcher for one answer.
 
         Args:
             question: What is asked; its task decides the form.
@@ -72,7 +72,7 @@ class GrammarMatchers:
             think_tokens: Tokens after which the reasoning is closed, its opening tag counted.
 
         Returns:
-            The guide, or None where the answer is free: words without reasoning, or no xgrammar.
+            The matcher, or None where the answer is free: words without reasoning, or no xgrammar.
         """
         form = _form(question.task, self._profile, self._tokenizer)
         think = think and self._profile.think_prompts is not None
@@ -219,11 +219,11 @@ def matchers_of(engine: Engine, profile: Profile) -> GrammarMatchers | None:
         engine: Its tokenizer is read once for all that ask.
         profile: As its answers are read.
     """
-    return None if engine.tokenizer is None else _guides(engine.tokenizer, profile)
+    return None if engine.tokenizer is None else _matchers(engine.tokenizer, profile)
 
 
 @lru_cache(maxsize=4)
-def _guides(tokenizer: Tokenizer, profile: Profile) -> GrammarMatchers:
+def _matchers(tokenizer: Tokenizer, profile: Profile) -> GrammarMatchers:
     return GrammarMatchers(tokenizer, profile)
 
 

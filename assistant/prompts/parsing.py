@@ -1,4 +1,4 @@
-"""From what a model wrote to an Answer: pure, and it never raises, whatever the text.
+"""Parses a model's output into an `Answer`; a pure function that never raises, whatever the text.
 
 Tags, reasoning and absence are read here, boxes in `boxes_in_text`, times in `times_in_text`; the model's
 units become source pixels and stream seconds. Which task reads what: ground boxes, when intervals, ask boxes

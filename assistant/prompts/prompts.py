@@ -1,8 +1,8 @@
-"""From a question to the text that the model reads, and from a known answer to the text that it should write.
+"""Builds the prompt of a question, and the target text of a known answer for training.
 
-The single truth of wording for live use, training and evaluation. Chat markup is Qwen2-VL's ChatML; pictures
-stand in a prompt as `Vision` values, which the engine turns into visual tokens. Reading what the model wrote
-is the business of `egolive.assistant.prompts.parsing`.
+Live use, training and evaluation all take their wording from here. Chat markup is Qwen2-VL's ChatML; pictures
+stand in a prompt as `Vision` values, which the engine turns into visual tokens. The model's output is
+parsed by `egolive.assistant.prompts.parsing`.
 """
 
 from __future__ import annotations

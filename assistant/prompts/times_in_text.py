@@ -1,4 +1,4 @@
-"""Find stretches of time in what a model wrote, in seconds as the model counts them.
+"""Finds time intervals in a model's output, in seconds as the model counts them.
 
 Read are `(start,end)`, `start to end`, `start - end`, clock times (mm:ss.xx, h:mm:ss), `{"time": ..}`,
 start and end keys, and single moments (a stretch of no length). Frame numbers and box coordinates are not

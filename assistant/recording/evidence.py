@@ -107,21 +107,23 @@ class EvidenceWriter:
         self._engine = {"model": model, **about, "sha256": sha256}
         self._profile = profile
 
-    def keep(self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]) -> None:
+    def keep(
+        self, generation: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
+    ) -> None:
         """Write one bundle.
 
         Raises:
             SinkError: It cannot be written.
         """
-        words = re.sub(r"\W+", "-", f"{job.question.task} {job.question.phrase}".strip())[:60]
-        folder = self._folder / f"{len(self.bundles):06d}-{job.time:.2f}s-{words}"
+        words = re.sub(r"\W+", "-", f"{generation.question.task} {generation.question.phrase}".strip())[:60]
+        folder = self._folder / f"{len(self.bundles):06d}-{generation.time:.2f}s-{words}"
         try:
             folder.mkdir(parents=True)
             values = {
                 "format": _FORMAT,
                 "engine": self._engine,
-                "question": asdict(job.question),
-                "settings": _settings(job, request),
+                "question": asdict(generation.question),
+                "settings": _settings(generation, request),
                 "profile": profile_to_dict(self._profile),
                 "prompt": _write_prompt(request.prompt, folder),
             }
@@ -142,7 +144,7 @@ class Bundle:
     folder: Path
     engine: dict[str, str]
     """model, name, backend, precision, sha256."""
-    job: GenerationRequest
+    generation: GenerationRequest
     sampling: Sampling
     grammar: bool
     profile: Profile
@@ -175,7 +177,7 @@ def read_bundle(folder: Path) -> Bundle:
             frames = tuple(images[name] for name in part.frames)
             parts.append(Vision(frames, part.height, part.width, part.kind))
     settings = file.settings
-    job = GenerationRequest(
+    generation = GenerationRequest(
         question=file.question,
         prompt=Prompt(tuple(parts)),
         source_size=settings.source_size,
@@ -186,7 +188,7 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(
         folder,
         engine=file.engine.model_dump(),
-        job=job,
+        generation=generation,
         sampling=Sampling(**sampling),
         grammar=settings.grammar,
         profile=profile_from_dict(file.profile, where=str(folder)),
@@ -213,7 +215,7 @@ def reproduce(bundle: Bundle, engine: Engine, folder: Path | None = None) -> byt
 
     class _Catch:
         def keep(
-            self, job: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
+            self, generation: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
         ) -> None:
             said.append(_answer_bytes(answer, tokens))
 
@@ -221,12 +223,12 @@ def reproduce(bundle: Bundle, engine: Engine, folder: Path | None = None) -> byt
     with engine.session() as session:
         answers = generate_answers(
             session,
-            [bundle.job],
+            [bundle.generation],
             bundle.profile,
             bundle.sampling,
             VirtualClock(),
             matchers=matchers,
-            keeper=_Catch(),
+            observer=_Catch(),
         )
         list(answers)
     if folder is not None:
@@ -255,7 +257,7 @@ def weights_hash(model: str) -> str:
     return hash_checkpoint(folder)
 
 
-def _settings(job: GenerationRequest, request: Request) -> dict[str, Any]:
+def _settings(generation: GenerationRequest, request: Request) -> dict[str, Any]:
     return {
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -263,9 +265,9 @@ def _settings(job: GenerationRequest, request: Request) -> dict[str, Any]:
         "top_k": request.top_k,
         "seed": request.seed,
         "grammar": request.matcher is not None,
-        "source_size": list(job.source_size),
-        "window": [job.window.start, job.window.end] if job.window else None,
-        "time": job.time,
+        "source_size": list(generation.source_size),
+        "window": [generation.window.start, generation.window.end] if generation.window else None,
+        "time": generation.time,
     }
 
 

@@ -112,7 +112,7 @@ def settings_of(recording: Recording) -> RunSettings:
 
 
 def replay_run(
-    recording: Recording, engine: Engine, sinks: Sequence[Sink], *, keeper: AnswerObserver | None = None
+    recording: Recording, engine: Engine, sinks: Sequence[Sink], *, observer: AnswerObserver | None = None
 ) -> Replayed:
     """Run a recording again into sinks, and close them.
 
@@ -124,7 +124,7 @@ def replay_run(
         recording: What is run again.
         engine: What answers; need not be the one that answered then.
         sinks: Where pictures and answers go.
-        keeper: Keeps evidence of the answers.
+        observer: Keeps evidence of the answers.
 
     Raises:
         EgoliveError: The recording is damaged, or the engine or a sink failed.
@@ -136,7 +136,7 @@ def replay_run(
         for sink in reversed(sinks):
             stack.callback(sink.close)
         settings = settings_of(recording)
-        answerer = stack.enter_context(_Answerer(engine, settings, clock, metrics, keeper))
+        answerer = stack.enter_context(_Answerer(engine, settings, clock, metrics, observer))
         report = replay(
             recording,
             recurring_rules(settings.questions, every=settings.every, deadline=settings.deadline),
@@ -163,7 +163,7 @@ class _Answerer:
         settings: RunSettings,
         clock: VirtualClock,
         metrics: Metrics,
-        keeper: AnswerObserver | None,
+        observer: AnswerObserver | None,
     ) -> None:
         self.answers = 0
         self.differing: list[Answer] = []
@@ -178,7 +178,7 @@ class _Answerer:
             grammar=settings.grammar,
             metrics=self._own,
             clock=clock,
-            keeper=keeper,
+            observer=observer,
         )
 
     def __enter__(self) -> _Answerer:

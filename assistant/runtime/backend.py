@@ -1,8 +1,7 @@
-"""The two halves that every backend supplies: a vision tower and a decoder.
+"""The protocol of a backend: a vision tower, and a decoder with its KV caches.
 
-Everything that makes answering fast is written once above them, in
-`egolive.assistant.runtime.engine_session`. Values that pass between the halves are torch tensors on the
-backend's device; it alone looks into them.
+Prefix reuse, vision cache, batching and speculative decoding are written once for all backends, in
+`egolive.assistant.runtime.engine_session`. Tower and decoder exchange torch tensors on the backend's device.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ class VisionTower(Protocol):
 
 
 class KVCache(Protocol):
-    """One sequence that a decoder has read: its keys and values.
+    """The keys and values of one token sequence.
 
-    Several branches may go on from its end side by side, as the questions about one window do. It is read
-    further only once they are thrown away, or in the same pass in which they begin.
+    Several forks may extend it at the same time, one for each question about a window. The sequence itself is
+    extended only while it has no forks, or in the same forward pass that starts them.
     """
 
     @property
     def length(self) -> int:
-        """Tokens read so far, without those of branches."""
+        """Tokens in the cache, without those of forks."""
         ...
 
     @property
@@ -55,38 +54,38 @@ class KVCache(Protocol):
         ...
 
     def copy(self, length: int) -> KVCache:
-        """A row of its own that has read the first `length` tokens of this one, which stays as it is."""
+        """An independent cache with the first `length` tokens of this one, which does not change."""
         ...
 
     def fork(self) -> CacheFork:
-        """A way to go on from its end that leaves the row as it is; no other branch sees it."""
+        """A fork that extends this cache from its end; other forks do not see its tokens."""
         ...
 
     def drop_forks(self) -> None:
-        """Throw all branches away; they cannot be used afterwards."""
+        """Discard all forks; they cannot be used afterwards."""
         ...
 
 
 class CacheFork(Protocol):
-    """What follows the end of a row for one question."""
+    """Tokens of one question that follow the end of a shared KV cache."""
 
     @property
     def length(self) -> int:
-        """Tokens read since the end of its row."""
+        """Tokens of the fork, without those of the shared cache."""
         ...
 
     def rewind(self, length: int) -> None:
-        """Take back all tokens of its own but the first `length`."""
+        """Remove all tokens of the fork but the first `length`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardInput:
-    """What one row or branch reads in one pass."""
+    """New tokens for one KV cache or fork in one forward pass."""
 
     onto: KVCache | CacheFork
     embeddings: torch.Tensor
-    """(n, width) of the tokens that follow."""
+    """(n, width) embeddings of the new tokens."""
     positions: NDArray[np.int64]
     """(3, n), the temporal, height and width position of each."""
     keep: int = 1
@@ -101,20 +100,20 @@ class Decoder(Protocol):
         ...
 
     def new_cache(self) -> KVCache:
-        """A row that has read nothing."""
+        """An empty KV cache."""
         ...
 
     def forward(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
-        """Let several rows and branches read on in one pass over the weights.
+        """Extend several KV caches and forks in one forward pass.
 
         Args:
-            inputs: At most one for each row or branch; a row's own stands before those of its branches,
-                which see it.
+            inputs: At most one for each cache or fork; a cache's own input stands before those of its forks,
+                which attend to it.
 
         Returns:
-            For each chunk the (keep, vocabulary) float32 logits of the token after each of its last `keep`.
+            For each input the (keep, vocabulary) float32 logits of the token after each of its last `keep`.
 
         Raises:
-            EngineError: The device failed or is out of memory; nothing has been read then.
+            EngineError: The device failed or is out of memory; the caches are unchanged then.
         """
         ...

@@ -1,4 +1,4 @@
-"""One engine for several sessions on different threads: whoever asks first is answered first."""
+"""One engine shared by sessions on several threads, with a first-in, first-out lock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["EngineLock", "SharedEngine"]
 
 
 class EngineLock:
-    """A lock that is handed on in the order in which it was asked for; Python's own may starve a thread."""
+    """A first-in, first-out lock; `threading.Lock` may starve a thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -37,13 +37,13 @@ class EngineLock:
 
     @property
     def waiting(self) -> int:
-        """How many wait for the one whose turn it is."""
+        """Number of threads that wait for the lock."""
         with self._changed:
             return max(0, len(self._queue) - 1)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Wait for the turn, and hand it on at the end."""
+        """Acquire the lock for a block of code."""
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
@@ -57,12 +57,12 @@ class EngineLock:
 
 
 class SharedEngine:
-    """Implements `Engine` on top of one that is shared: each session works in its turn."""
+    """An `Engine` over one that is shared: its sessions run one at a time."""
 
     def __init__(self, engine: Engine) -> None:
         """Share an engine, which stays the caller's to close."""
         self.lock = EngineLock()
-        """Held by the session that works."""
+        """Held by the session that is running."""
         self._engine = engine
 
     @property
@@ -81,7 +81,7 @@ class SharedEngine:
         return self._engine.tokenizer
 
     def session(self, reuse: Reuse = FULL_REUSE) -> EngineSession:
-        """A fresh stream state, whose work waits for its turn."""
+        """A fresh stream state; its calls wait for the lock."""
         with self.lock.held():
             return _SharedSession(self._engine.session(reuse), self.lock)
 
@@ -101,7 +101,7 @@ class _SharedSession:
             self._session.see(vision)
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
-        # Whoever stops listening closes this, which ends the turn.
+        # Closing this generator releases the lock.
         with self._lock.held():
             yield from self._session.ask(requests)
 

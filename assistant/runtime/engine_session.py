@@ -1,8 +1,8 @@
-"""One stream's session, the same above every backend: what was encoded and read once is not done again.
+"""The inference session of one stream, the same for every backend: requests in, token deltas out.
 
-It takes a backend's two halves and turns requests into deltas. Tasks, boxes and time are not known here.
-How prompts are read, and what is kept of them, is in `egolive.assistant.runtime.prefill`; what one request
-says token by token in `egolive.assistant.runtime.sequence`.
+It runs prefill and decoding over a backend's tower and decoder, with a vision cache, a prefix cache and
+speculative decoding. Tasks, boxes and time are not known here. Prefill and prefix reuse are in
+`egolive.assistant.runtime.prefill`, the decoding of one request in `egolive.assistant.runtime.sequence`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from egolive.assistant.schema.engine import FULL_REUSE, Delta, Prompt, Request, 
 from egolive.assistant.schema.tokenizer import Tokenizer
 from egolive.streaming.errors import ConfigError, EngineError
 
-__all__ = ["ROW_BYTES", "SLICE_CACHE_BYTES", "Session"]
+__all__ = ["KV_CACHE_BYTES", "SLICE_CACHE_BYTES", "Session"]
 
 SLICE_CACHE_BYTES = 256 * 1024**2
 """Encoded slices kept by a session: about four minutes of EgoThinker-v1 at 448x252, one slice a second."""
-ROW_BYTES = 1024**3
+KV_CACHE_BYTES = 1024**3
 """Keys and values kept by a session between questions: three times what EgoThinker-v1 needs at 448x252."""
 _COUNTS = (
     "prompt_tokens",
@@ -49,7 +49,7 @@ _AHEAD = ("prompt_tokens_ahead", "slices_ahead")
 
 
 class Session:
-    """One stream's state over two halves; an `EngineSession`. One thread owns it."""
+    """One stream's state over a tower and a decoder; an `EngineSession`. One thread owns it."""
 
     def __init__(
         self,
@@ -62,35 +62,35 @@ class Session:
         banned: torch.Tensor,
         reuse: Reuse = FULL_REUSE,
         slice_cache_bytes: int = SLICE_CACHE_BYTES,
-        row_bytes: int = ROW_BYTES,
+        kv_cache_bytes: int = KV_CACHE_BYTES,
         threads: int | None = None,
     ) -> None:
         """Start with nothing seen.
 
         Args:
             tower: Encodes slices.
-            decoder: Reads prompts.
+            decoder: Runs prefill and decoding.
             tokenizer: Of the same checkpoint.
             preprocessor: Of the same checkpoint.
             context: Tokens that the model can hold, prompt and answer together.
             banned: Ids that are never sampled, on the device of the decoder's logits.
             reuse: Which work of earlier questions is used again.
             slice_cache_bytes: Limit of the encoded slices that are kept.
-            row_bytes: Limit of the keys and values that are kept.
+            kv_cache_bytes: Limit of the keys and values that are kept.
             threads: CPU threads of torch while this session works; None leaves them as they are.
         """
-        self.kept = PrefixCache(row_bytes)
-        """Rows kept from one question to the next, for those who watch memory."""
+        self.kept = PrefixCache(kv_cache_bytes)
+        """KV caches kept from one question to the next; public for memory measurements."""
         self.slices = VisionCache(slice_cache_bytes)
-        """Encoded slices by name, for those who keep them elsewhere."""
-        self._reader = Prefill(
+        """Visual tokens by slice name; public for callers that store or load them."""
+        self._prefill = Prefill(
             tower,
             decoder,
             tokenizer=tokenizer,
             preprocessor=preprocessor,
             reuse=reuse,
             slices=self.slices,
-            rows=self.kept,
+            prefixes=self.kept,
         )
         self._decoder = decoder
         self._tokenizer = tokenizer
@@ -99,7 +99,7 @@ class Session:
         self._reuse = reuse
         self._threads = threads
         self.drafts = DraftStore()
-        """The last answers, for those who bring an answer from elsewhere."""
+        """The last answers; public for callers that add an answer of their own."""
         self._openings: dict[str, tuple[str, ...]] = {}
         """By kind of vision, the text that stood before it in the prompt asked last."""
         self._asked: list[SequenceState] = []
@@ -108,24 +108,24 @@ class Session:
         self._closed = False
 
     def see(self, vision: Vision) -> None:
-        """Encode slices ahead of the questions, and read them behind the text that came before the last ones.
+        """Encode slices ahead of questions, and prefill them after the text that preceded the last ones.
 
-        A video's successor is read too. Without keys nothing could be found again, and nothing is done.
+        A video's successor is prefilled too. A vision without keys could not be found again and is ignored.
         """
         self._check_open()
         self._stop()
         with torch_threads(self._threads):
-            self._reader.encode_ahead(vision, self._ahead)
+            self._prefill.encode_ahead(vision, self._ahead)
             if vision.keys and self._reuse.prefix and vision.kind in self._openings:
                 for seen in (vision, _successor(vision)):
                     if seen is not None:
-                        self._reader.read_ahead(Prompt((*self._openings[vision.kind], seen)), self._ahead)
+                        self._prefill.prefill_ahead(Prompt((*self._openings[vision.kind], seen)), self._ahead)
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         """Answer all requests together; deltas come interleaved, closing the iterator stops the work.
 
         The token that ends an answer comes as a delta of its own without text. An `ask` ends the one before
-        it. After the last answer the window's successor is read, where there is one.
+        it. After the last answer the window's successor is prefilled, where there is one.
 
         Raises:
             EngineError: A prompt is too long or holds tokens for pictures, or the device failed.
@@ -151,13 +151,13 @@ class Session:
     def forget(self) -> None:
         """Drop everything that was seen, and what was said about it."""
         self._stop()
-        self._reader.clear()
+        self._prefill.clear()
         self.drafts.clear()
 
     def close(self) -> None:
         """Free the session; it cannot be used afterwards.
 
-        Where another thread hangs inside of it, what that thread uses is left to it.
+        Where another thread is still running it, its caches are left to that thread.
         """
         self._closed = True
         if self._running is None or getgeneratorstate(self._running) != GEN_RUNNING:
@@ -176,7 +176,7 @@ class Session:
             raise ValueError("this session is closed; open another one")
 
     def _stop(self) -> None:
-        """End the `ask` that is still running: its branches stand where new tokens would."""
+        """End the `ask` that is still running: its forks occupy the KV cache's end."""
         if self._running is not None:
             self._running.close()
             self._running = None
@@ -214,14 +214,14 @@ class Session:
             self._follow_up(asked)
 
     def _answer(self, asked: Sequence[SequenceState]) -> Generator[Delta]:
-        """Answer requests side by side: one pass over the weights reads what is next for all of them."""
+        """Answer requests as a batch: one forward pass for the next tokens of all of them."""
         if self._reuse.draft:
             for sequence in asked:
                 if sequence.request.key is not None and sequence.request.temperature == 0:
                     sequence.draft = self.drafts.of(sequence.request.key)
-        shared_prefixes = self._reader.shared_prefixes(asked)
+        shared_prefixes = self._prefill.shared_prefixes(asked)
         try:
-            logits = self._reader.read(shared_prefixes)
+            logits = self._prefill.run(shared_prefixes)
             live = [sequence for prefix in shared_prefixes for sequence in prefix.members]
             while True:
                 for sequence, found in zip(live, logits, strict=True):
@@ -231,15 +231,15 @@ class Session:
                 live = [sequence for sequence in live if not sequence.finished]
                 if not live:
                     return
-                logits = self._decoder.forward([sequence.go_on(self._decoder) for sequence in live])
+                logits = self._decoder.forward([sequence.next_input(self._decoder) for sequence in live])
         finally:
             for sequence in asked:
                 sequence.end()
             for prefix in shared_prefixes:
-                prefix.row.drop_forks()
+                prefix.cache.drop_forks()
 
     def _follow_up(self, asked: Sequence[SequenceState]) -> None:
-        """Remember how prompts open, and read what the windows that were asked about will be followed by."""
+        """Remember the text before each vision, and prefill the successors of the windows asked about."""
         prompts = {}
         for sequence in asked:
             parts = sequence.request.prompt.parts
@@ -254,7 +254,7 @@ class Session:
             if successor is not None:
                 prompts[opening, successor.keys] = Prompt((*opening, successor))
         for prompt in prompts.values():
-            self._reader.read_ahead(prompt, self._ahead)
+            self._prefill.prefill_ahead(prompt, self._ahead)
 
 
 def _successor(vision: Vision) -> Vision | None:

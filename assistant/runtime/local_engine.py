@@ -1,6 +1,6 @@
-"""An engine on this machine: two halves, and what belongs to the checkpoint they come from.
+"""An engine on this machine: a backend's tower and decoder, with the tokenizer and profile of a model.
 
-Every backend builds its halves and hands them over here; sessions over them are all the same.
+Every backend builds a tower and a decoder and passes them to `LocalEngine`; sessions are the same for all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DecoderT = TypeVar("DecoderT", bound=Decoder, covariant=True)
 
 
 class LocalEngine(Generic[TowerT, DecoderT]):
-    """Two halves, ready to answer; an `Engine`."""
+    """A backend's tower and decoder with their weights loaded; an `Engine`."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class LocalEngine(Generic[TowerT, DecoderT]):
         vocabulary: int,
         device: torch.device,
     ) -> None:
-        """Take over the halves.
+        """Take over a tower and a decoder.
 
         Args:
             tower: Encodes slices.
-            decoder: Reads prompts.
+            decoder: Runs prefill and decoding.
             tokenizer: Of the same checkpoint.
             preprocessor: Of the same checkpoint.
             profile: How it is asked and read.
@@ -56,7 +56,7 @@ class LocalEngine(Generic[TowerT, DecoderT]):
         self.tokenizer = tokenizer
         self.preprocessor = preprocessor
         self.profile = profile
-        self._halves: tuple[TowerT, DecoderT] | None = (tower, decoder)
+        self._backend: tuple[TowerT, DecoderT] | None = (tower, decoder)
         self.context = context
         """Tokens that the model can hold, prompt and answer together."""
         self.threads: int | None = None
@@ -65,19 +65,19 @@ class LocalEngine(Generic[TowerT, DecoderT]):
         banned = sorted(tokenizer.vision_tokens | set(range(len(tokenizer), vocabulary)))
         self._banned = torch.tensor(banned, device=device)
 
-    def halves(self) -> tuple[TowerT, DecoderT]:
-        """The two halves, for measuring and for exporting; called directly they use the caller's threads.
+    def backend(self) -> tuple[TowerT, DecoderT]:
+        """Tower and decoder, for measuring and exporting; called directly they use the caller's threads.
 
         Raises:
             ValueError: The engine is closed.
         """
-        if self._halves is None:
+        if self._backend is None:
             raise ValueError("this engine is closed; load it again")
-        return self._halves
+        return self._backend
 
     def session(self, reuse: Reuse = FULL_REUSE) -> Session:
         """A fresh stream state; use as a context manager."""
-        tower, decoder = self.halves()
+        tower, decoder = self.backend()
         return Session(
             tower,
             decoder,
@@ -91,7 +91,7 @@ class LocalEngine(Generic[TowerT, DecoderT]):
 
     def close(self) -> None:
         """Free the weights, as soon as no session holds them any more."""
-        self._halves = None
+        self._backend = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,7 +1,7 @@
-"""How a session gets its prompts read: what was encoded or read before is taken from where it is kept.
+"""Prefill of prompts, with reuse of encoded slices and of cached prefixes.
 
-Requests that see the same share the row that reads it, their trunk; each goes on from there on a branch.
-What is said on the branches is the business of `egolive.assistant.runtime.engine_session`.
+Requests with the same beginning share one KV cache for it, their shared prefix; each continues on a fork of
+its own. Decoding on the forks is done by `egolive.assistant.runtime.engine_session`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["Prefill", "SharedPrefix"]
 
 @dataclass(slots=True)
 class SharedPrefix:
-    """What some requests share: the beginning of their prompts, and the row that reads it."""
+    """The beginning that the prompts of some requests share, and its KV cache."""
 
     layout: Layout
     length: int
     """Tokens that are shared."""
-    row: KVCache
+    cache: KVCache
     members: list[SequenceState] = field(default_factory=list)
 
 
 class Prefill:
-    """Reads prompts for one session, and keeps what later ones will share with them."""
+    """Prefill for one session; fills the vision cache and the prefix cache for later prompts."""
 
     def __init__(
         self,
@@ -47,95 +47,96 @@ class Prefill:
         preprocessor: Preprocessor,
         reuse: Reuse,
         slices: VisionCache,
-        rows: PrefixCache,
+        prefixes: PrefixCache,
     ) -> None:
-        """Take over the halves and what is kept."""
+        """Take over tower, decoder and caches."""
         self._tower = tower
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._preprocessor = preprocessor
         self._reuse = reuse
         self._slices = slices
-        self._rows = rows
+        self._prefixes = prefixes
 
     def shared_prefixes(self, asked: Sequence[SequenceState]) -> list[SharedPrefix]:
-        """Bring together the requests that see the same, and find a row to go on from for each."""
+        """Group the requests by their shared prefix, and find a KV cache to extend for each group."""
         shared_prefixes: list[SharedPrefix] = []
         for sequence in asked:
             layout = sequence.layout
-            # The last token is always read on a branch: its logits are what the answer starts from.
+            # The last token is always on a fork: the answer starts from its logits.
             length = min(layout.head, len(layout) - 1)
             if length == 0 and self._reuse.prefix:
-                length = self._rows.best(layout, len(layout) - 1)[1]
+                length = self._prefixes.best(layout, len(layout) - 1)[1]
             for prefix in shared_prefixes:
                 if prefix.length == length and layout.shared_with(prefix.layout) >= length:
                     prefix.members.append(sequence)
                     break
             else:
-                row = self._row_for(layout, length, taken=[prefix.row for prefix in shared_prefixes])
-                shared_prefixes.append(SharedPrefix(layout, length, row, [sequence]))
+                cache = self._cache_for(layout, length, taken=[prefix.cache for prefix in shared_prefixes])
+                shared_prefixes.append(SharedPrefix(layout, length, cache, [sequence]))
         return shared_prefixes
 
-    def _row_for(self, layout: Layout, length: int, taken: Sequence[KVCache] = ()) -> KVCache:
-        """A row that has read as much as possible of the first `length` tokens, and nothing else."""
-        kept, shared = self._rows.best(layout, length) if self._reuse.prefix else (None, 0)
+    def _cache_for(self, layout: Layout, length: int, taken: Sequence[KVCache] = ()) -> KVCache:
+        """A KV cache with as many as possible of the first `length` tokens, and no others."""
+        kept, shared = self._prefixes.best(layout, length) if self._reuse.prefix else (None, 0)
         if kept is None:
             return self._decoder.new_cache()
-        # Text stays as it is for the next picture; a window that will be kept goes on in its own row.
-        goes_on = kept.kind != "text" and layout.kept and length == layout.head
-        whole = shared == kept.row.length and not any(kept.row is row for row in taken)
-        if whole and (goes_on or shared == length):
-            return kept.row
-        return kept.row.copy(shared)
+        # A text prefix stays as it is for the next picture; a window is extended in its own cache.
+        extends = kept.kind != "text" and layout.kept and length == layout.head
+        whole = shared == kept.cache.length and not any(kept.cache is cache for cache in taken)
+        if whole and (extends or shared == length):
+            return kept.cache
+        return kept.cache.copy(shared)
 
-    def read(self, shared_prefixes: Sequence[SharedPrefix]) -> list[torch.Tensor]:
-        """Read the prompts of all requests in one pass, each to its end and a draft of its answer behind it.
+    def run(self, shared_prefixes: Sequence[SharedPrefix]) -> list[torch.Tensor]:
+        """Prefill the prompts of all requests in one forward pass, each followed by a draft of its answer.
 
         Returns:
-            The logits of each request's chunk, in the order of the trunks' members.
+            The logits of each request's input, in the order of the shared prefixes' members.
         """
-        # Trunks have no logits of their own.
-        logits = [found for found in self._decoder.forward(self._first_chunks(shared_prefixes)) if len(found)]
+        inputs = self._inputs(shared_prefixes)
+        # Shared prefixes have no logits of their own.
+        logits = [logits for logits in self._decoder.forward(inputs) if len(logits)]
         if self._reuse.prefix:
             self._keep(shared_prefixes)
         return logits
 
     def encode_ahead(self, vision: Vision, usage: Counter[str]) -> None:
-        """Encode slices that have names, for the questions that will need them."""
+        """Encode slices that have names into the vision cache."""
         if self._reuse.slices:
             for piece in slices_of(vision):
                 if piece.kept:
                     self._visual_tokens(piece, usage, "slices_ahead")
 
-    def read_ahead(self, prompt: Prompt, usage: Counter[str]) -> None:
-        """Read the beginning of a prompt that ends with a picture or video, and keep its row."""
+    def prefill_ahead(self, prompt: Prompt, usage: Counter[str]) -> None:
+        """Prefill the beginning of a prompt that ends with a picture or video, and keep its KV cache."""
         layout = lay_out(prompt, self._tokenizer)
-        row = self._row_for(layout, len(layout))
-        start = row.length
+        cache = self._cache_for(layout, len(layout))
+        start = cache.length
         if start < len(layout):
             embeddings = self._embed(layout, start, len(layout), usage, "slices_ahead")
-            self._decoder.forward([ForwardInput(row, embeddings, layout.positions[:, start:], keep=0)])
+            self._decoder.forward([ForwardInput(cache, embeddings, layout.positions[:, start:], keep=0)])
             usage["prompt_tokens_ahead"] += len(layout) - start
-        self._rows.put(layout, row)
+        self._prefixes.put(layout, cache)
 
     def clear(self) -> None:
-        """Drop all that is kept."""
+        """Empty the vision cache and the prefix cache."""
         self._slices.clear()
-        self._rows.clear()
+        self._prefixes.clear()
 
-    def _first_chunks(self, shared_prefixes: Sequence[SharedPrefix]) -> list[ForwardInput]:
-        chunks = []
+    def _inputs(self, shared_prefixes: Sequence[SharedPrefix]) -> list[ForwardInput]:
+        inputs = []
         for prefix in shared_prefixes:
-            layout, start, stop = prefix.layout, prefix.row.length, prefix.length
+            layout, start, stop = prefix.layout, prefix.cache.length, prefix.length
             if stop > start:
                 embeddings = self._embed(layout, start, stop, prefix.members[0].usage)
-                chunks.append(ForwardInput(prefix.row, embeddings, layout.positions[:, start:stop], keep=0))
+                inputs.append(ForwardInput(prefix.cache, embeddings, layout.positions[:, start:stop], keep=0))
             for sequence in prefix.members:
                 embeddings = self._embed(sequence.layout, stop, len(sequence.layout), sequence.usage)
                 sequence.usage["prompt_tokens_reused"] = stop
-                chunks.append(sequence.begin(prefix.row.fork(), embeddings, self._decoder))
+                inputs.append(sequence.begin(prefix.cache.fork(), embeddings, self._decoder))
             prefix.members[0].usage["prompt_tokens_reused"] = start
-        return chunks
+        return inputs
 
     def _keep(self, shared_prefixes: Sequence[SharedPrefix]) -> None:
         for prefix in shared_prefixes:
@@ -143,9 +144,9 @@ class Prefill:
             if not layout.slices or not layout.kept or prefix.length < layout.head:
                 continue
             before = [part for part in layout.pieces[:1] if not isinstance(part, SlicePiece)]
-            if before and self._rows.best(layout, len(before[0]))[1] < len(before[0]):
-                self._rows.put(layout, prefix.row.copy(len(before[0])))
-            self._rows.put(layout, prefix.row)
+            if before and self._prefixes.best(layout, len(before[0]))[1] < len(before[0]):
+                self._prefixes.put(layout, prefix.cache.copy(len(before[0])))
+            self._prefixes.put(layout, prefix.cache)
 
     def _embed(
         self, layout: Layout, start: int, stop: int, usage: Counter[str], name: str = "slices_encoded"

@@ -1,7 +1,8 @@
-"""Rows that a session keeps from one question to the next: what windows and pictures begin with.
+"""The prefix cache: KV caches of prompt prefixes, kept from one question to the next.
 
-A window grows slice by slice, and so does its row. A younger row that began later runs beside it and takes
-over when the window has become too long; nothing is ever cut off at the front, which would not be exact.
+A window grows slice by slice, and its KV cache is extended with it. A second cache that started later is kept
+beside it and takes over when the window has become too long: tokens are never removed from the front of a
+cache, which would not be exact.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ __all__ = ["PrefixCache", "PrefixEntry"]
 Kind = Literal["text", "image", "video"]
 
 _MOST: dict[Kind, int] = {"text": 2, "image": 1, "video": 2}
-"""Rows kept of each kind: what prompts open with, the newest picture, and two windows."""
+"""Entries kept of each kind: texts before pictures, the newest picture, and two windows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefixEntry:
-    """A row and what it has read."""
+    """A KV cache and the tokens in it."""
 
     layout: Layout
-    row: KVCache
+    cache: KVCache
 
     @property
     def kind(self) -> Kind:
-        """What it ends with."""
+        """What the prefix ends with."""
         slices = self.layout.slices
         if not slices:
             return "text"
@@ -38,19 +39,19 @@ class PrefixEntry:
 
 
 class PrefixCache:
-    """A few rows, within a limit of memory; of each kind those used longest ago leave first."""
+    """A few KV caches within a memory limit; the least recently used of each kind is evicted first."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit = limit_bytes
         self._kept: list[PrefixEntry] = []
-        """The one used last stands last."""
+        """The most recently used entry is the last."""
 
     def best(self, layout: Layout, most: int) -> tuple[PrefixEntry | None, int]:
-        """The row that shares the longest beginning with a prompt, and how long that is.
+        """The entry with the longest prefix in common with a prompt, and the length of that prefix.
 
         Args:
             layout: The prompt.
-            most: Tokens of it that may be taken from a row.
+            most: Largest number of tokens to reuse.
         """
         found, length = None, 0
         for kept in self._kept:
@@ -59,10 +60,10 @@ class PrefixCache:
                 found, length = kept, shared
         return found, length
 
-    def put(self, layout: Layout, row: KVCache) -> None:
-        """Keep a row that has read a prompt up to its length, in place of what was known of it."""
-        kept = PrefixEntry(layout.cut(row.length), row)
-        self._kept = [other for other in self._kept if other.row is not row]
+    def put(self, layout: Layout, cache: KVCache) -> None:
+        """Add a KV cache that holds a beginning of a prompt; an older entry of the same cache is replaced."""
+        kept = PrefixEntry(layout.cut(cache.length), cache)
+        self._kept = [other for other in self._kept if other.cache is not cache]
         self._kept.append(kept)
         same = [other for other in self._kept if other.kind == kept.kind]
         if len(same) > _MOST[kept.kind]:
@@ -71,7 +72,7 @@ class PrefixCache:
             self._kept.pop(0)
 
     def clear(self) -> None:
-        """Drop all rows."""
+        """Drop all entries."""
         self._kept.clear()
 
     def __len__(self) -> int:
@@ -83,4 +84,4 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all that is kept."""
-        return sum(kept.row.nbytes for kept in self._kept)
+        return sum(kept.cache.nbytes for kept in self._kept)

@@ -1,6 +1,6 @@
-"""One request while it is answered: which tokens it reads next, and which it says.
+"""Decoding state of one request: its next forward input, and the tokens chosen from the logits.
 
-Rows and passes over the weights are the business of `egolive.assistant.runtime.engine_session`.
+KV caches and forward passes are managed by `egolive.assistant.runtime.engine_session`.
 """
 
 from __future__ import annotations
@@ -50,38 +50,38 @@ class SequenceState:
             slices_used=len(layout.slices),
         )
         self.tokens: list[int] = []
-        """What it has said so far, the token that ends it included."""
+        """Tokens generated so far, the one that ends the answer included."""
         self.finished = False
         self._number = number
         self._sampler = TokenSampler(request, banned)
         self._eos = tokenizer.eos
         self._text = tokenizer.decoder()
-        self._branch: CacheFork | None = None
+        self._fork: CacheFork | None = None
         self._proposed: tuple[int, ...] = ()
         self._accepted = 0
 
-    def begin(self, branch: CacheFork, embeddings: torch.Tensor, decoder: Decoder) -> ForwardInput:
-        """What to read first: the end of the prompt, on a branch of its own, and a draft behind it.
+    def begin(self, fork: CacheFork, embeddings: torch.Tensor, decoder: Decoder) -> ForwardInput:
+        """The first forward input: the rest of the prompt, followed by the draft.
 
         Args:
-            branch: Follows a row that has read the beginning of the prompt.
+            fork: Of the KV cache that holds the beginning of the prompt.
             embeddings: (n, width) of the rest of the prompt, at least one token.
-            decoder: Knows the embeddings of drafted tokens.
+            decoder: Gives the embeddings of the draft's tokens.
         """
-        self._branch = branch
+        self._fork = fork
         positions = self.layout.positions[:, len(self.layout) - len(embeddings) :]
-        return self._chunk(embeddings, positions, decoder)
+        return self._forward_input(embeddings, positions, decoder)
 
-    def go_on(self, decoder: Decoder) -> ForwardInput:
-        """What to read next: the token that was said last, and a draft behind it."""
+    def next_input(self, decoder: Decoder) -> ForwardInput:
+        """The next forward input: the last generated token, followed by the draft."""
         position = self.layout.next_position + len(self.tokens) - 1
-        return self._chunk(decoder.embed(self.tokens[-1:]), np.full((3, 1), position), decoder)
+        return self._forward_input(decoder.embed(self.tokens[-1:]), np.full((3, 1), position), decoder)
 
     def take(self, logits: torch.Tensor) -> Iterator[Delta]:
-        """The tokens that follow from what was read; the draft is kept as far as it holds.
+        """Choose tokens from logits; the draft is accepted up to its first wrong token.
 
         Args:
-            logits: (1 + drafted tokens, vocabulary) of the chunk given last.
+            logits: (1 + drafted tokens, vocabulary) of the last forward input.
         """
         chosen = []
         for place in range(len(logits)):
@@ -94,23 +94,23 @@ class SequenceState:
                 return
             if not right:
                 break
-        assert self._branch is not None
+        assert self._fork is not None
         wrong = len(self._proposed) - len(chosen) + 1
         if wrong:
-            self._branch.rewind(self._branch.length - wrong)
+            self._fork.rewind(self._fork.length - wrong)
         self.draft.learn(self._proposed, chosen)
 
     def end(self) -> None:
-        """Bring the grammar back to its beginning, for the next answer that it serves."""
+        """Roll the grammar matcher back to its beginning, for the next answer that uses it."""
         if self.request.matcher is not None and self._accepted:
             self.request.matcher.rollback(self._accepted)
         self._accepted = 0
 
-    def _chunk(
+    def _forward_input(
         self, embeddings: torch.Tensor, positions: NDArray[np.int64], decoder: Decoder
     ) -> ForwardInput:
-        assert self._branch is not None
-        # The token after a draft is said as well, so one less is worth checking.
+        assert self._fork is not None
+        # The token after the draft is chosen in the same pass, so the draft leaves room for one.
         self._proposed = self.draft.propose(self.request.max_tokens - len(self.tokens) - 1)
         count = len(self._proposed)
         if count:
@@ -119,7 +119,7 @@ class SequenceState:
             positions = np.concatenate([positions, drafted], axis=1)
             embeddings = torch.cat([embeddings, decoder.embed(self._proposed)])
         self.usage["draft_proposed"] += count
-        return ForwardInput(self._branch, embeddings, positions, keep=1 + count)
+        return ForwardInput(self._fork, embeddings, positions, keep=1 + count)
 
     def _choose(self, logits: torch.Tensor) -> Delta:
         token, logprob, margin = self._sampler.choose(logits)

@@ -1,7 +1,8 @@
-"""The last answer to the same question as a draft of the next: proposed whole, checked in one pass.
+"""Speculative decoding whose draft is the previous answer to the same question.
 
-A scene seldom changes from one second to the next, and where it does, most signs of a box stay. A draft is
-only ever a proposal: what the model says is decided by its own logits.
+The draft is verified in one forward pass. Answers about a scene seldom change from one second to the next;
+where a box moves, most digits of its coordinates stay. Tokens are always chosen from the model's own logits,
+so the answer is the same as without a draft.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ from collections.abc import Hashable, Sequence
 __all__ = ["Draft", "DraftStore"]
 
 _REMEMBERED = 64
-"""Questions whose last answer is kept."""
+"""Number of questions whose last answer is kept."""
 _GIVE_UP = 4
-"""Proposals in a row of which no token was right, before the rest of a draft is left alone."""
+"""Consecutive proposals without an accepted token after which the rest of a draft is not proposed."""
 _LOOK_AHEAD = 3
-"""Tokens of a draft that the new answer may leave out where the two part."""
+"""Tokens of the draft that may be skipped to realign it with the new answer after a wrong token."""
 
 
 class DraftStore:
-    """The last answers by their keys; those not asked for longest leave first."""
+    """The last answers by request key; the least recently stored is evicted first."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[Hashable, tuple[int, ...]] = OrderedDict()
 
     def of(self, key: Hashable) -> Draft:
-        """The draft of the next answer; empty where there was none."""
+        """The draft for the next answer; empty where there is no earlier answer."""
         return Draft(self._answers.get(key, ()))
 
     def keep(self, key: Hashable, tokens: Sequence[int]) -> None:
-        """Remember a whole answer."""
+        """Store a complete answer."""
         self._answers[key] = tuple(tokens)
         self._answers.move_to_end(key)
         if len(self._answers) > _REMEMBERED:
@@ -42,10 +43,10 @@ class DraftStore:
 
 
 class Draft:
-    """One earlier answer while the next one is written.
+    """An earlier answer, proposed piece by piece while the next one is decoded.
 
-    Where the two part, the rest of it is proposed again one token further on, as when a digit of a box has
-    changed; by so much less as it was right before.
+    After a wrong token the proposal goes on one token later, for a digit of a box that has changed; the next
+    proposal is at most twice as long as what was accepted, plus one.
     """
 
     def __init__(self, tokens: Sequence[int] = ()) -> None:
@@ -55,11 +56,11 @@ class Draft:
         self._failed = 0
 
     def propose(self, most: int) -> tuple[int, ...]:
-        """The next tokens to check, at most so many."""
+        """The next tokens to verify, at most `most`."""
         return self._tokens[self._at : self._at + max(0, min(most, self._most))]
 
     def learn(self, proposed: Sequence[int], chosen: Sequence[int]) -> None:
-        """Take in what was made of a proposal.
+        """Move on in the draft after a proposal was verified.
 
         Args:
             proposed: What `propose` gave.

@@ -1,4 +1,4 @@
-"""From logits to the next token of one answer: greedy, or drawn with temperature, top-k and top-p."""
+"""Sampling: the next token from logits, greedy or with temperature, top-k and top-p."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TokenSampler:
         """Check the request's settings.
 
         Args:
-            request: temperature, top_p, top_k, seed and guide are used.
+            request: temperature, top_p, top_k, seed and matcher are used.
             banned: ids that are never chosen, on the device of the logits.
 
         Raises:

@@ -1,4 +1,4 @@
-"""How many CPU threads torch uses, for the length of a block and not for the rest of the program."""
+"""A context manager that sets torch's number of CPU threads for one block of code."""
 
 from __future__ import annotations
 

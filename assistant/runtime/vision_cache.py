@@ -1,4 +1,4 @@
-"""Encoded slices, kept for the windows that will hold them again, within limits of memory and number."""
+"""The vision cache: visual tokens of encoded slices, within limits of memory and number."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 __all__ = ["VisionCache"]
 
 _MOST = 512
-"""Slices and pictures that are kept at most: windows of 200 slices, with the pictures asked about between
-them. A small model's would fill any limit of bytes with what no window will hold again."""
+"""Largest number of entries: windows of 200 slices, with the pictures asked about between them. For a
+small model the byte limit alone would keep entries that no window uses again."""
 
 
 class VisionCache:
-    """Visual tokens by slice name; the least recently used leave first."""
+    """Visual tokens by slice name; the least recently used are evicted first."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -29,7 +29,7 @@ class VisionCache:
         return self._kept.get(name)
 
     def put(self, name: Hashable, tokens: torch.Tensor) -> None:
-        """Keep a slice that is not kept yet, at the cost of the least recently used ones."""
+        """Add a slice that is not in the cache yet; evicts the least recently used ones."""
         self._kept[name] = tokens
         self._bytes += tokens.nbytes
         while self._bytes > self._limit or len(self._kept) > _MOST:

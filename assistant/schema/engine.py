@@ -1,9 +1,9 @@
-"""What an engine is: weights that are ready, and a session that holds one stream's state.
+"""The engine protocol: loaded weights (`Engine`), and the state of one stream (`EngineSession`).
 
-An engine knows pixels, prompts and tokens; it knows nothing of tasks, boxes or time.
+An engine takes prompts of text and pixels and gives tokens; it knows nothing of tasks, boxes or time.
 `egolive.assistant.prompts.prompts` makes a `Prompt` of a task, `egolive.assistant.prompts.parsing` an
-`Answer` of tokens. Every backend supplies two halves (a vision tower and a decoder); what makes it fast is
-written once, above.
+`Answer` of tokens. A backend supplies a vision tower and a decoder; caching and batching are written once, in
+`egolive.assistant.runtime`.
 """
 
 from __future__ import annotations
@@ -79,9 +79,10 @@ class Prompt:
 
 
 class GrammarMatcher(Protocol):
-    """A grammar that an answer has to follow. It stands where the answer stands, and serves one at a time.
+    """The state of a grammar that constrains one answer at a time.
 
-    Who asks gives it at its beginning; when the answer ends or is cut off, the session rolls it back there.
+    The caller passes it in its initial state; when the answer ends or is cut off, the session rolls it back
+    to that state.
     """
 
     @property
@@ -154,21 +155,24 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """All of it is exact: with any of them off the answers are the same tokens, but for ties in rounding."""
+    """What a session reuses of earlier questions; each kind can be switched off to measure its gain.
+
+    All of it is exact: with any of them off the answers are the same tokens, but for ties in rounding.
+    """
 
     slices: bool = True
-    """Encode a slice or picture once for all windows and questions that hold it."""
+    """Vision cache: encode a slice or picture once for all windows and questions that hold it."""
     prefix: bool = True
-    """Keep what was read of the newest windows and picture, and of the text before them, from one `ask` to
-    the next."""
+    """Prefix cache: keep the KV caches of the newest windows and picture, and of the text before them, from
+    one `ask` to the next."""
     together: bool = True
-    """Read what the requests of one `ask` share once for all of them, and decode them side by side."""
+    """Batching: prefill the shared prefix of the requests of one `ask` once, and decode them as a batch."""
     draft: bool = True
-    """Propose the last answer under the same key and check it in one pass, in place of token by token."""
+    """Speculative decoding: the last answer under the same key is the draft, verified in one pass."""
 
 
 FULL_REUSE = Reuse()
-"""What a session does unless told otherwise."""
+"""The default of a session."""
 NO_REUSE = Reuse(slices=False, prefix=False, together=False, draft=False)
 """The naive loop: each request by itself, from its pixels to its last token."""
 

@@ -111,7 +111,7 @@ def cost_of(
 
 def _computes_in_bf16(engine: AnyLocalEngine, folder: Path) -> bool:
     """Weights of few bits say nothing about the sums: the tower's precision does, and torch's own type."""
-    decoder = engine.halves()[1]
+    decoder = engine.backend()[1]
     if isinstance(decoder, TorchDecoder):
         return decoder.dtype == torch.bfloat16
     precision = (
@@ -132,7 +132,7 @@ def _weights_read(engine: AnyLocalEngine, folder: Path) -> tuple[int, int]:
     attention = int(text.hidden_size) * head * 2 * (text.num_attention_heads + text.num_key_value_heads)
     layer = attention + 3 * int(text.hidden_size) * int(text.intermediate_size)
     weights = int(text.num_hidden_layers) * layer
-    decoder = engine.halves()[1]
+    decoder = engine.backend()[1]
     if isinstance(decoder, TorchDecoder):
         layers = sum(weight.nbytes for weight in decoder.text_model.layers.parameters())
         return layers + decoder.head.nbytes, weights

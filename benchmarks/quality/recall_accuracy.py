@@ -227,7 +227,7 @@ def _live(source: Session, engine: Engine, memory: Memory) -> None:
     clock = VirtualClock()
     questions = [question for question in LIVE_QUESTIONS if question.task != "ground"]
     questions += [question for question in LIVE_QUESTIONS if question.phrase.startswith("object")]
-    with Assistant(engine, questions=questions, keeper=live, clock=clock) as assistant:
+    with Assistant(engine, questions=questions, observer=live, clock=clock) as assistant:
         live.attend(assistant)
         profile = engine.profile
         watched = live.watch(source)

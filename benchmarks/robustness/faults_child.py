@@ -99,7 +99,7 @@ def _no_memory(mark: Path) -> None:
 
 
 def _break_nano(mark: Path, half: int, error: BaseException) -> None:
-    """Let the torch modules of one of nano's halves (0 tower, 1 decoder) raise something."""
+    """Let the torch modules of nano's tower (0) or decoder (1) raise something."""
     load = ModelOptions.load
 
     def fail() -> NoReturn:
@@ -108,7 +108,7 @@ def _break_nano(mark: Path, half: int, error: BaseException) -> None:
 
     def broken(self: ModelOptions) -> Any:
         engine: Any = load(self)
-        tower, decoder = engine.halves()
+        tower, decoder = engine.backend()
         part = decoder.text_model.norm if half else tower._visual
         failing = _after(_HEALTHY, fail)
         part.register_forward_pre_hook(lambda *_: failing())

@@ -216,7 +216,7 @@ class TransformersBaseline:
     """
 
     def __init__(self, engine: TorchEngine, setting: str = SETTINGS[0], longest: int = 0) -> None:
-        _, decoder = engine.halves()
+        _, decoder = engine.backend()
         self._model: Any = decoder.model
         self._device = decoder.device
         self._tokenizer = engine.tokenizer

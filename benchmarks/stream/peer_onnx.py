@@ -141,5 +141,5 @@ class OnnxBaseline:
     def _table(self, tokens: tuple[int, ...] | SlicePiece) -> NDArray[np.float32]:
         """Embeddings of text."""
         assert not isinstance(tokens, SlicePiece)
-        found: NDArray[np.float32] = self._engine.halves()[1].embed(tokens).float().numpy()
+        found: NDArray[np.float32] = self._engine.backend()[1].embed(tokens).float().numpy()
         return found

@@ -175,8 +175,8 @@ def random_checkpoint(
     )
     questions = [Question("intent"), Question("ground", "left hand")]
     engine = random_engine(model, structure, questions=questions, device=torch.device("cpu"))
-    # `halves` gives the tower and the decoder, which holds the whole model.
-    engine.halves()[1].model.save_pretrained(out)
+    # `backend` gives the tower and the decoder, which holds the whole model.
+    engine.backend()[1].model.save_pretrained(out)
     save_profile(engine.profile, out)
     tokenizer: Any = engine.tokenizer._tokenizer
     tokenizer.save_pretrained(out)

@@ -152,7 +152,7 @@ def measure(
         measured, usage = play_all(
             engine, hops, slices=slices, naive_every=naive_every, gains=gains, progress=advance
         )
-        config = engine.halves()[1].model.config
+        config = engine.backend()[1].model.config
         figures: dict[str, Any] = {
             "model": engine.info.name,
             "text_layers": config.text_config.num_hidden_layers,
@@ -161,7 +161,7 @@ def measure(
             "precision": engine.info.precision,
             "device": engine.info.device,
             "threads": torch.get_num_threads(),
-            "graphs": engine.halves()[1].static is not None,
+            "graphs": engine.backend()[1].static is not None,
             "slices": slices,
             "max_tokens": max_tokens,
             "naive_every": naive_every,

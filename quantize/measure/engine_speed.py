@@ -124,7 +124,7 @@ def time_engine(
         slices: Lengths of the windows whose prompts are read.
         decoding: Entered for the `STEPS` decode steps, to count their energy.
     """
-    tower, decoder = engine.halves()
+    tower, decoder = engine.backend()
     device = torch.device(engine.info.device)
     frames = noise_frames(engine, 2 * max(slices))
     height, width = frames[0].shape[:2]

@@ -111,7 +111,7 @@ def _logprobs(
     encoded: dict[Hashable, torch.Tensor],
 ) -> torch.Tensor:
     """Logarithms of the probabilities before each token of an answer, the whole prompt read anew."""
-    tower, decoder = engine.halves()
+    tower, decoder = engine.backend()
     layout = lay_out(prompt, engine.tokenizer)
     embeddings = embeddings_of(layout, tower, decoder, engine.preprocessor, encoded)
     said = tokens[:-1]

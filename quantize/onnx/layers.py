@@ -1,4 +1,4 @@
-"""What both halves are made of, as ONNX nodes: linear layers, norms, attention, rotary turns."""
+"""Layers of tower and decoder as ONNX nodes: linear layers, norms, attention, rotary embedding."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def play(engine: TorchEngine, reuse: Reuse, windows: range) -> Said:
 
 
 def assert_replayed(engine: TorchEngine) -> None:
-    static = engine.halves()[1].static
+    static = engine.backend()[1].static
     assert static is not None
     assert static.capture is not uncaptured, "capturing has failed; the log says why"
     assert static.sizes
@@ -93,7 +93,7 @@ def test_graphs_replay_what_is_said_without_them(
     model: Path = request.getfixturevalue(name)
     windows = range(4) if reuse == NO_REUSE else range(12)
     with closing(on_gpu(model, graphs=False)) as engine:
-        assert engine.halves()[1].static is None
+        assert engine.backend()[1].static is None
         expected = play(engine, reuse, windows)
     with closing(on_gpu(model, graphs=True)) as engine:
         found = play(engine, reuse, windows)

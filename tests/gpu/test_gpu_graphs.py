@@ -72,7 +72,7 @@ def said(
                     tokens[delta.request].append(delta.token)
                 seconds = (time.perf_counter() - start) / sum(map(len, tokens))
                 found += tokens
-        decoder = engine.halves()[1]
+        decoder = engine.backend()[1]
         if provider == "auto" and graphs:
             assert isinstance(decoder, GraphDecoder)
             assert decoder.steps is not None

@@ -304,7 +304,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keeper = EvidenceWriter(
         folder / "bundles", model="nano", info=engine.info, sha256="x", profile=engine.profile
     )
-    with Assistant(engine, questions=questions, keeper=keeper) as assistant:
+    with Assistant(engine, questions=questions, observer=keeper) as assistant:
         recorder = record_into(folder / "recording", settings, engine)
         run_stream(Folder(folder / "pictures"), assistant, [], fps=2.0, slices=2, recorder=recorder)
     return folder

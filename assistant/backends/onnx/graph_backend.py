@@ -1,9 +1,8 @@
-"""The two halves over graphs that `egolive export` and `egolive quantize` write, whoever runs the graphs.
+"""Vision tower and decoder over the graphs that `egolive export` and `egolive quantize` write.
 
-Rows, branches and what is shared between them are those of the torch engine; here one pass over the weights
-is one run of a graph. Several rows are read in one pass as if they were one: an attention bias keeps their
-tokens apart. Running a graph is the backend's business: `egolive.assistant.backends.onnx.onnx_runtime` and
-`egolive.assistant.backends.tensorrt.tensorrt_runtime`.
+KV caches and forks are those of the torch backend; a forward pass is one run of a graph. Several KV caches
+are extended in one run as one sequence: an attention bias masks the tokens of the others. The graphs are run
+by `egolive.assistant.backends.onnx.onnx_runtime` or `egolive.assistant.backends.tensorrt.tensorrt_runtime`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _PATCH = 14
 
 
 class GraphTower:
-    """The vision half, for pictures of one size."""
+    """The vision tower, for pictures of one size."""
 
     def __init__(self, graph: LoadedGraph, shapes: Shapes, device: torch.device) -> None:
         self._graph = graph
@@ -60,7 +59,7 @@ class GraphTower:
 
 
 class GraphDecoder:
-    """The text half. Keys and values stay on the device; a run appends to them in place."""
+    """The decoder. Keys and values stay on the device; a run appends to them in place."""
 
     def __init__(
         self,
@@ -97,7 +96,7 @@ class GraphDecoder:
         return self._table[torch.tensor(tokens, dtype=torch.long)].to(self._device, self._dtype)
 
     def new_cache(self) -> TorchKVCache:
-        """A row that has read nothing."""
+        """An empty KV cache."""
         return TorchKVCache(self._new_buffer)
 
     def _new_buffer(self, capacity: int) -> torch.Tensor:
@@ -110,23 +109,23 @@ class GraphDecoder:
         return torch.empty(size, dtype=self._dtype, device=self._device)
 
     def forward(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
-        """Let several rows and branches read on; see `Decoder`.
+        """Extend several KV caches and forks; see `Decoder`.
 
-        Where a pass is limited and these are too many, several are made; what was read before one of them
-        fails stays read.
+        Inputs that are too large for one pass are split into several; where one of them fails, the results of
+        those before it stay in the caches.
         """
         if self._sizes is None:
             return self._read(inputs) if inputs else []
         found: list[list[torch.Tensor]] = [[] for _ in inputs]
         for one in passes(inputs, self._sizes):
-            for (place, _), logits in zip(one, self._read([chunk for _, chunk in one]), strict=True):
+            for (place, _), logits in zip(one, self._read([part for _, part in one]), strict=True):
                 found[place].append(logits)
         return [torch.cat(parts) for parts in found]
 
     def _read(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
         """One pass."""
         with as_engine_errors("reading a prompt"), torch.inference_mode():
-            spans, order = plan_batch(inputs)
+            segments, order = plan_batch(inputs)
             embeddings = torch.cat([inputs[at].embeddings for at in order])
             positions = np.concatenate([inputs[at].positions for at in order], axis=1)
             kept: list[int] = []
@@ -134,43 +133,43 @@ class GraphDecoder:
             for at in order:
                 end += len(inputs[at].embeddings)
                 kept += range(end - inputs[at].keep, end)
-            if self.steps is not None and self.steps.fits(spans):
-                logits = self.steps.read(spans, embeddings, positions, kept)
+            if self.steps is not None and self.steps.fits(segments):
+                logits = self.steps.read(segments, embeddings, positions, kept)
             else:
                 if self.steps is not None:
-                    self.steps.overtaken(spans)
-                logits = self._run(spans, embeddings, positions, kept)
-        for span in spans:
-            span.cache.commit(span.owners)
+                    self.steps.overtaken(segments)
+                logits = self._run(segments, embeddings, positions, kept)
+        for segment in segments:
+            segment.cache.commit(segment.owners)
         found = torch.split(logits[: len(kept)], [inputs[at].keep for at in order])
         placed = dict(zip(order, found, strict=True))
         return [placed[at] for at in range(len(inputs))]
 
     def _run(
         self,
-        spans: Sequence[CacheSegment],
+        segments: Sequence[CacheSegment],
         embeddings: torch.Tensor,
         positions: NDArray[np.int64],
         kept: list[int],
     ) -> torch.Tensor:
-        """One run; afterwards the new keys and values stand in the rows' buffers, behind the old ones."""
+        """One run of the graph; the new keys and values are appended to the caches' buffers."""
         # One row of logits is computed even where none is asked for.
         rows = torch.tensor(kept or [len(embeddings) - 1], device=self._device)
         logits = torch.empty((len(rows), self._shapes.vocabulary), device=self._device)
-        used, new = sum(span.used for span in spans), sum(span.count for span in spans)
+        used, new = sum(segment.used for segment in segments), sum(segment.count for segment in segments)
         # Where a past must not be empty, one masked column stands for it.
         hidden = 1 if self._sizes is not None and not used else 0
         inputs = {
             "embeddings": embeddings[None].contiguous(),
             "positions": torch.from_numpy(positions[:, None]).to(self._device).contiguous(),
-            "attention_bias": self._bias(spans, hidden),
+            "attention_bias": self._bias(segments, hidden),
             "kept": rows,
         }
-        buffers = [span.cache.room(span.used + span.count) for span in spans]
-        if len(spans) == 1:
+        buffers = [segment.cache.room(segment.used + segment.count) for segment in segments]
+        if len(segments) == 1:
             past, fresh = buffers[0][..., :used, :], buffers[0][..., used : used + new, :]
         else:
-            olds = [buffer[..., : span.used, :] for buffer, span in zip(buffers, spans, strict=True)]
+            olds = [buffer[..., : segment.used, :] for buffer, segment in zip(buffers, segments, strict=True)]
             past, fresh = torch.cat(olds, dim=3), self._new_buffer(new)
         shapes = self._shapes
         heads = (shapes.kv_heads, shapes.head_width)
@@ -182,23 +181,23 @@ class GraphDecoder:
                 bound[f"past.{layer}.{part}"] = (old, (1, used or hidden, *heads))
                 written[f"new.{layer}.{part}"] = (fresh[layer, number], (1, new, *heads))
         self._graph.run(bound, written, "reading a prompt")
-        if len(spans) > 1:
-            for span, buffer in zip(spans, buffers, strict=True):
-                found = fresh[..., span.start : span.start + span.count, :]
-                buffer[..., span.used : span.used + span.count, :] = found
+        if len(segments) > 1:
+            for segment, buffer in zip(segments, buffers, strict=True):
+                found = fresh[..., segment.start : segment.start + segment.count, :]
+                buffer[..., segment.used : segment.used + segment.count, :] = found
         return logits
 
-    def _bias(self, spans: Sequence[CacheSegment], hidden: int) -> torch.Tensor:
-        """(1, 1, new, past + new): 0 where a token sees a column, minus infinity elsewhere."""
-        past, new = sum(span.used for span in spans), sum(span.count for span in spans)
+    def _bias(self, segments: Sequence[CacheSegment], hidden: int) -> torch.Tensor:
+        """(1, 1, new, past + new): 0 where a token attends to a column, minus infinity elsewhere."""
+        past, new = sum(segment.used for segment in segments), sum(segment.count for segment in segments)
         seen = np.zeros((new, hidden + past + new), dtype=np.bool_)
         start = 0
-        for span in spans:
-            rows = slice(span.start, span.start + span.count)
-            seen[rows, start : start + span.used] = span.seen[:, : span.used]
-            own = hidden + past + span.start
-            seen[rows, own : own + span.count] = span.seen[:, span.used :]
-            start += span.used
+        for segment in segments:
+            rows = slice(segment.start, segment.start + segment.count)
+            seen[rows, start : start + segment.used] = segment.seen[:, : segment.used]
+            own = hidden + past + segment.start
+            seen[rows, own : own + segment.count] = segment.seen[:, segment.used :]
+            start += segment.used
         bias = torch.zeros(seen.shape)
         bias.masked_fill_(torch.from_numpy(~seen), -torch.inf)
         return bias[None, None].to(self._device)

@@ -1,4 +1,4 @@
-"""What every engine of exported graphs has beside its halves: profile, tokenizer, what to say about it."""
+"""Builds an engine from an engine folder: graphs, tokenizer, profile and description."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How much an exported decoder reads at once, where a backend has to know it beforehand, as TensorRT does.
+"""Limits of one forward pass of an exported decoder, for backends with bounded shapes such as TensorRT.
 
-A pass that is too large is cut into several; the result is the same, since appending is exact.
+A pass that is too large is split into several; the result is the same, since appending to a cache is exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Ranges = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 _STEP = 4
 """Tokens of a usual decode step: one a question."""
 _SLICES = 2
-"""New slices in a usual read."""
+"""New slices in a usual prefill."""
 _PIXELS = 28
 """Of a picture, along a side, in one visual token."""
 
@@ -33,16 +33,16 @@ class Sizes:
     tokens: int = 512
     """New tokens."""
     columns: int = 4096
-    """Tokens that were read before, of all rows together."""
+    """Cached tokens, of all KV caches together."""
     kept: int = 64
     """Tokens whose logits are wanted."""
     step: int = 16
     """New tokens of a decode step; tensor cores multiply 16 rows at once, fewer cost the same."""
 
     def ranges(self, shapes: Shapes) -> list[Ranges]:
-        """Shapes of the decoder's inputs, a range for reading prompts and one for decode steps.
+        """Shapes of the decoder's inputs, a range for prefill and one for decode steps.
 
-        There is always a past: in place of none a masked column is given.
+        The past is never empty: without cached tokens one masked column is given.
         """
         usual = _SLICES * (shapes.height // _PIXELS) * (shapes.width // _PIXELS)
         new = (min(max(usual, 1), self.tokens), min(_STEP, self.step))
@@ -75,34 +75,34 @@ def _ranges(shapes: Shapes, new: Sequence[int], past: Sequence[int], kept: Seque
 
 
 Pass = list[tuple[int, ForwardInput]]
-"""Chunks that are read together, each with its place in the list that it comes from."""
+"""Inputs of one forward pass, each with its index in the list that it comes from."""
 
 
-def passes(chunks: Sequence[ForwardInput], sizes: Sizes) -> Iterator[Pass]:
-    """Cut what is to be read into passes that are small enough.
+def passes(inputs: Sequence[ForwardInput], sizes: Sizes) -> Iterator[Pass]:
+    """Split forward inputs into passes within the limits.
 
-    Every chunk's tokens come in order, and a row's own before those of its branches if they did before.
+    The tokens of an input stay in order, and those of a KV cache before those of its forks.
 
     Args:
-        chunks: As `Decoder.read` takes them.
+        inputs: As `Decoder.forward` takes them.
         sizes: Limits of a pass.
 
     Raises:
-        EngineError: A row alone is too long.
+        EngineError: One KV cache alone is too long.
     """
     columns: dict[TorchKVCache, int] = {}
-    """Of each row, the columns in use once what came before has been read."""
+    """Of each KV cache, the columns in use after the passes so far."""
     one: Pass = []
     new = kept = 0
-    rows: dict[TorchKVCache, int] = {}
-    """Rows of the pass, each with the columns that it had in use when the pass began."""
-    for place, chunk in enumerate(chunks):
-        row: TorchKVCache = chunk.onto.cache  # type: ignore[union-attr]
-        start, count = 0, len(chunk.embeddings)
+    caches: dict[TorchKVCache, int] = {}
+    """KV caches of the pass, each with the columns that were in use when the pass began."""
+    for place, given in enumerate(inputs):
+        cache: TorchKVCache = given.onto.cache  # type: ignore[union-attr]
+        start, count = 0, len(given.embeddings)
         while start < count:
-            used = columns.setdefault(row, len(row.owners))
-            before = sum(rows.values()) + (0 if row in rows else used)
-            stop = _stop(start, count, chunk.keep, sizes.tokens - new, sizes.kept - kept)
+            used = columns.setdefault(cache, len(cache.owners))
+            before = sum(caches.values()) + (0 if cache in caches else used)
+            stop = _stop(start, count, given.keep, sizes.tokens - new, sizes.kept - kept)
             if before > sizes.columns or stop == start:
                 if not one:
                     raise EngineError(
@@ -110,22 +110,22 @@ def passes(chunks: Sequence[ForwardInput], sizes: Sizes) -> Iterator[Pass]:
                         "fewer or smaller pictures, or fewer questions at once"
                     )
                 yield one
-                one, new, kept, rows = [], 0, 0, {}
+                one, new, kept, caches = [], 0, 0, {}
                 continue
-            rows.setdefault(row, used)
-            keep = _kept(start, stop, count, chunk.keep)
+            caches.setdefault(cache, used)
+            keep = _kept(start, stop, count, given.keep)
             part = slice(start, stop)
             one.append(
-                (place, ForwardInput(chunk.onto, chunk.embeddings[part], chunk.positions[:, part], keep))
+                (place, ForwardInput(given.onto, given.embeddings[part], given.positions[:, part], keep))
             )
-            columns[row] = used + stop - start
+            columns[cache] = used + stop - start
             new, kept, start = new + stop - start, kept + keep, stop
     if one:
         yield one
 
 
 def _stop(start: int, count: int, keep: int, tokens: int, kept: int) -> int:
-    """How far a chunk can be read from `start` with so many tokens, and logits of so many of them, left."""
+    """End of the part of an input from `start` that fits into the tokens and logits that are left."""
     stop = min(count, start + tokens)
     return min(stop, max(start, count - keep) + kept)
 

@@ -1,8 +1,8 @@
-"""Decode steps of a graph whose sizes are fixed: a CUDA graph replays it on memory that never moves.
+"""Decode steps of an exported decoder in fixed shapes, for replay as a CUDA graph.
 
-What stands where is the business of `egolive.assistant.backends.torch.cuda_graphs`, as for the torch engine.
-The graph is the decoder's own with a past of so many columns, of which a mask hides those that are not in
-use, and so many new tokens; the new keys and values are copied behind the others afterwards.
+The layout of the static buffers is that of `egolive.assistant.backends.torch.cuda_graphs`. The decoder graph
+has a fixed number of past columns, of which a mask hides the unused ones, and of new tokens; the new keys and
+values are copied to their columns after the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["GraphSteps"]
 
 
 class GraphSteps:
-    """Reads passes of a few tokens on branches."""
+    """Forward passes of a few tokens on forks."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class GraphSteps:
         device: torch.device,
         capture: Capture = uncaptured,
     ) -> None:
-        """Take the memory that is needed, once and for all.
+        """Allocate all memory of the steps.
 
         Args:
             graph: The decoder with the sizes of a step.
             shapes: Of the model.
             sizes: Those that the graph was made for.
             device: Where it runs.
-            capture: What makes the steps quick.
+            capture: Records the steps, `cuda_capture` on a GPU.
         """
         self._graph = graph
         tokens, columns = sizes.step, sizes.columns
@@ -71,23 +71,23 @@ class GraphSteps:
             columns=(columns,),
         )
 
-    def fits(self, spans: Sequence[CacheSegment]) -> bool:
-        """Whether a pass is a step; see `StaticSteps`."""
-        return self.static.fits(spans)
+    def fits(self, segments: Sequence[CacheSegment]) -> bool:
+        """Whether a pass is a decode step; see `StaticSteps`."""
+        return self.static.fits(segments)
 
-    def overtaken(self, spans: Sequence[CacheSegment]) -> None:
-        """Another way of reading is about to write; see `StaticSteps`."""
-        self.static.overtaken(spans)
+    def overtaken(self, segments: Sequence[CacheSegment]) -> None:
+        """Another forward pass is about to extend these caches; see `StaticSteps`."""
+        self.static.overtaken(segments)
 
     def read(
         self,
-        spans: Sequence[CacheSegment],
+        segments: Sequence[CacheSegment],
         embeddings: torch.Tensor,
         positions: NDArray[np.int64],
         kept: Sequence[int],
     ) -> torch.Tensor:
-        """(kept, vocabulary) logits of spans that fit; see `StaticSteps`."""
-        return self.static.read(self._forward, spans, embeddings, positions, kept)
+        """(kept, vocabulary) logits of segments that fit; see `StaticSteps`."""
+        return self.static.read(self._forward, segments, embeddings, positions, kept)
 
     def _forward(
         self, embeddings: torch.Tensor, positions: torch.Tensor, attentions: Sequence[Attention]
@@ -96,7 +96,7 @@ class GraphSteps:
         (step,) = attentions
         assert isinstance(step, StaticAttention)
         columns = self._buffer.shape[3]
-        # The mask speaks of columns; the graph has the new tokens, which are to stand in some, apart.
+        # The mask is by column; the graph takes the new tokens apart from the columns that they will fill.
         self._bias[0, 0, :, :columns] = step.mask.index_fill(1, step.places, -torch.inf)
         self._bias[0, 0, :, columns:] = step.mask[:, step.places]
         inputs: Bound = self._inputs | {

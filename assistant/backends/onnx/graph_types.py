@@ -1,4 +1,4 @@
-"""What a backend of exported graphs supplies: a graph on its device that reads and writes torch's memory."""
+"""The protocol of a loaded graph: it runs on its device, on inputs and outputs in torch's memory."""
 
 from __future__ import annotations
 

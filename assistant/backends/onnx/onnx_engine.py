@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: its sessions run the halves that `egolive export` and `egolive quantize` write."""
+"""The ONNX Runtime engine: opens the engine folders that `egolive export` and `egolive quantize` write."""
 
 from __future__ import annotations
 

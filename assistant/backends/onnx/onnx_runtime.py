@@ -1,6 +1,6 @@
-"""ONNX Runtime sessions as this project runs them: on the provider that was asked for, without idle spinning.
+"""ONNX Runtime sessions on the execution provider that was asked for, without spinning threads.
 
-Tensors stay where torch put them: inputs and outputs are bound by name to their memory, nothing is copied.
+Inputs and outputs are bound by name to the memory of torch tensors; nothing is copied.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""An engine somewhere else: a server that speaks the OpenAI-compatible API, such as vLLM or SGLang.
+"""A remote engine: a server with the OpenAI-compatible API, such as vLLM or SGLang.
 
 Pictures go to the address that was given and nowhere else; nothing is sent before an engine of this kind is
 made. Each slice of a window goes as one picture, its newer frame: the API has no form for pairs of frames.
-What is kept from one question to the next is the server's business, and so are grammars: answers are free.
+Prefix caching is left to the server. Grammars are not sent: the form of answers is not constrained.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TensorRT engines as this project runs them: bound to torch's memory by address, on torch's streams.
+"""TensorRT engines, bound to the memory of torch tensors by address, on torch's CUDA streams.
 
 Written for TensorRT 10 and 11 by their documentation; see docs/guides/tensorrt.md for what has been run. Its
 package is imported when it is needed: it comes from NVIDIA, not with egolive.

@@ -1,4 +1,4 @@
-"""How the torch engine's new tokens look at the keys and values of their rows."""
+"""Attention of new tokens over the KV caches of the torch backend."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from egolive.assistant.backends.torch.batch_plan import CacheSegment
 __all__ = ["Attention", "SegmentAttention", "attend_few"]
 
 _FEW = 64
-"""Up to so many new tokens, heads that share keys are multiplied as one matrix: 3 times faster on a CPU."""
+"""Up to this number of new tokens, heads that share keys are one matrix product: 3 times faster on a CPU."""
 
 
 class Attention(Protocol):
-    """What new tokens take from all that they see."""
+    """Attention of one layer for the new tokens of a pass."""
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Store the new tokens' keys and values of one layer, then let them look.
+        """Store the new tokens' keys and values of one layer, then compute attention.
 
         Args:
             layer: Number of the layer.
@@ -28,27 +28,27 @@ class Attention(Protocol):
             value: As `key`.
 
         Returns:
-            (tokens that it is for, heads x width of a head).
+            (tokens of this attention, heads x width of a head).
         """
         ...
 
 
 class SegmentAttention:
-    """Attention of one span, over as many columns of its row as are in use."""
+    """Attention of one segment, over the columns of its cache that are in use."""
 
-    def __init__(self, span: CacheSegment) -> None:
+    def __init__(self, segment: CacheSegment) -> None:
         """Make room for the new tokens."""
-        self._tokens = slice(span.start, span.start + span.count)
-        self._columns = slice(span.used, span.used + span.count)
-        self._buffer = buffer = span.cache.room(self._columns.stop)
+        self._tokens = slice(segment.start, segment.start + segment.count)
+        self._columns = slice(segment.used, segment.used + segment.count)
+        self._buffer = buffer = segment.cache.room(self._columns.stop)
         self._mask: torch.Tensor | None = None
-        if not span.seen.all():
-            hidden = torch.from_numpy(~span.seen).to(buffer.device)
+        if not segment.seen.all():
+            hidden = torch.from_numpy(~segment.seen).to(buffer.device)
             self._mask = torch.zeros(hidden.shape, dtype=buffer.dtype, device=buffer.device)
             self._mask.masked_fill_(hidden, -torch.inf)
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Store the span's keys and values of one layer, then look; see `Attention`."""
+        """Store the segment's keys and values of one layer, then compute attention; see `Attention`."""
         new = self._columns.stop - self._columns.start
         keys, values = self._buffer[layer]
         keys[:, self._columns] = key[self._tokens].transpose(0, 1)
@@ -75,7 +75,7 @@ def attend_few(
         query: (tokens, heads, width of a head).
         keys: (key-value heads, columns, width of a head).
         values: As `keys`.
-        mask: (heads that share keys x tokens, columns), added to the scores; None where all is seen.
+        mask: (heads that share keys x tokens, columns), added to the scores; None where nothing is masked.
 
     Returns:
         (tokens, heads x width of a head).

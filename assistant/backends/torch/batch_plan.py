@@ -1,6 +1,6 @@
-"""One pass of a decoder over several rows and branches: which tokens go in, and which columns each sees.
+"""The batch plan of a forward pass over several KV caches: token order, and what each token attends to.
 
-The same for every backend whose rows are `TorchKVCache`; how attention is computed is the backend's business.
+The same for every backend whose KV caches are `TorchKVCache`; each backend computes attention in its own way.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["CacheSegment", "plan_batch"]
 
 @dataclass(frozen=True, slots=True)
 class CacheSegment:
-    """The new tokens of one row and its branches among those of one pass."""
+    """The new tokens of one KV cache and its forks in one forward pass."""
 
     cache: TorchKVCache
     start: int
-    """Place of the first new token in the pass."""
+    """Index of the first new token in the pass."""
     owners: NDArray[np.int32]
-    """Whose token each new one is."""
+    """(new tokens,), the owner of each: `OWN` or a fork's number."""
     used: int
-    """Columns of the row's buffer that are in use already; the new tokens come behind them."""
+    """Columns of the cache's buffer that are in use; the new tokens are stored after them."""
     seen: NDArray[np.bool_]
-    """(new tokens, used + new tokens), which column each new token sees."""
+    """(new tokens, used + new tokens), the columns that each new token attends to."""
 
     @property
     def count(self) -> int:
@@ -38,34 +38,34 @@ class CacheSegment:
 
 
 def plan_batch(inputs: Sequence[ForwardInput]) -> tuple[list[CacheSegment], list[int]]:
-    """Bring the chunks of each row together.
+    """Group forward inputs by KV cache.
 
     Returns:
-        The rows' spans of tokens, and the order in which the chunks stand in the pass.
+        One segment for each cache, and the indices of the inputs in the order of the pass.
 
     Raises:
-        ValueError: A row or branch of another decoder, thrown away, or read in the wrong order.
+        ValueError: A cache or fork of another decoder, a discarded fork, or a wrong order of inputs.
     """
     members: dict[TorchKVCache, list[int]] = {}
-    for at, chunk in enumerate(inputs):
-        onto = chunk.onto
+    for at, given in enumerate(inputs):
+        onto = given.onto
         if not isinstance(onto, TorchKVCache | TorchCacheFork):
-            raise ValueError("a chunk is read onto a row or branch of the same decoder")
+            raise ValueError("an input is for a KV cache or fork of the same decoder")
         members.setdefault(onto.cache, []).append(at)
-    spans, start = [], 0
+    segments, start = [], 0
     for cache, places in members.items():
         owners: list[int] = []
         for at in places:
             owners += [inputs[at].onto.owner] * len(inputs[at].embeddings)  # type: ignore[union-attr]
-        spans.append(_span(cache, start, np.array(owners, dtype=np.int32)))
+        segments.append(_segment(cache, start, np.array(owners, dtype=np.int32)))
         start += len(owners)
-    return spans, [at for places in members.values() for at in places]
+    return segments, [at for places in members.values() for at in places]
 
 
-def _span(cache: TorchKVCache, start: int, owners: NDArray[np.int32]) -> CacheSegment:
+def _segment(cache: TorchKVCache, start: int, owners: NDArray[np.int32]) -> CacheSegment:
     before = cache.owners
     if OWN in owners and (len(before) > cache.length or owners[0] != OWN):
-        raise ValueError("a row is read further before its branches, or once they are thrown away")
+        raise ValueError("a KV cache is extended before its forks, or once they are thrown away")
     for owner in set(owners.tolist()) - {OWN}:
         cache.columns_of(owner)
     used, new = len(before), len(owners)

@@ -1,10 +1,10 @@
-"""Decode steps of the torch engine in fixed shapes at fixed addresses, as a CUDA graph wants them.
+"""Decode steps in static shapes at static addresses, and their capture as CUDA graphs.
 
-Launching the kernels of a small pass takes a CPU longer than running them takes a GPU; a graph launches them
-all at once, but always the same ones on the same memory. So the rows that are being decoded are copied side
-by side into one buffer that never moves, tokens and columns are padded up to a few sizes, and what differs
-from step to step is copied into tensors that never move either. A row's own buffer stays what counts: new
-keys and values are copied back into it after each step, and any pass may go without this.
+Launching the kernels of a small pass takes a CPU longer than running them takes a GPU; a CUDA graph launches
+them all at once, but always the same kernels on the same memory. So the KV caches that are being decoded are
+copied one after the other into one static buffer, tokens and columns are padded to a few sizes, and the
+inputs of a step are copied into static tensors. The caches stay the reference: new keys and values are copied
+back into them after each step, and any pass may run without a graph.
 
 `cuda_capture` records a step as a CUDA graph; `uncaptured` leaves it as it is, which runs on any device.
 """
@@ -42,19 +42,19 @@ _log = logging.getLogger(__name__)
 
 Step = Callable[[], None]
 Capture = Callable[[Step], Step]
-"""Takes a step that only works on tensors which stay where they are, and gives what does the same each time
-it is called. It may run the step itself, as often as it likes."""
+"""Takes a step that works on static tensors only, and returns a function that repeats it. It may run the step
+itself any number of times."""
 Forward = Callable[[torch.Tensor, torch.Tensor, Sequence[Attention]], torch.Tensor]
-"""(n, width) embeddings, (3, n) positions, and how to attend; gives (n, vocabulary) float32 logits."""
+"""(n, width) embeddings, (3, n) positions and the attentions; returns (n, vocabulary) float32 logits."""
 
 TOKENS = (1, 2, 4, 8, 16, 32)
-"""Sizes of a step: tokens of all branches together. Beyond, launching costs little beside the work."""
+"""Sizes of a step: tokens of all forks together. Beyond them, launching costs little beside the work."""
 COLUMNS = (512, 1024, 2048, 3072, 4096, 6144, 8192)
-"""Sizes of what a step looks at: tokens of all rows and branches together."""
+"""Numbers of columns that a step attends to: tokens of all KV caches and forks together."""
 _SPARE = 128
-"""Columns left free behind a row when it is copied in, for what its branches will say."""
+"""Columns left free after a KV cache in the static buffer, for the tokens of its forks."""
 _TRASH = 0
-"""The column where padding is written; nothing but padding sees it."""
+"""The column where padding is written; only padding attends to it."""
 _WARM_UPS = 2
 """Runs before the recorded one: libraries choose kernels and take their memory in the first."""
 _CAPTURING = Lock()
@@ -63,23 +63,23 @@ _CAPTURING = Lock()
 
 @dataclass(slots=True)
 class _Place:
-    """Where a row stands in the buffer."""
+    """Where a KV cache lies in the static buffer."""
 
     start: int
     room: int
     valid: int = 0
-    """So many of the row's first columns are the same here and in its own buffer."""
+    """Number of leading columns that are the same here and in the cache's own buffer."""
 
 
 def uncaptured(step: Step) -> Step:
-    """Let a step run as it is."""
+    """Return the step itself, without capture."""
     return step
 
 
 def cuda_capture(device: torch.device) -> Capture:
-    """What records steps on a CUDA device.
+    """A function that captures steps as CUDA graphs.
 
-    All graphs share the memory of what lives only inside a step, so they must not run at the same time.
+    All graphs share one memory pool for their temporary tensors, so they must not run at the same time.
 
     Args:
         device: On which all tensors of the steps are.
@@ -95,7 +95,7 @@ def cuda_capture(device: torch.device) -> Capture:
                 step()
         before.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # What other threads do meanwhile, such as encoding for another session, is their own affair.
+        # Other threads may use the device meanwhile, such as for encoding in another session.
         mode = "thread_local"
         with (
             _CAPTURING,
@@ -109,7 +109,7 @@ def cuda_capture(device: torch.device) -> Capture:
 
 
 class StaticSteps:
-    """Decode steps of one decoder; of those sessions that share it one steps at a time."""
+    """Decode steps of one decoder; sessions that share it run their steps one at a time."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class StaticSteps:
         tokens: Sequence[int] = TOKENS,
         columns: Sequence[int] = COLUMNS,
     ) -> None:
-        """Take the memory that is needed, once and for all.
+        """Allocate all memory of the steps.
 
         Args:
             buffer: Zeros, for keys and values: (layers, 2, key-value heads, as many columns as the last of
@@ -130,9 +130,9 @@ class StaticSteps:
             heads: Of queries.
             width: Of embeddings.
             vocabulary: Outputs of the decoder.
-            capture: What makes the steps quick.
+            capture: Records the steps, `cuda_capture` on a GPU.
             tokens: Sizes of a step, the smallest first.
-            columns: Sizes of what a step looks at, the smallest first.
+            columns: Numbers of columns that a step attends to, the smallest first.
         """
         self.capture = capture
         """`uncaptured` once capturing has failed."""
@@ -154,108 +154,108 @@ class StaticSteps:
         """(tokens, columns) of the steps that have been captured."""
         return list(self._steps)
 
-    def fits(self, spans: Sequence[CacheSegment]) -> bool:
-        """Whether a pass is a step: a few tokens, all on branches, behind rows that are not too long."""
+    def fits(self, segments: Sequence[CacheSegment]) -> bool:
+        """Whether a pass is a decode step: a few tokens, all on forks, of caches that are not too long."""
         return (
-            sum(span.count for span in spans) <= self._tokens[-1]
-            and not any(OWN in span.owners for span in spans)
-            and self._needed(spans) <= self._columns[-1]
+            sum(segment.count for segment in segments) <= self._tokens[-1]
+            and not any(OWN in segment.owners for segment in segments)
+            and self._needed(segments) <= self._columns[-1]
         )
 
-    def overtaken(self, spans: Sequence[CacheSegment]) -> None:
-        """Another way of reading is about to write behind what these spans' rows have in use."""
+    def overtaken(self, segments: Sequence[CacheSegment]) -> None:
+        """Another forward pass is about to write after the used columns of these segments' caches."""
         with self._lock:
-            for span in spans:
-                place = self._places.get(span.cache)
+            for segment in segments:
+                place = self._places.get(segment.cache)
                 if place is not None:
-                    place.valid = min(place.valid, span.used)
+                    place.valid = min(place.valid, segment.used)
 
     def read(
         self,
         forward: Forward,
-        spans: Sequence[CacheSegment],
+        segments: Sequence[CacheSegment],
         embeddings: torch.Tensor,
         positions: NDArray[np.int64],
         kept: Sequence[int],
     ) -> torch.Tensor:
-        """Read the tokens of spans that fit.
+        """Run one step for segments that fit.
 
         Args:
-            forward: The decoder's layers and head. It is not kept, but by steps that are not captured: the
-                decoder holds these steps, and a circle would hold its weights in memory.
-            spans: What is read.
+            forward: The decoder's layers and head. Only steps that are not captured refer to it: the
+                decoder refers to these steps, and a reference cycle would keep its weights in memory.
+            segments: The new tokens.
             embeddings: (n, width).
             positions: (3, n).
-            kept: Places of the tokens whose logits are wanted.
+            kept: Indices of the tokens whose logits are wanted.
 
         Returns:
             (kept, vocabulary) float32 logits of the token after each of those that are kept.
         """
         with self._lock:
-            end = self._bring(spans)
+            end = self._bring(segments)
             tokens = next(size for size in self._tokens if size >= len(embeddings))
             columns = next(size for size in self._columns if size >= end)
-            self._fill(spans, embeddings, positions, tokens, columns)
+            self._fill(segments, embeddings, positions, tokens, columns)
             if (tokens, columns) not in self._steps:
                 self._steps[tokens, columns] = self._captured(partial(self._step, forward, tokens, columns))
             self._steps[tokens, columns]()
-            self._take_back(spans)
+            self._take_back(segments)
             return self._logits[kept]
 
-    def _needed(self, spans: Sequence[CacheSegment]) -> int:
-        """Columns that these spans' rows take when they are laid out."""
-        return 1 + sum(span.used + span.count + _SPARE for span in spans)
+    def _needed(self, segments: Sequence[CacheSegment]) -> int:
+        """Columns that these segments' caches take in the static buffer."""
+        return 1 + sum(segment.used + segment.count + _SPARE for segment in segments)
 
-    def _bring(self, spans: Sequence[CacheSegment]) -> int:
-        """Copy in what is missing of the spans' rows, and tell where the last of them ends."""
-        for span in spans:
-            place = self._places.get(span.cache)
-            if place is None or place.room < span.used + span.count:
-                self._lay_out(spans)
+    def _bring(self, segments: Sequence[CacheSegment]) -> int:
+        """Copy missing columns of the segments' caches to the static buffer; returns where the last ends."""
+        for segment in segments:
+            place = self._places.get(segment.cache)
+            if place is None or place.room < segment.used + segment.count:
+                self._lay_out(segments)
                 break
         end = 0
-        for span in spans:
-            place = self._places[span.cache]
-            if place.valid < span.used:
-                missing = slice(place.start + place.valid, place.start + span.used)
-                own = span.cache.room(span.used)[..., place.valid : span.used, :]
+        for segment in segments:
+            place = self._places[segment.cache]
+            if place.valid < segment.used:
+                missing = slice(place.start + place.valid, place.start + segment.used)
+                own = segment.cache.room(segment.used)[..., place.valid : segment.used, :]
                 self._buffer[..., missing, :] = own
-                place.valid = span.used
-            end = max(end, place.start + span.used + span.count)
+                place.valid = segment.used
+            end = max(end, place.start + segment.used + segment.count)
         return end
 
-    def _lay_out(self, spans: Sequence[CacheSegment]) -> None:
-        """Give the spans' rows places side by side, and all others none."""
+    def _lay_out(self, segments: Sequence[CacheSegment]) -> None:
+        """Assign places in the static buffer to the segments' caches, and to no others."""
         self._places.clear()
-        # What was here may hold numbers that are none, and those pass through every mask.
-        needed = self._needed(spans)
+        # Old contents may hold NaN or infinity, which pass through every mask.
+        needed = self._needed(segments)
         self._buffer[..., : next(size for size in self._columns if size >= needed), :].zero_()
         start = _TRASH + 1
-        for span in spans:
-            room = span.used + span.count + _SPARE
-            self._places[span.cache] = _Place(start, room)
+        for segment in segments:
+            room = segment.used + segment.count + _SPARE
+            self._places[segment.cache] = _Place(start, room)
             start += room
 
     def _fill(
         self,
-        spans: Sequence[CacheSegment],
+        segments: Sequence[CacheSegment],
         embeddings: torch.Tensor,
         positions: NDArray[np.int64],
         tokens: int,
         columns: int,
     ) -> None:
-        """Put what one step reads where the captured one looks for it."""
+        """Copy the inputs of one step into the static tensors."""
         count = len(embeddings)
         indices = np.full((4, tokens), _TRASH, dtype=np.int64)
         indices[:3, :count] = positions
         seen = np.zeros((tokens, columns), dtype=np.bool_)
-        # A token that sees nothing gives numbers that are none.
+        # A token that attends to nothing gives NaN.
         seen[count:, _TRASH] = True
-        for span in spans:
-            here = slice(span.start, span.start + span.count)
-            start = self._places[span.cache].start
-            indices[3, here] = np.arange(start + span.used, start + span.used + span.count)
-            seen[here, start : start + span.used + span.count] = span.seen
+        for segment in segments:
+            here = slice(segment.start, segment.start + segment.count)
+            start = self._places[segment.cache].start
+            indices[3, here] = np.arange(start + segment.used, start + segment.used + segment.count)
+            seen[here, start : start + segment.used + segment.count] = segment.seen
         self._embeddings[:count] = embeddings
         self._embeddings[count:tokens].zero_()
         self._indices[:, :tokens].copy_(torch.from_numpy(indices))
@@ -271,7 +271,7 @@ class StaticSteps:
             return step
 
     def _step(self, forward: Forward, tokens: int, columns: int) -> None:
-        """What is captured: nothing in it depends on more than its arguments and tensors that stay."""
+        """The function that is captured: it depends on its arguments and on static tensors only."""
         mask = torch.zeros((tokens, columns), dtype=self._buffer.dtype, device=self._buffer.device)
         mask.masked_fill_(~self._seen[:tokens, :columns], -torch.inf)
         mask = mask.expand(self._shared, -1, -1).reshape(self._shared * tokens, columns)
@@ -279,29 +279,29 @@ class StaticSteps:
         logits = forward(self._embeddings[:tokens], self._indices[:3, :tokens], [attention])
         self._logits[:tokens] = logits
 
-    def _take_back(self, spans: Sequence[CacheSegment]) -> None:
-        """Copy the new keys and values into the rows' own buffers."""
-        for span in spans:
-            place = self._places[span.cache]
-            stop = span.used + span.count
-            new = self._buffer[..., place.start + span.used : place.start + stop, :]
-            span.cache.room(stop)[..., span.used : stop, :] = new
+    def _take_back(self, segments: Sequence[CacheSegment]) -> None:
+        """Copy the new keys and values into the caches' own buffers."""
+        for segment in segments:
+            place = self._places[segment.cache]
+            stop = segment.used + segment.count
+            new = self._buffer[..., place.start + segment.used : place.start + stop, :]
+            segment.cache.room(stop)[..., segment.used : stop, :] = new
             place.valid = stop
 
 
 class StaticAttention:
-    """Attention of all tokens of a step over one buffer."""
+    """Attention of all tokens of a step over the static buffer."""
 
     def __init__(self, buffer: torch.Tensor, places: torch.Tensor, columns: int, mask: torch.Tensor) -> None:
         self._buffer = buffer
         self.places = places
-        """(tokens,) columns in which the new tokens are to stand."""
+        """(tokens,) columns of the new tokens."""
         self._columns = columns
         self.mask = mask
-        """(heads that share keys x tokens, columns), 0 where a token sees a column, else minus infinity."""
+        """(heads that share keys x tokens, columns), 0 where a token attends to a column, else -inf."""
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Store the step's keys and values of one layer, then look; see `Attention`."""
+        """Store the step's keys and values of one layer, then compute attention; see `Attention`."""
         keys, values = self._buffer[layer]
         keys.index_copy_(1, self.places, key.transpose(0, 1))
         values.index_copy_(1, self.places, value.transpose(0, 1))

@@ -1,4 +1,4 @@
-"""Failures of the device, told in the one line that a user can act on."""
+"""Turns errors of the device (out of memory, CUDA failures) into an `EngineError` of one line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A row of the torch engine: keys and values of one sequence, those of its branches behind them.
+"""The KV cache of the torch backend: one buffer for a sequence and its forks.
 
-What is stored and who sees it; reading is in `egolive.assistant.backends.torch.torch_decoder`.
+It stores keys and values and which fork each column belongs to; the forward pass is in
+`egolive.assistant.backends.torch.torch_decoder`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from egolive.assistant.backends.torch.device_errors import as_engine_errors
 __all__ = ["OWN", "TorchCacheFork", "TorchKVCache"]
 
 OWN = 0
-"""In `TorchKVCache.owners`: the row's own tokens. Branches are numbered from 1."""
+"""In `TorchKVCache.owners`: the sequence's own tokens. Forks are numbered from 1."""
 _DEAD = -1
-"""In `TorchKVCache.owners`: taken back."""
+"""In `TorchKVCache.owners`: removed by `rewind`."""
 _BLOCK = 256
-"""Tokens by which a row's buffer grows at least."""
+"""Smallest number of tokens by which a buffer grows."""
 
 
 class TorchKVCache:
-    """One sequence that the decoder has read, and the branches behind it, in one buffer."""
+    """Keys and values of one sequence, followed by those of its forks, in one buffer."""
 
     def __init__(self, new_buffer: Callable[[int], torch.Tensor]) -> None:
-        """Start with nothing read.
+        """Start empty.
 
         Args:
             new_buffer: Gives memory for so many tokens, shaped (layers, 2, key-value heads, tokens, width of
@@ -38,17 +39,17 @@ class TorchKVCache:
         self._buffer = new_buffer(0)
         self._length = 0
         self._owners: NDArray[np.int32] = np.empty(0, dtype=np.int32)
-        self._branches = 0
-        self._first_branch = 1
+        self._forks = 0
+        self._first_fork = 1
 
     @property
     def cache(self) -> TorchKVCache:
-        """Itself; of a branch, the row that it follows."""
+        """Itself; of a fork, the cache that it extends."""
         return self
 
     @property
     def length(self) -> int:
-        """Tokens read so far, without those of branches."""
+        """Tokens in the cache, without those of forks."""
         return self._length
 
     @property
@@ -58,13 +59,13 @@ class TorchKVCache:
 
     @property
     def owners(self) -> NDArray[np.int32]:
-        """Whose token stands in each column of the buffer."""
+        """The owner of each column of the buffer: `OWN`, a fork's number, or -1 for a removed token."""
         return self._owners
 
     def copy(self, length: int) -> TorchKVCache:
-        """A row of its own that has read the first `length` tokens of this one."""
+        """An independent cache with the first `length` tokens of this one."""
         if not 0 <= length <= self._length:
-            raise ValueError(f"a row of {self._length} tokens cannot be cut to {length}")
+            raise ValueError(f"a KV cache of {self._length} tokens cannot be cut to {length}")
         made = TorchKVCache(self._new_buffer)
         if length:
             with as_engine_errors("copying a prompt"), torch.inference_mode():
@@ -73,35 +74,35 @@ class TorchKVCache:
         return made
 
     def fork(self) -> TorchCacheFork:
-        """A way to go on from its end."""
-        self._branches += 1
-        return TorchCacheFork(self, self._branches)
+        """A fork that extends this cache from its end."""
+        self._forks += 1
+        return TorchCacheFork(self, self._forks)
 
     def drop_forks(self) -> None:
-        """Throw all branches away."""
+        """Discard all forks."""
         self._owners = self._owners[: self._length]
-        self._first_branch = self._branches + 1
+        self._first_fork = self._forks + 1
 
-    def columns_of(self, branch: int) -> NDArray[np.int64]:
-        """Where the tokens of a branch stand.
+    def columns_of(self, fork: int) -> NDArray[np.int64]:
+        """The columns that hold the tokens of a fork.
 
         Raises:
-            ValueError: The branch was thrown away.
+            ValueError: The fork was discarded.
         """
-        if branch < self._first_branch:
-            raise ValueError("this branch was thrown away with the others of its row")
-        return np.flatnonzero(self._owners == branch)
+        if fork < self._first_fork:
+            raise ValueError("this fork was thrown away with the others of its KV cache")
+        return np.flatnonzero(self._owners == fork)
 
-    def take_back(self, columns: NDArray[np.int64]) -> None:
-        """Let nothing see these columns any more; those at the end are free again."""
+    def remove(self, columns: NDArray[np.int64]) -> None:
+        """Hide these columns from all tokens; columns at the end of the buffer become free again."""
         self._owners[columns] = _DEAD
         alive = np.flatnonzero(self._owners != _DEAD)
         self._owners = self._owners[: alive[-1] + 1 if len(alive) else 0]
 
     def room(self, columns: int) -> torch.Tensor:
-        """The buffer, grown where it has fewer columns."""
+        """The buffer, enlarged to at least `columns` columns."""
         if self._buffer.shape[3] < columns:
-            # By half, so that copying stays a small share; branches of the next questions fit as well.
+            # By half, so that copying stays a small share of the work and forks of the next questions fit.
             capacity = -(-max(columns, 3 * self._buffer.shape[3] // 2) // _BLOCK) * _BLOCK
             grown = self._new_buffer(capacity)
             used = len(self._owners)
@@ -110,13 +111,13 @@ class TorchKVCache:
         return self._buffer
 
     def commit(self, owners: NDArray[np.int32]) -> None:
-        """Count the columns that were written as read."""
+        """Append the owners of columns that were written."""
         self._owners = np.concatenate([self._owners, owners])
         self._length += int((owners == OWN).sum())
 
 
 class TorchCacheFork:
-    """What follows the end of a row for one question."""
+    """Tokens of one question that follow the end of a shared KV cache."""
 
     def __init__(self, cache: TorchKVCache, owner: int) -> None:
         self.cache = cache
@@ -124,13 +125,13 @@ class TorchCacheFork:
 
     @property
     def length(self) -> int:
-        """Tokens read since the end of its row."""
+        """Tokens of the fork, without those of the shared cache."""
         return len(self.cache.columns_of(self.owner))
 
     def rewind(self, length: int) -> None:
-        """Take back all tokens of its own but the first `length`."""
+        """Remove all tokens of the fork but the first `length`."""
         columns = self.cache.columns_of(self.owner)
         if not 0 <= length <= len(columns):
-            raise ValueError(f"a branch of {len(columns)} tokens cannot be cut to {length}")
+            raise ValueError(f"a fork of {len(columns)} tokens cannot be cut to {length}")
         if length < len(columns):
-            self.cache.take_back(columns[length:])
+            self.cache.remove(columns[length:])

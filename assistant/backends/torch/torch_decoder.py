@@ -1,9 +1,9 @@
-"""The torch engine's text half: many rows and their branches read on in one pass over the weights.
+"""The decoder of the torch engine: one forward pass over several KV caches and their forks.
 
-All new tokens go through the linear layers as one long row. Only attention is done for each row by itself,
-over a buffer in which the tokens of its branches stand behind its own, told apart by a mask: so questions
-about one window share its keys and values without a copy. The modules and numbers are those of
-transformers' Qwen2-VL. On a GPU, passes of a few tokens go through
+The new tokens of all inputs go through the linear layers as one batch. Attention is computed for each KV
+cache by itself, over a buffer in which the tokens of its forks follow its own and a mask keeps them apart:
+questions about one window share its keys and values without a copy. The modules and numbers are those of
+transformers' Qwen2-VL. On a GPU, passes of a few tokens are run by
 `egolive.assistant.backends.torch.cuda_graphs`.
 """
 
@@ -43,10 +43,10 @@ class TorchDecoder:
 
         Args:
             model: In evaluation mode, on its device.
-            capture: What makes passes of a few tokens quick; None where they are read as all others.
+            capture: Records passes of a few tokens, `cuda_capture` on a GPU; None to run them as all others.
         """
         self.model = model
-        """Weights of both halves as transformers has them, to compare with its own `generate`."""
+        """The whole model of transformers, to compare with its own `generate`."""
         self.text_model = model.model.language_model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -57,7 +57,7 @@ class TorchDecoder:
         self._kv_heads = int(config.num_key_value_heads)
         self._head_width = int(config.hidden_size) // self._heads
         self.static: StaticSteps | None = None
-        """Reads passes of a few tokens, where that is wanted."""
+        """Runs passes of a few tokens; None without capture."""
         if capture is not None:
             self.static = StaticSteps(
                 self._new_buffer(COLUMNS[-1]).zero_(),
@@ -75,7 +75,7 @@ class TorchDecoder:
         return embeddings
 
     def new_cache(self) -> TorchKVCache:
-        """A row that has read nothing."""
+        """An empty KV cache."""
         return TorchKVCache(self._new_buffer)
 
     def _new_buffer(self, capacity: int) -> torch.Tensor:
@@ -84,7 +84,7 @@ class TorchDecoder:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def forward(self, inputs: Sequence[ForwardInput]) -> list[torch.Tensor]:
-        """Let several rows and branches read on in one pass; see `Decoder`."""
+        """Extend several KV caches and forks in one pass; see `Decoder`."""
         if not inputs:
             return []
         with as_engine_errors("reading a prompt"), torch.inference_mode():
@@ -102,30 +102,30 @@ class TorchDecoder:
             else:
                 if static is not None:
                     static.overtaken(planned)
-                spans = [SegmentAttention(span) for span in planned]
+                attentions = [SegmentAttention(segment) for segment in planned]
                 places = torch.from_numpy(positions).to(self.device)
-                found = self._logits(self._layers(embeddings, places, spans)[kept])
+                found = self._logits(self._layers(embeddings, places, attentions)[kept])
             logits = torch.split(found, [inputs[at].keep for at in order])
-        for span in planned:
-            span.cache.commit(span.owners)
+        for segment in planned:
+            segment.cache.commit(segment.owners)
         placed = dict(zip(order, logits, strict=True))
         return [placed[at] for at in range(len(inputs))]
 
     def _forward(
-        self, embeddings: torch.Tensor, positions: torch.Tensor, spans: Sequence[Attention]
+        self, embeddings: torch.Tensor, positions: torch.Tensor, attentions: Sequence[Attention]
     ) -> torch.Tensor:
-        return self._logits(self._layers(embeddings, positions, spans))
+        return self._logits(self._layers(embeddings, positions, attentions))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return linear(self.text_model.norm(hidden).float(), self.head)
 
     def _layers(
-        self, hidden: torch.Tensor, positions: torch.Tensor, spans: Sequence[Attention]
+        self, hidden: torch.Tensor, positions: torch.Tensor, attentions: Sequence[Attention]
     ) -> torch.Tensor:
         count = len(hidden)
         turns = self.text_model.rotary_emb(hidden, positions[:, None])
         cos, sin = (part.transpose(0, 1) for part in turns)
-        # The first half of a head is turned against the second: a sign on the sine in place of a negation.
+        # Rotary embedding pairs the two halves of a head: a sign on the sine replaces a negation.
         half = self._head_width // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
         for number, layer in enumerate(self.text_model.layers):
@@ -134,7 +134,7 @@ class TorchDecoder:
             query = _rotate(apply(attention.q_proj, read).view(count, self._heads, -1), cos, sin)
             key = _rotate(attention.k_proj(read).view(count, self._kv_heads, -1), cos, sin)
             value = attention.v_proj(read).view(count, self._kv_heads, -1)
-            found = [span.attend(number, query, key, value) for span in spans]
+            found = [one.attend(number, query, key, value) for one in attentions]
             joined = found[0] if len(found) == 1 else torch.cat(found)
             hidden = hidden + apply(attention.o_proj, joined)
             read, mlp = layer.post_attention_layernorm(hidden), layer.mlp
@@ -144,12 +144,12 @@ class TorchDecoder:
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions; the sign of the turned half is in the sine."""
+    """Rotary position embedding; the sign of the rotated half is in the sine."""
     return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
 
 
 def apply(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """What a linear layer makes of (rows, width); quantised, hooked or wrapped ones do their own work."""
+    """A linear layer applied to (rows, width); quantised, hooked or wrapped modules are called."""
     if type(module) is nn.Linear and not (module._forward_hooks or module._forward_pre_hooks):
         return linear(states, module.weight, module.bias)
     found: torch.Tensor = module(states)

@@ -1,8 +1,7 @@
-"""The torch engine: Qwen2-VL as transformers has it, in two halves. The reference for every other engine.
+"""The torch engine: the modules of transformers' Qwen2-VL. It is the reference for every other engine.
 
-Only the weights' modules are used: the tower takes one slice a call, the decoder gets embeddings,
-positions and a key-value cache. Nothing is kept in the model between calls, so that sessions do not
-disturb each other. How a checkpoint becomes such an engine is in `egolive.assistant.load_local`.
+The tower encodes one slice a call; the decoder takes embeddings, positions and a KV cache. The model keeps no
+state between calls, so sessions are independent. `egolive.assistant.load_local` loads a checkpoint into it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["TorchEngine", "TorchTower"]
 
 
 class TorchTower:
-    """The vision half: patches of one slice to visual tokens."""
+    """The vision tower: patches of one slice to visual tokens."""
 
     def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
         self._visual = model.model.visual

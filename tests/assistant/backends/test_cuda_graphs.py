@@ -90,13 +90,13 @@ def tapes() -> Tapes:
 @pytest.fixture
 def decoder(plain: TorchEngine, tapes: Tapes) -> TorchDecoder:
     """The same weights, with static steps that are replayed."""
-    return TorchDecoder(plain.halves()[1].model, tapes)
+    return TorchDecoder(plain.backend()[1].model, tapes)
 
 
 @pytest.fixture
 def static(plain: TorchEngine, decoder: TorchDecoder) -> LocalEngine[TorchTower, TorchDecoder]:
     return LocalEngine(
-        plain.halves()[0],
+        plain.backend()[0],
         decoder,
         tokenizer=plain.tokenizer,
         preprocessor=plain.preprocessor,
@@ -188,7 +188,7 @@ class Twins:
 
 @pytest.fixture
 def twins(plain: TorchEngine, decoder: TorchDecoder) -> Twins:
-    return Twins([decoder, plain.halves()[1]], seed=0)
+    return Twins([decoder, plain.backend()[1]], seed=0)
 
 
 def test_rows_grow_fork_and_are_taken_back_in_any_order(twins: Twins, decoder: TorchDecoder) -> None:
@@ -277,7 +277,7 @@ def test_rows_that_are_too_long_go_without(
 ) -> None:
     for module in ("cuda_graphs", "torch_decoder"):
         monkeypatch.setattr(f"egolive.assistant.backends.torch.{module}.COLUMNS", (256, 512))
-    twins = Twins([TorchDecoder(plain.halves()[1].model, tapes), plain.halves()[1]], seed=2)
+    twins = Twins([TorchDecoder(plain.backend()[1].model, tapes), plain.backend()[1]], seed=2)
     for length, captured in ((100, 1), (400, 1), (370, 2)):
         (branch,) = twins.branches(twins.row(length), 1)
         twins.read([(branch, 2)])
@@ -291,8 +291,8 @@ def test_where_capturing_fails_the_same_steps_run_as_they_are(
         step()
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
-    decoder = TorchDecoder(plain.halves()[1].model, fails)
-    twins = Twins([decoder, plain.halves()[1]], seed=3)
+    decoder = TorchDecoder(plain.backend()[1].model, fails)
+    twins = Twins([decoder, plain.backend()[1]], seed=3)
     (branch,) = twins.branches(twins.row(30), 1)
     with caplog.at_level(logging.WARNING):
         for count in (1, 3, 1):
@@ -313,8 +313,8 @@ def test_a_step_that_fails_has_read_nothing(plain: TorchEngine) -> None:
 
         return run
 
-    decoder = TorchDecoder(plain.halves()[1].model, capture)
-    twins = Twins([decoder, plain.halves()[1]], seed=4)
+    decoder = TorchDecoder(plain.backend()[1].model, capture)
+    twins = Twins([decoder, plain.backend()[1]], seed=4)
     (branch,) = twins.branches(twins.row(30), 1)
     twins.read([(branch, 2)])
     failing[0] = True
@@ -348,7 +348,7 @@ def test_rows_that_are_gone_are_not_held(decoder: TorchDecoder) -> None:
 
 
 def test_on_a_cpu_there_are_none(plain: TorchEngine) -> None:
-    assert plain.halves()[1].static is None
+    assert plain.backend()[1].static is None
 
 
 @pytest.mark.parametrize("graphs", [True, False])

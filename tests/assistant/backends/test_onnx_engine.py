@@ -43,8 +43,8 @@ def fp32_folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 def test_every_way_of_reading_gives_torchs_logits(fp32_folder: Path, tiny_checkpoint: Path) -> None:
     """Two rows in one pass, three branches side by side, a rewind, a prune, a fork."""
-    _, ours = load_engine(str(fp32_folder), device="cpu").halves()
-    _, torchs = load_engine(str(tiny_checkpoint), device="cpu").halves()
+    _, ours = load_engine(str(fp32_folder), device="cpu").backend()
+    _, torchs = load_engine(str(tiny_checkpoint), device="cpu").backend()
     for found, expected in zip(logits_of_many_passes(ours), logits_of_many_passes(torchs), strict=True):
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=1e-4)
@@ -52,7 +52,7 @@ def test_every_way_of_reading_gives_torchs_logits(fp32_folder: Path, tiny_checkp
 
 def test_a_token_out_of_place_would_be_noticed(fp32_folder: Path) -> None:
     """What the comparison above rests on: a position off by one changes the logits by far more."""
-    _, decoder = load_engine(str(fp32_folder), device="cpu").halves()
+    _, decoder = load_engine(str(fp32_folder), device="cpu").backend()
     embed = decoder.embed
 
     def shifted(tokens: list[int]) -> torch.Tensor:
@@ -87,7 +87,7 @@ def test_answers_with_all_reuse_pass_a_whole_audit(engine_folder: Path) -> None:
 
 def test_pictures_of_another_size_are_refused_in_one_line(fp32_folder: Path) -> None:
     engine = load_engine(str(fp32_folder), device="cpu")
-    tower, _ = engine.halves()
+    tower, _ = engine.backend()
     frame = np.zeros((84, 84, 3), dtype=np.uint8)
     with pytest.raises(EngineError, match="exported for pictures of 84x56, got 84x84"):
         tower.encode(*engine.preprocessor.patches([frame], 84, 84))
@@ -98,13 +98,13 @@ def test_embeddings_are_read_from_the_file_as_they_are_needed(fp32_folder: Path)
     mapped = Path("/proc/self/maps")
     if mapped.exists():
         assert EMBEDDINGS_FILE in mapped.read_text()
-    _, decoder = load_engine(str(fp32_folder), device="cpu").halves()
+    _, decoder = load_engine(str(fp32_folder), device="cpu").backend()
     assert torch.equal(decoder.embed([3, 5]), table[[3, 5]])
 
 
 def test_keys_and_values_are_appended_in_place(fp32_folder: Path) -> None:
     """One row grows in its own buffer: nothing of what it has read is copied from step to step."""
-    _, decoder = load_engine(str(fp32_folder), device="cpu").halves()
+    _, decoder = load_engine(str(fp32_folder), device="cpu").backend()
     from egolive.assistant.runtime.backend import ForwardInput
 
     row = decoder.new_cache()

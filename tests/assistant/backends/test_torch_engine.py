@@ -148,7 +148,7 @@ def read(
 
 def our_logits(engine: TorchEngine, prompt: Prompt, answer: list[int]) -> torch.Tensor:
     """Logits after every token: the prompt in one pass, the answer token by token from the cache."""
-    tower, decoder = engine.halves()
+    tower, decoder = engine.backend()
     layout = lay_out(prompt, engine.tokenizer)
     embeddings = [
         tower.encode(*engine.preprocessor.patches(piece.frames, piece.height, piece.width))
@@ -249,7 +249,7 @@ def test_positions_of_transformers_5_would_give_another_answer(
 def test_slices_encoded_one_by_one_are_those_of_the_whole_window(
     engine: TorchEngine, reference: Any, size: tuple[int, int]
 ) -> None:
-    tower, _ = engine.halves()
+    tower, _ = engine.backend()
     frames = pictures(6)
     slices = [engine.preprocessor.patches(frames[at : at + 2], *size) for at in range(0, 6, 2)]
     ours = torch.cat([tower.encode(patches, grid) for patches, grid in slices])
@@ -263,7 +263,7 @@ def test_slices_encoded_one_by_one_are_those_of_the_whole_window(
 
 
 def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_engine: TorchEngine) -> None:
-    _, decoder = tiny_engine.halves()
+    _, decoder = tiny_engine.backend()
     layout = lay_out(PROMPTS["text"], tiny_engine.tokenizer)
     embeddings = torch.cat([decoder.embed(piece) for piece in layout.pieces if isinstance(piece, tuple)])
     whole = read(decoder, decoder.new_cache(), embeddings, layout.positions, keep=len(layout))
@@ -275,7 +275,7 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_engine: TorchEngine)
 
 
 def test_a_fork_goes_its_own_way_and_leaves_the_row_alone(tiny_engine: TorchEngine) -> None:
-    _, decoder = tiny_engine.halves()
+    _, decoder = tiny_engine.backend()
     row = decoder.new_cache()
     positions = rope_positions([12])
     first, second = decoder.embed(range(20, 28)), decoder.embed(range(40, 44))
@@ -336,7 +336,7 @@ def test_running_out_of_memory_is_one_line(tiny_checkpoint: Path, monkeypatch: p
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore lines")
 
-    monkeypatch.setattr(engine.halves()[1].text_model.layers[1].input_layernorm, "forward", fail)
+    monkeypatch.setattr(engine.backend()[1].text_model.layers[1].input_layernorm, "forward", fail)
     with engine.session() as session, pytest.raises(EngineError, match="ran out of memory") as caught:
         list(session.ask([Request(PROMPTS["text"])]))
     assert "\n" not in str(caught.value)

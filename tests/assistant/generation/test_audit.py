@@ -79,7 +79,7 @@ def audited(engine: TorchEngine, corrupt_at: int | None = None) -> Audit:
             if number == corrupt_at:
                 with torch.inference_mode():
                     for kept in assistant._session.kept:  # type: ignore[attr-defined]
-                        kept.row.room(0).normal_()
+                        kept.cache.room(0).normal_()
             list(assistant.answer(questions, window=window))
     return audit
 

@@ -116,7 +116,7 @@ def remembered(
     engine = engine or Sighted()
     live = LiveMemory(memory, engine, started=1e9, **options)
     clock = VirtualClock()
-    with Assistant(engine, questions=QUESTIONS, keeper=live, clock=clock) as assistant:
+    with Assistant(engine, questions=QUESTIONS, observer=live, clock=clock) as assistant:
         live.attend(assistant)
         run_stream(live.watch(source), assistant, [], fps=2.0, slices=2, clock=clock)
     return memory
@@ -274,7 +274,7 @@ def test_forgetting_while_a_stream_runs_leaves_no_frame_encoding_or_key(tmp_path
         def emit(self, shown: Any) -> None:
             looked(shown.frame.time)
 
-    with Assistant(engine, questions=QUESTIONS[:2], keeper=live) as assistant:
+    with Assistant(engine, questions=QUESTIONS[:2], observer=live) as assistant:
         assert isinstance(assistant.engine_session, Session)
         sessions.append(assistant.engine_session)
         live.attend(assistant)

@@ -44,7 +44,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_each_answer_comes_again_byte_for_byte_in_another_folder(tmp_path: Path) -> None:
-    with Assistant(engine := FakeEngine(), keeper=(kept := keeper(tmp_path, engine))) as assistant:
+    with Assistant(engine := FakeEngine(), observer=(kept := keeper(tmp_path, engine))) as assistant:
         answers = list(assistant.answer(QUESTIONS, window=window()))
     assert len(kept.bundles) == 3
     for number, folder in enumerate(sorted(kept.bundles)):
@@ -54,21 +54,21 @@ def test_each_answer_comes_again_byte_for_byte_in_another_folder(tmp_path: Path)
         bundle = read_bundle(moved)
         assert reproduce(bundle, FakeEngine(), again := tmp_path / f"again-{number}") == bundle.answer
         assert contents(again) == contents(moved)
-        assert bundle.job.question in QUESTIONS
+        assert bundle.generation.question in QUESTIONS
     assert {answer.text for answer in answers} >= {"make tea", "right hand"}
 
 
 def test_frames_settings_and_prompt_are_those_of_the_answer(tmp_path: Path) -> None:
     engine = FakeEngine()
-    with Assistant(engine, keeper=(kept := keeper(tmp_path, engine))) as assistant:
+    with Assistant(engine, observer=(kept := keeper(tmp_path, engine))) as assistant:
         list(assistant.answer(QUESTIONS, window=(seen := window())))
     (asked,) = engine.asked
     requests = {request.key: request for request in asked}
     assert len(kept.bundles) == len(requests) == 3
     for folder in kept.bundles:
         bundle = read_bundle(folder)
-        request = requests[bundle.job.question]
-        for then, now in zip(request.prompt.parts, bundle.job.prompt.parts, strict=True):
+        request = requests[bundle.generation.question]
+        for then, now in zip(request.prompt.parts, bundle.generation.prompt.parts, strict=True):
             if isinstance(then, str):
                 assert now == then
                 continue
@@ -76,13 +76,13 @@ def test_frames_settings_and_prompt_are_those_of_the_answer(tmp_path: Path) -> N
             assert (now.kind, now.height, now.width) == (then.kind, then.height, then.width)
             for image, kept_image in zip(then.frames, now.frames, strict=True):
                 assert_array_equal(image, kept_image)
-        assert bundle.job.time == seen.newest.time
-        assert bundle.job.source_size == (72, 40)
+        assert bundle.generation.time == seen.newest.time
+        assert bundle.generation.source_size == (72, 40)
         assert bundle.engine["sha256"] == "abc"
 
 
 def test_another_answer_is_told_apart(tmp_path: Path) -> None:
-    with Assistant(engine := FakeEngine(), keeper=(kept := keeper(tmp_path, engine))) as assistant:
+    with Assistant(engine := FakeEngine(), observer=(kept := keeper(tmp_path, engine))) as assistant:
         list(assistant.answer(QUESTIONS[:1], window=window()))
     bundle = read_bundle(kept.bundles[0])
     assert reproduce(bundle, FakeEngine(lambda _: "make soup")) != bundle.answer
@@ -92,7 +92,7 @@ def test_the_bundled_model_says_the_same_again_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = load_engine("nano", device="cpu")
-    with Assistant(engine, keeper=(kept := keeper(tmp_path, engine, weights_hash("nano")))) as assistant:
+    with Assistant(engine, observer=(kept := keeper(tmp_path, engine, weights_hash("nano")))) as assistant:
         # Together, on shared rows: given again they are read alone.
         list(assistant.answer(QUESTIONS, window=window()))
     for folder in kept.bundles:
@@ -108,7 +108,7 @@ def test_the_bundled_model_says_the_same_again_on_the_command_line(
 
 
 def test_a_picture_or_answer_that_was_changed_is_refused(tmp_path: Path) -> None:
-    with Assistant(engine := FakeEngine(), keeper=(kept := keeper(tmp_path, engine))) as assistant:
+    with Assistant(engine := FakeEngine(), observer=(kept := keeper(tmp_path, engine))) as assistant:
         list(assistant.answer(QUESTIONS[:1], window=window()))
     folder = kept.bundles[0]
     answer = (folder / "answer.json").read_bytes()
@@ -125,7 +125,7 @@ def test_a_picture_or_answer_that_was_changed_is_refused(tmp_path: Path) -> None
 
 
 def test_a_damaged_bundle_is_told_in_one_line(tmp_path: Path) -> None:
-    with Assistant(engine := FakeEngine(), keeper=(kept := keeper(tmp_path, engine))) as assistant:
+    with Assistant(engine := FakeEngine(), observer=(kept := keeper(tmp_path, engine))) as assistant:
         list(assistant.answer(QUESTIONS[:1], window=window()))
     folder = kept.bundles[0]
     assert is_bundle(folder)
@@ -162,7 +162,7 @@ def test_a_damaged_bundle_is_told_in_one_line(tmp_path: Path) -> None:
 def test_a_bundle_that_was_edited_wrongly_names_the_file_and_the_field(
     tmp_path: Path, key: tuple[str, ...], value: object, told: str
 ) -> None:
-    with Assistant(engine := FakeEngine(), keeper=(kept := keeper(tmp_path, engine))) as assistant:
+    with Assistant(engine := FakeEngine(), observer=(kept := keeper(tmp_path, engine))) as assistant:
         list(assistant.answer(QUESTIONS[:1], window=window()))
     path = kept.bundles[0] / "bundle.json"
     values = json.loads(path.read_text())

@@ -219,7 +219,7 @@ def test_logprobs_are_those_of_the_model_over_all_tokens_it_may_say(
     hot = answers(session, [ask(None, "What?", temperature=0.01, seed=3)])[0][0]
     assert hot.token == cold.token
     assert hot.logprob == pytest.approx(cold.logprob, abs=1e-5)
-    _, decoder = engine.halves()
+    _, decoder = engine.backend()
     ids = engine.tokenizer.encode("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n")
     positions = np.tile(np.arange(len(ids)), (3, 1))
     (logits,) = decoder.forward([ForwardInput(decoder.new_cache(), decoder.embed(ids), positions)])[0]
@@ -229,7 +229,7 @@ def test_logprobs_are_those_of_the_model_over_all_tokens_it_may_say(
 
 
 def test_tokens_of_pictures_and_outputs_without_text_are_never_said(engine: TorchEngine) -> None:
-    _, decoder = engine.halves()
+    _, decoder = engine.backend()
     never = engine.tokenizer.vision_tokens | set(range(len(engine.tokenizer), decoder.head.shape[0]))
     assert len(never) >= 6
     with engine.session() as session:
@@ -309,7 +309,7 @@ def test_pictures_that_cannot_be_are_refused(session: Session, vision: Vision, m
 
 
 def test_damaged_weights_are_told_not_answered(session: Session, engine: TorchEngine) -> None:
-    _, decoder = engine.halves()
+    _, decoder = engine.backend()
     whole = decoder.head
     decoder.head = torch.full_like(whole, float("nan"))
     try:
@@ -346,14 +346,14 @@ def test_a_session_in_which_another_thread_hangs_is_left_to_it(
 ) -> None:
     session = engine.session()
     begun, go_on = threading.Event(), threading.Event()
-    read = session._reader.read
+    read = session._prefill.run
 
     def hangs(*arguments: Any, **settings: Any) -> Any:
         begun.set()
         go_on.wait(10)
         return read(*arguments, **settings)
 
-    monkeypatch.setattr(session._reader, "read", hangs)
+    monkeypatch.setattr(session._prefill, "run", hangs)
     said: list[Delta] = []
     thread = threading.Thread(target=lambda: said.extend(session.ask([ask(window(0, 2), "What?")])))
     thread.start()

@@ -275,7 +275,7 @@ def test_a_margin_is_that_of_the_two_likeliest_tokens(engine: TorchEngine) -> No
 
 
 def test_branches_read_side_by_side_are_as_each_alone(engine: TorchEngine) -> None:
-    _, decoder = engine.halves()
+    _, decoder = engine.backend()
     prefix, tails = decoder.embed(range(20, 31)), [decoder.embed(range(40, 44)), decoder.embed(range(50, 57))]
     places = rope_positions([20])
     alone = []
@@ -307,7 +307,7 @@ def test_branches_read_side_by_side_are_as_each_alone(engine: TorchEngine) -> No
 
 
 def test_a_row_is_not_read_further_under_its_branches(engine: TorchEngine) -> None:
-    _, decoder = engine.halves()
+    _, decoder = engine.backend()
     row, places = decoder.new_cache(), rope_positions([8])
     branch = row.fork()
     decoder.forward(

@@ -29,9 +29,9 @@ def in_a_thread(work: Callable[[], T]) -> T:
 
 
 def watched(engine: LocalEngine[Any, Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Torch's threads at each pass of an engine's halves, from now on."""
+    """Torch's threads at each pass of an engine's tower and decoder, from now on."""
     seen: list[int] = []
-    for half, name in zip(engine.halves(), ("encode", "forward"), strict=True):
+    for half, name in zip(engine.backend(), ("encode", "forward"), strict=True):
         known = getattr(half, name)
 
         def note(*arguments: Any, known: Any = known) -> Any:
@@ -129,7 +129,7 @@ def test_a_pass_that_fails_puts_the_threads_back(
     def fails(*_: object) -> None:
         raise EngineError(f"with {torch.get_num_threads()} threads")
 
-    monkeypatch.setattr(engine.halves()[0], "encode", fails)
+    monkeypatch.setattr(engine.backend()[0], "encode", fails)
     picture = Vision((np.zeros((56, 84, 3), np.uint8),), 56, 84, keys=(0,))
     with engine.session() as session:
         with pytest.raises(EngineError, match=f"with {before + 1} threads"):

@@ -61,7 +61,7 @@ def test_prefill_is_measured_at_each_length(costs: dict[str, Any]) -> None:
 def test_a_token_reads_the_layers_and_the_last_one_but_no_table_of_embeddings(folder: Path) -> None:
     engine = load_engine(str(folder), device="cpu", dtype="fp32")
     read, numbers = engine_costs._weights_read(engine, folder)
-    model = engine.halves()[1].model  # type: ignore[attr-defined]
+    model = engine.backend()[1].model  # type: ignore[attr-defined]
     text = model.model.language_model
     linear = sum(w.numel() for name, w in text.layers.named_parameters() if w.ndim == 2)
     assert numbers == linear

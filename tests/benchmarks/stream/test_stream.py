@@ -127,7 +127,7 @@ def test_a_batch_on_one_encoding_says_what_generate_says_one_by_one(
 ) -> None:
     singly, batch = TransformersBaseline(engine), TransformersBaseline(engine, "batch")
     encoded = []
-    handle = engine.halves()[1].model.model.visual.register_forward_hook(lambda *_: encoded.append(1))
+    handle = engine.backend()[1].model.model.visual.register_forward_hook(lambda *_: encoded.append(1))
     try:
         for hop in hops[:2]:
             asked = hop.sets["window"]
@@ -301,7 +301,7 @@ def test_random_weights_read_prompts_as_long_as_the_real_ones() -> None:
     with engine.session() as session:
         assert len({delta.token for delta in session.ask(hop.sets["window"])}) >= 3
         assert session.usage()["vision_tokens"] == 4 * 144
-    model = engine.halves()[1].model
+    model = engine.backend()[1].model
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
     assert STRUCTURES["2b"].text_layers == 28
 
@@ -314,6 +314,6 @@ def test_a_checkpoint_of_random_weights_can_be_loaded(
     random_checkpoint("2b", tmp_path / "random", layers=1, vision_layers=1)
     engine = load_engine(str(tmp_path / "random"), device="cpu", dtype="fp32")
     assert isinstance(engine, TorchEngine)
-    assert len(engine.halves()[1].text_model.layers) == 1
+    assert len(engine.backend()[1].text_model.layers) == 1
     assert engine.profile.picture == (252, 448)
     engine.close()
