@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
-from egolive.assistant.cli.options import LookOptions
 from egolive.assistant.generation.conversations import Conversation, fill_placeholders
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.load import load_any_engine
@@ -20,7 +19,7 @@ from egolive.assistant.model.media import Picture, Video, is_video
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine, EngineInfo
-from egolive.assistant.schema.profiles import Profile
+from egolive.assistant.schema.profiles import PictureSize, Profile
 from egolive.stream import Stream, StreamSettings, questions_of
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Frame
@@ -271,7 +270,7 @@ class Model:
             >>> model.close()
         """
         engine = self._open()
-        profile = LookOptions(min_pixels=min_pixels, max_pixels=max_pixels).applied_to(engine.profile)
+        profile = PictureSize(min_pixels=min_pixels, max_pixels=max_pixels).applied_to(engine.profile)
         reasons = profile.think if think is None else think
         sampling = Sampling(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed

@@ -18,7 +18,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
-from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, LookOptions, ModelOptions
+from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
 from egolive.assistant.cli.printing import json_text, printable, readable
 from egolive.assistant.generation.conversations import Conversation
 from egolive.assistant.generation.generate import Sampling
@@ -26,6 +26,7 @@ from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.model.media import Video, is_video, load_picture
 from egolive.assistant.schema.answers import Question, Task
+from egolive.assistant.schema.profiles import PictureSize
 from egolive.streaming.errors import DataError, UsageError
 from egolive.streaming.paths import existing_path
 from egolive.streaming.sources.opening import open_source
@@ -34,14 +35,14 @@ __all__ = ["ask_command"]
 
 _WORDLESS = ("intent", "next")
 _ASK = Parameter(group=ASKED)
-_MODEL, _LOOK, _CLIP, _GREEDY = ModelOptions(), LookOptions(), ClipOptions(), Sampling()
+_MODEL, _LOOK, _CLIP, _GREEDY = ModelOptions(), PictureSize(), ClipOptions(), Sampling()
 
 
 def ask_command(
     *items: Annotated[str, Parameter(group=GIVEN)],
     task: Annotated[Task, _ASK] = "ask",
     model: Annotated[ModelOptions, Parameter(name="*", group=MODEL)] = _MODEL,
-    look: Annotated[LookOptions, Parameter(name="*", group=GIVEN)] = _LOOK,
+    look: Annotated[PictureSize, Parameter(name="*", group=GIVEN)] = _LOOK,
     clip: Annotated[ClipOptions, Parameter(name="*", group=GIVEN)] = _CLIP,
     sampling: Annotated[Sampling, Parameter(name="*", group=ASKED)] = _GREEDY,
     system: Annotated[str | None, _ASK] = None,

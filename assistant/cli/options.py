@@ -6,7 +6,7 @@ Nothing here imports torch: what a user can get wrong is checked before that.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +14,6 @@ from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.printing import loading
 from egolive.assistant.load import check_model, is_address, load_any_engine
-from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ __all__ = [
     "DeviceOption",
     "DtypeOption",
     "JsonFile",
-    "LookOptions",
     "ModelOption",
     "ModelOptions",
     "PlotFile",
@@ -144,46 +142,3 @@ class ModelOptions:
                 provider=self.provider,
                 served_as=self.served_as,
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookOptions:
-    """How large the model sees pictures; its own habit where nothing is given."""
-
-    min_pixels: int | None = None
-    """Least pixels at which the model sees a picture."""
-    max_pixels: int | None = None
-    """Most pixels at which the model sees a picture."""
-    height: int | None = None
-    """Exact height at which the model sees pictures, rounded to a multiple of 28; with `--width`."""
-    width: int | None = None
-    """Exact width at which the model sees pictures, rounded to a multiple of 28; with `--height`."""
-
-    def __post_init__(self) -> None:
-        for name in ("min_pixels", "max_pixels", "height", "width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is 1 or more, got {value}")
-        if (self.height is None) != (self.width is None):
-            raise UsageError("an exact size needs --height and --width")
-        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
-            raise UsageError(f"--min-pixels {self.min_pixels} is more than --max-pixels {self.max_pixels}")
-
-    def applied_to(self, profile: Profile) -> Profile:
-        """The profile with these sizes in place of its own."""
-        if self.height is not None and self.width is not None:
-            size = (max(28, round(self.height / 28) * 28), max(28, round(self.width / 28) * 28))
-            return replace(profile, picture=size)
-        if self.min_pixels is None and self.max_pixels is None:
-            return profile
-        return replace(
-            profile,
-            picture=None,
-            image_pixels=self._limits(profile.image_pixels),
-            video_pixels=self._limits(profile.video_pixels),
-        )
-
-    def _limits(self, own: tuple[int, int]) -> tuple[int, int]:
-        """Limits in which one that is given moves the other out of its way."""
-        least = self.min_pixels or min(own[0], self.max_pixels or own[0])
-        return least, self.max_pixels or max(own[1], least)

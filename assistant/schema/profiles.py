@@ -8,13 +8,13 @@ model's are built in. Prompts are put together in `egolive.assistant.prompts.pro
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from egolive.streaming.errors import ConfigError
+from egolive.streaming.errors import ConfigError, UsageError
 
 __all__ = [
     "EGOTHINKER_V1",
@@ -22,6 +22,7 @@ __all__ = [
     "PROFILES",
     "PROFILE_FILE",
     "AnswerStyle",
+    "PictureSize",
     "Profile",
     "Templates",
     "Unit",
@@ -289,3 +290,46 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSize:
+    """Size at which the model sees pictures, in place of the one that its profile says."""
+
+    min_pixels: int | None = None
+    """Least pixels at which the model sees a picture."""
+    max_pixels: int | None = None
+    """Most pixels at which the model sees a picture."""
+    height: int | None = None
+    """Exact height at which the model sees pictures, rounded to a multiple of 28; with `--width`."""
+    width: int | None = None
+    """Exact width at which the model sees pictures, rounded to a multiple of 28; with `--height`."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_pixels", "max_pixels", "height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is 1 or more, got {value}")
+        if (self.height is None) != (self.width is None):
+            raise UsageError("an exact size needs --height and --width")
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise UsageError(f"--min-pixels {self.min_pixels} is more than --max-pixels {self.max_pixels}")
+
+    def applied_to(self, profile: Profile) -> Profile:
+        """The profile with these sizes in place of its own."""
+        if self.height is not None and self.width is not None:
+            size = (max(28, round(self.height / 28) * 28), max(28, round(self.width / 28) * 28))
+            return replace(profile, picture=size)
+        if self.min_pixels is None and self.max_pixels is None:
+            return profile
+        return replace(
+            profile,
+            picture=None,
+            image_pixels=self._limits(profile.image_pixels),
+            video_pixels=self._limits(profile.video_pixels),
+        )
+
+    def _limits(self, own: tuple[int, int]) -> tuple[int, int]:
+        """Limits in which one that is given moves the other out of its way."""
+        least = self.min_pixels or min(own[0], self.max_pixels or own[0])
+        return least, self.max_pixels or max(own[1], least)
