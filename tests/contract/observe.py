@@ -540,7 +540,9 @@ def exit_codes(work: Workspace) -> dict[str, Any]:
         "run, an option that is not there": work.call("run", "--bogus").code,
         "a command that is not there": work.call("bogus").code,
     }
+    # A shell's background job ignores interrupts, and so would its children.
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from importlib import metadata as m; [s] = m.entry_points(group='console_scripts', name='egolive')"
     )
     for name, number in (("interrupted", signal.SIGINT), ("terminated", signal.SIGTERM)):
@@ -555,7 +557,10 @@ def exit_codes(work: Workspace) -> dict[str, Any]:
             while not (out / "00000.json").exists() and time.monotonic() < until and process.poll() is None:
                 time.sleep(0.02)
             process.send_signal(number)
-            found[name] = process.wait(timeout=30)
+            try:
+                found[name] = process.wait(timeout=60)
+            finally:
+                process.kill()
     return found
 
 
