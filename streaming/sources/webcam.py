@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ _RETRY = 0.05
 """Seconds between two tries to read from a camera that gave nothing."""
 
 
-class Camera(Source):
+class Camera(Source, ABC):
     """Base of live sources whose frames carry the time at which they arrived; subclasses say how to `_read`.
 
     Args:
@@ -63,9 +64,9 @@ class Camera(Source):
             yield Frame(image, now - start, index)
             index += 1
 
+    @abstractmethod
     def _read(self) -> Image | None:
         """The next picture, or None once closed."""
-        raise NotImplementedError
 
 
 class OpenCvCamera(Camera):
