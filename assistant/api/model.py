@@ -343,7 +343,8 @@ class Model:
                 is tried again only if it was opened so.
             tasks: What is asked again and again: "intent", "next", "hands", "objects" (in the hands); a text
                 that ends with a question mark is a question about the last seconds, any other text a thing
-                to find; or `Question` objects.
+                to find; or `Question` objects. A word that nearly is one of the names ("intnet") is an error;
+                `Question("ground", ...)` finds a thing so named.
             fps: Frames a second that the model sees; the model's own rate without it.
             slices: Pairs of frames in a full window; the model's own number without it.
             every: Pairs of frames from one question about the window to the next; 2 without it, for a

@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from types import TracebackType
 from typing import Self, cast
 
@@ -31,6 +32,9 @@ _PHRASES = {
     "ground": (*_HANDS, *(f"object in the {hand}" for hand in _HANDS)),
 }
 """Names for several phrases to find."""
+_NAMES = ("intent", "next", *_PHRASES)
+_SLIP = 0.82
+"""Similarity to a name from which a word counts as that name misspelt; "tent" and "intent" have 0.8."""
 _AHEAD = 4
 """Results of a recording that wait for whoever pulls them."""
 _MOST_NEW = 256
@@ -73,11 +77,12 @@ def questions_of(tasks: str | Question | Iterable[str | Question], *, think: boo
 
     Args:
         tasks: "intent", "next", "hands", "objects" (in the hands), "ground" (both); a text that ends with a
-            question mark is a question about the window, any other one a thing to find; or `Question`s.
+            question mark is a question about the window, any other one a thing to find; or `Question`s. A
+            word that nearly is one of the names is refused; `Question("ground", ...)` finds a thing so named.
         think: Let the model reason before it answers the named ones.
 
     Raises:
-        ConfigError: Nothing is asked, or something that is no text and no question.
+        ConfigError: Nothing is asked, something that is no text and no question, or a misspelt name.
     """
     questions: list[Question] = []
     for task in (tasks,) if isinstance(tasks, str | Question) else tasks:
@@ -91,11 +96,29 @@ def questions_of(tasks: str | Question | Iterable[str | Question], *, think: boo
             questions.append(Question(cast("Task", words), think=think))
         elif words.endswith("?"):
             questions.append(Question("ask", words, think))
+        elif words in _PHRASES:
+            questions += [Question("ground", phrase, think) for phrase in _PHRASES[words]]
         else:
-            questions += [Question("ground", phrase, think) for phrase in _PHRASES.get(words, (words,))]
+            _check_name(words)
+            questions.append(Question("ground", words, think))
     if not questions:
         raise ConfigError("nothing is asked; give at least one task, such as 'intent' or 'hands'")
     return tuple(dict.fromkeys(questions))
+
+
+def _check_name(words: str) -> None:
+    """Refuse what is more likely a misspelt name than a thing to find.
+
+    Raises:
+        ConfigError: It is nearly a name, or a task that needs words.
+    """
+    if words in ("when", "ask"):
+        raise ConfigError(f"the task {words!r} needs words; give Question({words!r}, ...) in its place")
+    if close := get_close_matches(words.lower(), _NAMES, n=1, cutoff=_SLIP):
+        raise ConfigError(
+            f"there is no task {words!r}; did you mean {close[0]!r}? To find a thing of that name, give "
+            f"Question('ground', {words!r})"
+        )
 
 
 @dataclass(slots=True)

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import metadata
 from io import TextIOWrapper
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
-from cyclopts.completion.detect import ShellDetectionError
+from cyclopts.completion.detect import ShellDetectionError, detect_shell
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -31,6 +32,9 @@ from egolive.streaming.errors import EgoliveError, UsageError
 __all__ = ["app", "call", "main"]
 
 Level = Literal["debug", "info", "warning", "error"]
+_Shell = Literal["zsh", "bash", "fish", "powershell"]
+_SHELL_HELP = "Shell type for completion. If not specified, attempts to auto-detect current shell."
+_OUTPUT_HELP = "Output path for the completion script. If not specified, uses shell-specific default."
 
 _EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "modelopt", "bitsandbytes"), "quantize") | {"gradio": "demo"}
 """Where a missing package is one of another extra than `train`."""
@@ -287,9 +291,32 @@ _add(
     "bench overhead --seconds 10",
 )
 app.command(bench)
-app.register_install_completion_command(
-    help="Install completion of commands and options for this shell (bash, zsh or fish).", group=_MACHINE
+
+
+@app.command(
+    name="--install-completion",
+    help="Install completion of commands and options for this shell (bash, zsh or fish).",
+    group=_MACHINE,
 )
+def _install_completion(
+    *,
+    shell: Annotated[_Shell | None, Parameter(help=_SHELL_HELP)] = None,
+    output: Annotated[Path | None, Parameter(name=["-o", "--output"], help=_OUTPUT_HELP)] = None,
+) -> None:
+    from cyclopts.completion.install import create_install_completion_command
+
+    # Where the shell cannot be told, the library's own command prints its error and exits by itself.
+    create_install_completion_command(_write_completion, True)(shell=shell or detect_shell(), output=output)
+
+
+def _write_completion(shell: _Shell, output: Path | None, add_to_startup: bool) -> Path:
+    """Write the script that completes commands and options, and return its path."""
+    script = app.install_completion(shell=shell, output=output, add_to_startup=add_to_startup)
+    if shell == "bash":
+        # Names of files, where bash finds nothing else to complete.
+        text = script.read_text().replace("\ncomplete -F ", "\ncomplete -o default -F ")
+        script.write_text(text)
+    return script
 
 
 def main() -> None:
@@ -350,7 +377,7 @@ def _explained(error: Exception, tokens: Sequence[str]) -> tuple[str, int]:
         case MemoryError():
             return "memory ran out; use a smaller model or fewer --slices, or close other programs", 1
         case ShellDetectionError():
-            return "which shell this is cannot be told; set SHELL to bash, zsh or fish", 1
+            return "which shell this is cannot be told; give --shell bash, zsh or fish", 1
         case ImportError() if missing := _missing_package(error):
             extra = _EXTRAS.get(missing, "train")
             return (

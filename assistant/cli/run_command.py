@@ -233,6 +233,7 @@ def run(
         metrics,
         out,
         video=video,
+        drawn=any(isinstance(sink, VideoSink | TerminalView) for sink in sinks),
         audit=checked.counts if checked else None,
         others=(record, evidence, memory),
     )

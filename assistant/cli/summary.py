@@ -19,6 +19,7 @@ def tell(
     out: Path | None,
     *,
     video: bool,
+    drawn: bool,
     audit: AuditCounts | None,
     others: Sequence[Path | None] = (),
 ) -> None:
@@ -29,6 +30,7 @@ def tell(
         metrics: Of the run.
         out: Folder of its files, where it has any.
         video: Whether one of them is a video.
+        drawn: Whether an overlay was drawn anywhere; how late it was is left out otherwise.
         audit: What was checked, where anything was.
         others: Further folders that the run wrote.
     """
@@ -41,7 +43,7 @@ def tell(
         f"({report.results} answers in {report.seconds:.1f} s)",
         f"drops    {drops}",
     ]
-    if overlay := metrics.stage("glass_to_overlay"):
+    if drawn and (overlay := metrics.stage("glass_to_overlay")):
         lines.append(
             f"overlay  {overlay.p50 * 1e3:.0f} ms after the capture, 95 % within {overlay.p95 * 1e3:.0f} ms"
         )

@@ -78,27 +78,34 @@ def fill_placeholders(
         The conversations with every item filled.
 
     Raises:
-        ConfigError: There are more or fewer of them than items that hold none.
+        ConfigError: There are more or fewer of them than items that hold none, or an item without one has
+            an unknown key, which may be a misspelt `image`.
     """
     waiting: dict[str, list[object]] = {"image": list(images), "video": list(videos)}
     wanted = {"image": 0, "video": 0}
 
-    def filled(item: object) -> object:
+    def filled(item: object, where: str) -> object:
         if not isinstance(item, Mapping) or item.get("type") not in wanted:
             return item
         kind = str(item["type"])
         if any(key in item for key in _SOURCES[kind]):
             return item
+        _check_keys(item, kind, where)
         wanted[kind] += 1
         return {**item, kind: waiting[kind].pop(0)} if waiting[kind] else item
 
-    def read(message: object) -> object:
+    def read(message: object, where: str) -> object:
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(message, Mapping) or isinstance(content, str) or not isinstance(content, Sequence):
             return message
-        return {**message, "content": [filled(item) for item in content]}
+        items = [filled(item, _within(where, at, content)) for at, item in enumerate(content, start=1)]
+        return {**message, "content": items}
 
-    found = [cast(Conversation, [read(message) for message in turns]) for turns in conversations]
+    found = []
+    for number, turns in enumerate(conversations, start=1):
+        place = f"conversation {number}, " if len(conversations) > 1 else ""
+        messages = [read(message, f"{place}message {at}") for at, message in enumerate(turns, start=1)]
+        found.append(cast(Conversation, messages))
     for kind, given in (("image", len(images)), ("video", len(videos))):
         if wanted[kind] != given:
             raise ConfigError(
@@ -142,7 +149,7 @@ def read_conversation(
         parts: list[str | Vision] = []
         items = _items(message.get("content"), where)
         for at, item in enumerate(items, start=1):
-            within = where if len(items) == 1 else f"{where}, item {at}"
+            within = _within(where, at, items)
             kind = _kind(item, within)
             if kind == "text":
                 parts.append(_text(item, within))
@@ -160,6 +167,11 @@ def read_conversation(
         raise ConfigError(f"{place}the last message has no text; add the question")
     prompt = chat_prompt(profile, messages)
     return GenerationRequest(question=Question("ask", question, think), prompt=prompt, source_size=size)
+
+
+def _within(where: str, at: int, items: Sequence[object]) -> str:
+    """The place of one item of a message."""
+    return where if len(items) == 1 else f"{where}, item {at}"
 
 
 def _items(content: object, where: str) -> list[Content]:
@@ -191,10 +203,14 @@ def _text(item: Content, where: str) -> str:
     return text
 
 
-def _vision(item: Content, kind: str, profile: Profile, where: str) -> Vision:
+def _check_keys(item: Content, kind: str, where: str) -> None:
     known = _SIZE_KEYS | {*_SOURCES[kind], "type"} | (_VIDEO_KEYS if kind == "video" else frozenset())
     if unknown := sorted(set(item) - known):
         raise ConfigError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+
+
+def _vision(item: Content, kind: str, profile: Profile, where: str) -> Vision:
+    _check_keys(item, kind, where)
     _check_exclusive(item, where)
     source = _source(item, kind, where)
     height, width = _whole(item, "resized_height", where), _whole(item, "resized_width", where)

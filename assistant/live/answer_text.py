@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.schema.answers import Answer
 
 __all__ = ["in_words"]
 
+_CORNERS = re.compile(r"\s*\(\d{1,9},\s?\d{1,9}\),\s?\(\d{1,9},\s?\d{1,9}\)")
+"""A box as Qwen2-VL writes it, in the model's unit."""
+
 
 def in_words(answer: Answer) -> str:
-    """The answer in a few words."""
+    """The answer in a few words; boxes in pixels."""
     if answer.status == "unparsed":
         return "not understood"
     if answer.absent:
@@ -17,10 +22,23 @@ def in_words(answer: Answer) -> str:
     if is_lost(answer):
         return "lost from sight"
     if answer.question.task == "ground":
-        boxes = (f"[{', '.join(f'{value:.0f}' for value in box)}]" for box in answer.boxes)
-        return ", ".join(boxes) or "none"
+        return ", ".join(_boxes(answer)) or "none"
     if answer.question.task == "when":
         return ", ".join(f"{span.start:.1f} to {span.end:.1f} s" for span in answer.intervals) or "none"
     # What a model writes may hold control characters, which a terminal would obey.
-    words = " ".join("".join(sign if sign.isprintable() else " " for sign in answer.text).split())
+    text = _in_pixels(answer) if answer.question.task == "ask" and answer.boxes else answer.text
+    words = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     return f"{words} …" if answer.cut else words
+
+
+def _boxes(answer: Answer) -> list[str]:
+    return [f"[{', '.join(f'{value:.0f}' for value in box)}]" for box in answer.boxes]
+
+
+def _in_pixels(answer: Answer) -> str:
+    """The text with each box in pixels; behind the text where it has boxes in another notation, or twice."""
+    boxes = _boxes(answer)
+    if len(_CORNERS.findall(answer.text)) != len(boxes):
+        return f"{answer.text} (in pixels: {', '.join(boxes)})"
+    found = iter(boxes)
+    return _CORNERS.sub(lambda _: f" {next(found)}", answer.text)

@@ -105,7 +105,10 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
 def _configuration(folder: Path) -> dict[str, object]:
     path = folder / "config.json"
     if not path.is_file():
-        raise EngineError(f"{folder} has no config.json, so it is no checkpoint; give a folder with one")
+        # What a training run wrote holds its finished model in a folder of its own.
+        inner = folder / "model"
+        advice = f"{inner} is one" if (inner / "config.json").is_file() else "give a folder with one"
+        raise EngineError(f"{folder} has no config.json, so it is no checkpoint; {advice}")
     config = _read_object(path)
     kind = config.get("model_type")
     if kind != "qwen2_vl":

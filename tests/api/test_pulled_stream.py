@@ -374,6 +374,11 @@ def test_two_streams_run_side_by_side(clip: Path) -> None:
         (["objects"], ["ground:object in the left hand", "ground:object in the right hand"]),
         (["hands", "ground"], ["ground:left hand", "ground:right hand", "ground:object in the left hand"]),
         (["red mug", "Is it hot?"], ["ground:red mug", "ask:Is it hot?"]),
+        (
+            ["tent", "mask", "the hands", "Next?"],
+            ["ground:tent", "ground:mask", "ground:the hands", "ask:Next?"],
+        ),
+        ([egolive.Question("ground", "hand")], ["ground:hand"]),
         ([egolive.Question("when", "pour")], ["when:pour"]),
     ],
 )
@@ -389,6 +394,11 @@ def test_tasks_become_questions(tasks: Any, expected: list[str]) -> None:
         ({"tasks": []}, "nothing is asked"),
         ({"tasks": [""]}, "a task is a name"),
         ({"tasks": [3]}, "a task is a name"),
+        ({"tasks": ["intnet"]}, "no task 'intnet'; did you mean 'intent'"),
+        ({"tasks": "Hands"}, "no task 'Hands'; did you mean 'hands'"),
+        ({"tasks": ["hands", "objcts"]}, "did you mean 'objects'"),
+        ({"tasks": ["grond"]}, r"did you mean 'ground'.*Question\('ground', 'grond'\)"),
+        ({"tasks": ["when"]}, r"the task 'when' needs words; give Question\('when', ...\)"),
         ({"fps": 0}, "fps is more than 0"),
         ({"seconds": float("nan")}, "seconds is more than 0"),
         ({"slices": 0}, "slices is 1 or more"),

@@ -10,6 +10,7 @@ import pytest
 from fakes import FakeEngine
 
 from egolive.assistant.ask import ask
+from egolive.assistant.generation.conversations import fill_placeholders
 from egolive.assistant.schema.engine import Vision
 from egolive.assistant.schema.profiles import EGOTHINKER_V1
 from egolive.streaming.errors import ConfigError
@@ -108,3 +109,13 @@ def test_an_error_in_a_batch_names_the_conversation(engine: FakeEngine) -> None:
         ask([user(TEXT), user({"image": "x", "size": 3}, TEXT)], engine)
     with pytest.raises(ConfigError, match=r"^conversation 2, the last message has no text"):
         ask([user(TEXT), user()], engine)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_misspelt_key_is_named_before_placeholders_are_counted(count: int) -> None:
+    image = {"type": "image", "imge": "photo.jpg"}
+    pictures = ["photo.jpg"] * count
+    with pytest.raises(ConfigError, match=r"^message 1, item 1: unknown setting 'imge'; known are .*image"):
+        fill_placeholders([user(image, TEXT)], images=pictures)
+    with pytest.raises(ConfigError, match=r"^conversation 2, message 1: unknown setting 'imge'"):
+        fill_placeholders([user(TEXT), user(image)], images=pictures)

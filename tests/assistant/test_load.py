@@ -159,6 +159,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def test_the_model_in_a_training_runs_folder_is_named(tmp_path: Path) -> None:
+    inner = tmp_path / "model"
+    inner.mkdir()
+    (inner / "config.json").write_text("{}")
+    with pytest.raises(EgoliveError, match=f"no config.json, so it is no checkpoint; {inner} is one$"):
+        load_engine(str(tmp_path), device="cpu")
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_checkpoint_is_one_line(folder: Path, name: str) -> None:
     damage, message = DAMAGE[name]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import reprlib
 from collections.abc import Iterable
 from dataclasses import field
@@ -115,6 +116,15 @@ class Recipe:
 R = TypeVar("R")
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-3` as a number, as YAML 1.2 does; to YAML 1.1, a number without a point is a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def load_recipe(name: str) -> Recipe:
     """Read a recipe for nano from random weights; errors are those of `read_recipe` and `validate`."""
     return validate(Recipe, *read_recipe(name))
@@ -134,7 +144,8 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
             known = ", ".join(sorted(p.name for p in bundled.glob("*-*.yaml")))
             raise ConfigError(f"no recipe {name!r}: give a YAML file, or one of {known}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # A safe loader: it makes plain values only.
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""

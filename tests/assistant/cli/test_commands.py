@@ -91,6 +91,20 @@ def test_boxes_of_a_recording_are_shown_with_the_picture_they_were_found_in(
     assert not (tmp_path / "overlay.mp4").exists()
 
 
+@pytest.mark.parametrize(("options", "told"), [([], True), (["--no-video"], False)])
+def test_how_late_the_overlay_was_is_told_where_one_was_drawn(
+    engine: FakeEngine,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    told: bool,
+) -> None:
+    command = ["run", str(clip), "--realtime", "--seconds", "1", "--out", str(tmp_path), *options]
+    assert cli.call(command) == 0
+    assert ("overlay  " in capsys.readouterr().err) is told
+
+
 def test_nothing_is_written_without_out(
     engine: FakeEngine, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

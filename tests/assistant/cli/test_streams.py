@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from cyclopts.completion.detect import ShellDetectionError
 from fakes import FakeEngine, text_of
 from huggingface_hub import HfApi
 
@@ -202,6 +203,25 @@ def test_completion_is_installed_for_the_shell(
     text = script.read_text()
     assert "reconnect-timeout" in text
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    told = subprocess.run(
+        ["bash", "-c", 'source "$1" && complete -p egolive', "bash", str(script)],
+        capture_output=True,
+        text=True,
+    )
+    # Files are completed where nothing else is.
+    assert told.stdout == "complete -o default -F _egolive egolive\n"
+
+
+def test_a_shell_that_cannot_be_told_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown() -> str:
+        raise ShellDetectionError
+
+    monkeypatch.setattr(cli, "detect_shell", unknown)
+    assert cli.call(["--install-completion"]) == 1
+    told = "egolive: which shell this is cannot be told; give --shell bash, zsh or fish\n"
+    assert capsys.readouterr() == ("", told)
 
 
 def test_push_to_hub_is_checked_before_training(

@@ -16,7 +16,9 @@ from rich.console import Console
 from egolive.assistant.cli.terminal_view import LineView, Rates, TerminalView
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, VideoSink
+from egolive.assistant.prompts.parsing import parse
 from egolive.assistant.schema.answers import Answer, Question, Timing, Usage
+from egolive.assistant.schema.profiles import EGOTHINKER_V1
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Box, Frame, Image, Interval
@@ -156,6 +158,28 @@ def test_without_a_terminal_each_answer_is_one_line(capsys: pytest.CaptureFixtur
         "   3.50 s  ground right hand: [10, 20, 30, 40]  (age 0.5 s)",
         "   3.50 s  ground left hand: none  (age 0.5 s)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("<|box_start|>(100,200),(500,1000)<|box_end|>", "[16, 18, 80, 90]"),
+        (
+            "<|object_ref_start|>The mug<|object_ref_end|><|box_start|>(100,200),(500, 1000)<|box_end|> and "
+            "<|box_start|>(0,0),(500,500)<|box_end|>.",
+            "The mug [16, 18, 80, 90] and [0, 0, 80, 45].",
+        ),
+        (
+            '{"bbox_2d": [100, 200, 500, 1000]}',
+            '{"bbox_2d": [100, 200, 500, 1000]} (in pixels: [16, 18, 80, 90])',
+        ),
+        ("Aisle (1,2),(3,4), row 5", "Aisle (1,2),(3,4), row 5"),
+        ("It is a mug.", "It is a mug."),
+    ],
+)
+def test_boxes_of_any_answer_are_in_pixels(said: str, expected: str) -> None:
+    question = Question("ask", "Where is the mug?")
+    assert in_words(parse(said, question, EGOTHINKER_V1, source_size=(160, 90))) == expected
 
 
 def test_what_a_model_says_cannot_steer_the_terminal() -> None:

@@ -77,7 +77,7 @@ def test_a_recipe_keeps_what_it_says_and_fills_in_the_rest(tmp_path: Path) -> No
         ("episodes", True, "episodes must be a valid integer, got True"),
         ("data", 5, "data must be a valid string, got 5"),
         ("tower", [1, 2], "tower must be a mapping of settings, got [1, 2]"),
-        ("answers.lr", "1e-3", "answers.lr must be a valid number, got '1e-3'"),
+        ("answers.lr", "0.001", "answers.lr must be a valid number, got '0.001'"),
         ("answers.lr", -0.1, "answers.lr must be greater than or equal to 0, got -0.1"),
         ("answers.lr", float("nan"), "answers.lr must be a finite number, got nan"),
         ("tower.ahead", 0.5, "unknown key 'tower.ahead'"),
@@ -126,6 +126,19 @@ def test_a_missing_key_is_named(path: str, words: str, tmp_path: Path) -> None:
     del (raw[outer[0]] if outer else raw)[key]
     with pytest.raises(ConfigError, match=words):
         load_recipe(written(tmp_path, raw))
+
+
+@pytest.mark.parametrize(
+    ("written_as", "value"), [("1e-3", 0.001), ("5E-5", 5e-5), ("2.5e1", 25.0), ("1.0e-3", 0.001)]
+)
+def test_a_number_with_an_exponent_needs_no_point(written_as: str, value: float, tmp_path: Path) -> None:
+    raw = values()
+    raw["tower"]["lr"] = 123.5
+    text = yaml.safe_dump(raw)
+    assert text.count("123.5") == 1
+    assert load_recipe(written(tmp_path, text.replace("123.5", written_as))).tower.lr == value
+    with pytest.raises(ConfigError, match=r"tower\.lr must be a valid number, got '1e-3'"):
+        load_recipe(written(tmp_path, text.replace("123.5", "'1e-3'")))
 
 
 @pytest.mark.parametrize(
