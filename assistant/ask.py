@@ -76,17 +76,17 @@ def ask(
     """
     profile = profile or engine.profile
     several = len(conversations) > 1
-    jobs = [
+    requests = [
         read_conversation(turns, profile, think=think, place=f"conversation {number}, " if several else "")
         for number, turns in enumerate(conversations, start=1)
     ]
     matchers = matchers_of(engine, profile) if grammar else None
     with engine.session() as session:
         answers = generate_answers(
-            session, jobs, profile, sampling or Sampling(), MonotonicClock(), matchers=matchers
+            session, requests, profile, sampling or Sampling(), MonotonicClock(), matchers=matchers
         )
         found = dict(answers)
-    return [found[number] for number in range(len(jobs))]
+    return [found[number] for number in range(len(requests))]
 
 
 def ask_task(

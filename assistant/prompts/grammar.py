@@ -103,7 +103,7 @@ class GrammarMatchers:
 
 
 class XGrammarMatcher:
-    """Holds one answer to its grammar; a `Guide`."""
+    """Holds one answer to its grammar; a `GrammarMatcher`."""
 
     def __init__(
         self,

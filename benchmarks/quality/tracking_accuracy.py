@@ -271,7 +271,7 @@ def _vanishing(sights: Sequence[Sight]) -> Iterator[float]:
 def _cost(size: tuple[int, int], split: Split, seed: int) -> dict[str, float | None]:
     """Processor milliseconds to carry boxes to a frame: most frames, and those with answers a second late."""
     plan = plan_episode(0, seed=seed, split=split)
-    carrier = BoxTracker()
+    tracker = BoxTracker()
     times: dict[bool, list[float]] = {True: [], False: []}
     seen: list[list[Answer]] = []
     for number in range(5 * _COST_FPS):
@@ -281,7 +281,7 @@ def _cost(size: tuple[int, int], split: Split, seed: int) -> dict[str, float | N
         seen.append(list(_answers(truth, number / _COST_FPS, factor)))
         answers = seen[(number // _COST_FPS - 1) * _COST_FPS] if number >= _COST_FPS else []
         start = time.thread_time()
-        carrier.carry(Frame(large, number / _COST_FPS, number), answers)
+        tracker.carry(Frame(large, number / _COST_FPS, number), answers)
         fresh = number % _COST_FPS == 0
         if answers:
             times[fresh].append(1e3 * (time.thread_time() - start))

@@ -61,7 +61,7 @@ class StoredPart:
     window: Interval | None
     """The stretch that is seen; None for a picture."""
 
-    def jobs(self) -> list[GenerationRequest]:
+    def requests(self) -> list[GenerationRequest]:
         """What is put to a model."""
         return [
             GenerationRequest(
@@ -164,9 +164,9 @@ def answer_questions(
         ):
             if number in done:
                 continue
-            jobs = [job for part in together for job in part.jobs()]
-            found = dict(generate_answers(session, jobs, NANO, Sampling(), clock, matchers=matchers))
-            answers = iter([found[place] for place in range(len(jobs))])
+            requests = [request for part in together for request in part.requests()]
+            found = dict(generate_answers(session, requests, NANO, Sampling(), clock, matchers=matchers))
+            answers = iter([found[place] for place in range(len(requests))])
             lines = [
                 line for part in together for line in part.records(list(islice(answers, len(part.asked))))
             ]

@@ -125,7 +125,7 @@ def ask_examples(
             asked = list(group)
             try:
                 shown = show(asked[0].row, media, profile, sampling)
-                jobs = [_job(example, shown, profile, think=think) for example in asked]
+                requests = [_generation_request(example, shown, profile, think=think) for example in asked]
             except RowError as error:
                 for _ in asked:
                     tally.add(error)
@@ -133,16 +133,18 @@ def ask_examples(
                 continue
             session.forget()
             answers = dict(
-                generate_answers(session, jobs, profile, Sampling(), MonotonicClock(), matchers=matchers)
+                generate_answers(session, requests, profile, Sampling(), MonotonicClock(), matchers=matchers)
             )
             tally.good += len(asked)
             yield [
-                record_of(example, answers[number], size=jobs[number].source_size)
+                record_of(example, answers[number], size=requests[number].source_size)
                 for number, example in enumerate(asked)
             ]
 
 
-def _job(example: Example, shown: Shown, profile: Profile, *, think: bool) -> GenerationRequest:
+def _generation_request(
+    example: Example, shown: Shown, profile: Profile, *, think: bool
+) -> GenerationRequest:
     row = example.row
     if row.question is not None:
         if row.question.task == "when" and shown.window is None:
