@@ -10,8 +10,8 @@ from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Scheduler, TaskRule, Work
 from egolive.streaming.pipeline.windowing import FrameSampler, Slicer, Windows
+from egolive.streaming.sources.live.reconnect import Reconnecting
 from egolive.streaming.sources.opening import open_source
-from egolive.streaming.sources.reconnect import Reconnecting
 from egolive.streaming.sources.source import Source
 from egolive.streaming.video_writer import VideoWriter
 

@@ -27,9 +27,9 @@ from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Image, Slice, Window
 from egolive.streaming.paths import existing_path
 from egolive.streaming.pipeline.windowing import FrameSampler
+from egolive.streaming.sources.files.video_file import VideoFile
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
-from egolive.streaming.sources.video import Video as VideoSource
 
 __all__ = ["Picture", "Video", "bundled_clip", "is_video", "load_picture", "load_video", "window_of"]
 
@@ -163,7 +163,7 @@ def load_video(
         if opened.live:
             raise SourceError(f"{opened.name}: a live source has no end; watch it with egolive run")
         name = opened.name
-        if _is_local(text) and isinstance(opened, VideoSource) and (stamps := opened.stamps()):
+        if _is_local(text) and isinstance(opened, VideoFile) and (stamps := opened.stamps()):
             wanted = _within(np.array(stamps) - stamps[0], start, end, name)
             chosen = wanted[_spread(wanted, fps, nframes, min_frames, max_frames)]
             return list(opened.frames_at(chosen.tolist(), stamps[0]))

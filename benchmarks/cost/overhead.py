@@ -32,7 +32,6 @@ from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.sources.opening import open_source
-from egolive.streaming.sources.video import Video
 from egolive.streaming.video_writer import VideoWriter
 
 __all__ = ["LIMITS", "measure", "overhead"]
@@ -151,7 +150,7 @@ def _make(path: Path, size: tuple[int, int], seconds: float) -> None:
 
 
 def _clip() -> Sequence[Image]:
-    with Video(bundled_clip()) as clip:
+    with open_source(bundled_clip()) as clip:
         images = [frame.image for frame in clip]
     return images + images[-2:0:-1]
 

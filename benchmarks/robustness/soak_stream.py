@@ -25,9 +25,9 @@ from egolive.streaming.frames import Frame, Image
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Scheduler
-from egolive.streaming.sources.reconnect import Reconnecting
+from egolive.streaming.sources.files.timestamps import Timeline
+from egolive.streaming.sources.live.reconnect import Reconnecting
 from egolive.streaming.sources.source import Source
-from egolive.streaming.sources.timestamps import Timeline
 from egolive.streaming.video_writer import VideoWriter
 
 __all__ = ["Camera", "SharedClock", "Stream"]

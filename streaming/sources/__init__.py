@@ -1,1 +1,1 @@
-"""Sources of frames: files, streams, cameras, folders; pacing, looping and reconnection around them."""
+"""Sources of frames: files, live sources; pacing and looping around them."""

@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.paths import existing_path
-from egolive.streaming.sources.gstreamer import open_gstreamer
-from egolive.streaming.sources.picture_folder import Folder
-from egolive.streaming.sources.reconnect import Reconnecting
+from egolive.streaming.sources.addresses import LIVE_SCHEMES, without_password
+from egolive.streaming.sources.decoder import Decoder
+from egolive.streaming.sources.files.picture_folder import Folder
+from egolive.streaming.sources.files.video_file import VideoFile
+from egolive.streaming.sources.live.gstreamer import open_gstreamer
+from egolive.streaming.sources.live.live_stream import LiveStream
+from egolive.streaming.sources.live.reconnect import Reconnecting
+from egolive.streaming.sources.live.webcam import open_webcam
 from egolive.streaming.sources.source import Source
-from egolive.streaming.sources.video import Video, without_password
-from egolive.streaming.sources.webcam import open_webcam
 from egolive.streaming.sources.wrappers import Looped, Paced
 
 __all__ = ["open_source"]
@@ -115,7 +118,7 @@ def _recording(
             raise SourceError(
                 f"{without_password(text)}: not an address that can be read; check its spelling"
             ) from error
-        return partial(Video, text, timeout=timeout)
+        return partial(_open_address, text, timeout=timeout)
     path = existing_path(text)
     if path is None:
         raise SourceError(f"{text[:200]}: there is no such file or folder; check the path")
@@ -127,7 +130,7 @@ def _recording(
         )
     _refuse(text, fps=fps)
     # FFmpeg takes what stands before a colon for a protocol, unless the path begins at the root.
-    return partial(Video, path.absolute(), name=text, timeout=timeout)
+    return partial(_open_file, path.absolute(), name=text, timeout=timeout)
 
 
 def _refuse(text: str, *, fps: float | None = None, size: tuple[int, int] | None = None) -> None:
@@ -140,7 +143,7 @@ def _refuse(text: str, *, fps: float | None = None, size: tuple[int, int] | None
         raise ConfigError(f"size: {without_password(text)} brings its own size; size is for cameras")
 
 
-def _open_test(text: str, *, size: tuple[int, int] | None, fps: float | None, timeout: float) -> Video:
+def _open_test(text: str, *, size: tuple[int, int] | None, fps: float | None, timeout: float) -> VideoFile:
     """The moving test picture of FFmpeg, without end."""
     match = re.fullmatch(r"test:(?:(\d+)x(\d+))?(?:@(\d+(?:\.\d+)?))?", text)
     if match is None:
@@ -151,4 +154,19 @@ def _open_test(text: str, *, size: tuple[int, int] | None, fps: float | None, ti
     width, height = size or named_size or _TEST_SIZE
     rate = fps or float(match[3] or _TEST_FPS)
     graph = f"testsrc2=size={width}x{height}:rate={rate:g}"
-    return Video(graph, name=f"test:{width}x{height}@{rate:g}", timeout=timeout, container_format="lavfi")
+    name = f"test:{width}x{height}@{rate:g}"
+    return VideoFile(Decoder(graph, name=name, timeout=timeout, container_format="lavfi"))
+
+
+def _open_file(path: Path, *, name: str, timeout: float) -> VideoFile:
+    return VideoFile(Decoder(path, name=name, timeout=timeout))
+
+
+def _open_address(address: str, *, timeout: float) -> VideoFile | LiveStream:
+    """An address is live, unless it comes by HTTP and has a length; then it is a file far away."""
+    scheme = urlsplit(address).scheme
+    # UDP loses packets on the first busy Wi-Fi; a broken picture costs more than TCP's delay.
+    options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
+    decoder = Decoder(address, timeout=timeout, options=options)
+    live = scheme in LIVE_SCHEMES or decoder.container.duration is None
+    return LiveStream(decoder) if live else VideoFile(decoder)

@@ -51,8 +51,8 @@ from egolive.demo.sessions import VisitorSessions
 from egolive.streaming.errors import EgoliveError
 from egolive.streaming.frames import Interval
 from egolive.streaming.recording.recording import Recording
+from egolive.streaming.sources.files.picture_folder import Folder
 from egolive.streaming.sources.opening import open_source
-from egolive.streaming.sources.picture_folder import Folder
 from egolive.streaming.video_writer import VideoWriter
 from egolive.train.common.recipe import load_recipe
 from egolive.train.common.trainer_recipe import CheckpointRecipe, GrpoRecipe, load_trainer_recipe

@@ -18,9 +18,10 @@ from egolive.benchmarks.cost import overhead
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.metrics import Metrics
+from egolive.streaming.sources.decoder import Decoder
+from egolive.streaming.sources.files.video_file import VideoFile
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.rgb import RgbConverter
-from egolive.streaming.sources.video import Video
 from egolive.streaming.video_writer import VideoWriter
 
 
@@ -47,7 +48,7 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_frame_is_converted_once_and_only_when_it_is_looked_at(clip: Path, converted: list[int]) -> None:
-    with Video(clip) as source:
+    with VideoFile(Decoder(clip)) as source:
         frames = list(source)
     # The first tells whether the others can be converted.
     assert len(converted) == 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egolive.streaming import Frame, FrameSampler, Interval, Slice, Slicer, Window, Windows
-from egolive.streaming.sources.timestamps import Timeline
+from egolive.streaming.sources.files.timestamps import Timeline
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 WIDER = np.zeros((2, 4, 3), np.uint8)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from egolive.streaming import Frame, Source, VirtualClock, open_source
 from egolive.streaming.errors import SourceError, SourceLost
-from egolive.streaming.sources.gstreamer import GstPipe
-from egolive.streaming.sources.webcam import OpenCvCamera
+from egolive.streaming.sources.live.gstreamer import GstPipe
+from egolive.streaming.sources.live.webcam import OpenCvCamera
 
 
 class FakeCapture:

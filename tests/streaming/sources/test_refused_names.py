@@ -6,9 +6,9 @@ import pytest
 
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import SourceError
-from egolive.streaming.sources.gstreamer import GstPipe
+from egolive.streaming.sources.addresses import without_password
+from egolive.streaming.sources.live.gstreamer import GstPipe
 from egolive.streaming.sources.opening import open_source
-from egolive.streaming.sources.video import without_password
 
 
 @pytest.mark.parametrize(

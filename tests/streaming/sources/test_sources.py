@@ -15,8 +15,11 @@ from paths import REAL, needs_real, real_files
 
 from egolive.streaming import Frame, VideoWriter, VirtualClock, open_source
 from egolive.streaming.errors import ConfigError, SourceError, SourceLost
+from egolive.streaming.sources.addresses import without_password
+from egolive.streaming.sources.decoder import Decoder
+from egolive.streaming.sources.files.video_file import VideoFile
+from egolive.streaming.sources.live.live_stream import LiveStream
 from egolive.streaming.sources.rgb import RgbConverter, upright
-from egolive.streaming.sources.video import Video, without_password
 from egolive.streaming.sources.wrappers import Looped, Paced
 
 CODEC = REAL / "video" / "codec"
@@ -347,7 +350,7 @@ def test_frames_at_given_times_are_those_of_the_whole_file(tmp_path: Path) -> No
     clip = write_clip(tmp_path / "clip.mp4", [3 + i / 10 for i in range(120)])
     whole = read(clip)
     for wanted in ([0.0, 0.25, 4.0], [7.0, 7.05, 7.1, 11.9]):
-        with Video(clip) as source:
+        with VideoFile(Decoder(clip)) as source:
             stamps = source.stamps()
             frames = list(source.frames_at(wanted, stamps[0]))
         assert len(stamps) == 120
@@ -359,15 +362,14 @@ def test_frames_at_given_times_are_those_of_the_whole_file(tmp_path: Path) -> No
 
 def test_frames_behind_the_end_are_told_in_one_line(tmp_path: Path) -> None:
     with (
-        Video(write_clip(tmp_path / "clip.mp4", [0.0, 0.1])) as source,
+        VideoFile(Decoder(write_clip(tmp_path / "clip.mp4", [0.0, 0.1]))) as source,
         pytest.raises(SourceError, match="no picture can be decoded there"),
     ):
         list(source.frames_at([3.0], 0.0))
 
 
 def test_a_live_stream_that_ends_is_lost(tmp_path: Path) -> None:
-    video = Video(write_clip(tmp_path / "clip.mp4", [0.0, 0.1]))
-    video.live = True
+    video = LiveStream(Decoder(write_clip(tmp_path / "clip.mp4", [0.0, 0.1])))
     with video, pytest.raises(SourceLost, match="stream ended"):
         list(video)
 

@@ -17,7 +17,7 @@ import numpy as np
 from egolive.streaming.clock import Clock
 from egolive.streaming.errors import SourceError, SourceLost
 from egolive.streaming.frames import Image
-from egolive.streaming.sources.webcam import Camera, OpenCvCamera
+from egolive.streaming.sources.live.webcam import Camera, OpenCvCamera
 
 __all__ = ["GstPipe", "open_gstreamer"]
 

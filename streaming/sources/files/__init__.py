@@ -1,0 +1,1 @@
+"""Recordings: video files and folders of pictures."""

@@ -1,0 +1,1 @@
+"""Live sources: cameras, network streams and pipelines, and reconnection around them."""
