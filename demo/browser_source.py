@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image as PillowImage
 
+from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import SourceError
 from egolive.streaming.frames import Frame
 from egolive.streaming.pipeline.mailbox import Mailbox
+from egolive.streaming.sources.live.live_clock import LiveClock
 from egolive.streaming.sources.source import Source
 
 __all__ = ["MOST_BYTES", "BrowserSource", "StreamEndedError"]
@@ -32,6 +34,7 @@ class _Posted:
     jpeg: bytes
     time: float
     index: int
+    captured: float
 
 
 class StreamEndedError(SourceError):
@@ -44,9 +47,12 @@ class BrowserSource(Source):
     Args:
         name: What people call it.
         timeout: Seconds without a picture after which it ends.
+        clock: What arrival is read from; the machine's own without it.
     """
 
-    def __init__(self, name: str = "browser camera", *, timeout: float = 60.0) -> None:
+    def __init__(
+        self, name: str = "browser camera", *, timeout: float = 60.0, clock: Clock | None = None
+    ) -> None:
         self.live = True
         self.name = name
         self.fps = None
@@ -55,6 +61,9 @@ class BrowserSource(Source):
         self.origin: float | None = None
         """Capture time of the first picture by the page's clock, seconds: the stream's zero."""
         self._timeout = timeout
+        self._clock = clock or MonotonicClock()
+        self._live_clock = LiveClock()
+        self._arrived: float | None = None
         self._box: Mailbox[_Posted] = Mailbox(live=True)
         # Requests may come in on several threads.
         self._posting = threading.Lock()
@@ -88,7 +97,13 @@ class BrowserSource(Source):
                 raise SourceError("the picture is older than one that was posted before it; it is left out")
             if self.origin is None:
                 self.origin = time
-            posted = _Posted(jpeg, time - self.origin, self._index)
+            arrived = self._clock.now()
+            waited = 0.0 if self._arrived is None else arrived - self._arrived
+            self._arrived = arrived
+            # The page's clock is its own; how late a picture came shows against those that came fastest.
+            self._live_clock.packet(time, arrived, waited)
+            captured, _ = self._live_clock.place(time, arrived)
+            posted = _Posted(jpeg, time - self.origin, self._index, captured)
             if not self._box.put(posted):
                 raise StreamEndedError("this stream has ended; start it again")
             self._last = time
@@ -111,7 +126,7 @@ class BrowserSource(Source):
                 self.broken += 1
                 continue
             self.size = (image.shape[1], image.shape[0])
-            yield Frame(image, posted.time, posted.index)
+            yield Frame(image, posted.time, posted.index, captured=posted.captured)
 
     def close(self) -> None:
         """End it; what is inside is dropped."""

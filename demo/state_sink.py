@@ -198,6 +198,7 @@ class StateSink:
             "answers": round(rates.answers, 1),
             "overlay_ms": event["glass_to_overlay_ms"],
             "age_s": event["answer_age_s"],
+            "behind_s": event["behind_s"],
             "dropped": self._dropped,
             "gaps": self._gaps,
             "reuse": event["reuse"],

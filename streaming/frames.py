@@ -50,6 +50,8 @@ class Frame:
     """Running number in the source, dropped frames counted."""
     gap: bool = False
     """True when something is missing between the frame before and this one: no window may span it."""
+    captured: float | None = None
+    """When a live picture was taken, in seconds of the clock that the source was opened with; else None."""
 
     @property
     def image(self) -> Image:

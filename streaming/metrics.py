@@ -89,6 +89,12 @@ class Metrics:
         p50, p95, p99 = np.percentile(times, (50, 95, 99)).tolist()
         return Stage(number, p50, p95, p99, most)
 
+    def newest(self, name: str, count: int = 15) -> float | None:
+        """Median of the last times of a stage in seconds: how it is now; None where it never happened."""
+        with self._lock:
+            times = list(self._times.get(name, ()))[-count:]
+        return float(np.median(times)) if times else None
+
     def stages(self) -> dict[str, Stage]:
         """Figures of every stage, in the order in which they first happened."""
         with self._lock:

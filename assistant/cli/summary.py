@@ -43,6 +43,8 @@ def tell(
         f"({report.results} answers in {report.seconds:.1f} s)",
         f"drops    {drops}",
     ]
+    if (behind := metrics.stage("behind")) and behind.p95 >= 0.5:
+        lines.append(f"reading  {behind.p50:.1f} s behind the camera, 95 % within {behind.p95:.1f} s")
     if drawn and (overlay := metrics.stage("glass_to_overlay")):
         lines.append(
             f"overlay  {overlay.p50 * 1e3:.0f} ms after the capture, 95 % within {overlay.p95 * 1e3:.0f} ms"

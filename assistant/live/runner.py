@@ -176,10 +176,13 @@ def metrics_event(
         steady: Leave the memory out, which differs each time.
 
     Returns:
-        Stages and `glass_to_overlay_ms` in milliseconds, `answer_age_s` in seconds; the reuse as shares, null
-        where there was nothing to reuse.
+        Stages and `glass_to_overlay_ms` in milliseconds, `answer_age_s` in seconds; `behind_s`, how far
+        reading is behind the camera now, null for a recording; the reuse as shares, null where there was
+        nothing to reuse.
     """
     stages = metrics.stages()
+    behind = metrics.newest("behind")
+    stages.pop("behind", None)
     overlay, age = stages.pop("glass_to_overlay", None), stages.pop("answer_age", None)
     memory = None if steady else rss_bytes()
     return {
@@ -188,12 +191,15 @@ def metrics_event(
         "stages": {name: _figures(stage, 1e3) for name, stage in stages.items()},
         "glass_to_overlay_ms": None if overlay is None else _figures(overlay, 1e3),
         "answer_age_s": None if age is None else _figures(age),
+        "behind_s": None if behind is None else round(behind, 3),
         "reuse": {name: _rounded(metrics.share(*counts)) for name, counts in _REUSE.items()},
         "counts": metrics.counts,
         "memory_mb": None if memory is None else round(memory / 1e6, 1),
     } | ({} if audit is None else {"audit": asdict(audit)})
 
 
+_TOLD_BEHIND = 0.5
+"""Seconds behind from which on people are told."""
 _REUSE = {
     "slices_encoded": ("slices_encoded", "slices_used"),
     "prompt_tokens_reused": ("prompt_tokens_reused", "prompt_tokens"),
@@ -237,6 +243,7 @@ def _in_one_line(metrics: Metrics, audit: AuditCounts | None, *, steady: bool = 
     reused = metrics.share("prompt_tokens_reused", "prompt_tokens")
     memory = None if steady else rss_bytes()
     parts = [
+        behind_in_words(metrics),
         f"overlay {overlay.p50 * 1e3:.0f}/{overlay.p95 * 1e3:.0f} ms" if overlay else "",
         f"answers {age.p50:.1f}/{age.p95:.1f} s old" if age else "",
         f"reused {reused:.0%}" if reused is not None else "",
@@ -244,6 +251,12 @@ def _in_one_line(metrics: Metrics, audit: AuditCounts | None, *, steady: bool = 
         f"audit {audit.errors} errors of {audit.checked}" if audit else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def behind_in_words(metrics: Metrics) -> str:
+    """That reading is behind the camera, and by how much; "" where it keeps up."""
+    behind = metrics.newest("behind")
+    return f"reading is {behind:.1f} s behind" if behind is not None and behind >= _TOLD_BEHIND else ""
 
 
 def _late(result: Result[Question, Answer]) -> Answer:

@@ -132,6 +132,7 @@ function showFigures(root, state, delays) {
     add("camera to overlay, p50 / p95", `${percentile(delays, 0.5).toFixed(0)} / ${percentile(delays, 0.95).toFixed(0)} ms`);
   }
   if (figures.overlay_ms) add("of that in the server", pair(figures.overlay_ms, 0, "ms"));
+  if (figures.behind_s >= 0.5) add("reading is behind by", `${figures.behind_s.toFixed(1)} s`);
   if (figures.age_s) add("age of answers, p50 / p95", pair(figures.age_s, 1, "s"));
   if (figures.source !== undefined) {
     add("pictures taken, shown", `${figures.source} / ${figures.shown} a second`);

@@ -92,7 +92,8 @@ def run(
         stop: ends the run when set.
         on_gap: told of each gap, on the calling thread, before the frame that follows it is shown.
         same: whether two results of a task say the same, which is counted.
-        metrics: takes how long things take: "capture" (a frame out of the source), and, live, "wait" (from
+        metrics: takes how long things take: "capture" (a frame out of the source), and, live, "behind" (from
+            the capture of a frame to its having been read and decoded), "wait" (from
             the capture of the newest frame to the start of the work), "glass_to_overlay" (from the capture of
             a frame to its having been shown) and "answer_age" (of a new result, when it is shown as current).
         clock: what rates and live time are measured with; the machine's own without it.
@@ -213,7 +214,11 @@ class _Run(Generic[K, T]):
         self._steps.finish()
 
     def _capture(self, frame: Frame) -> None:
-        self._captured = (frame.time, self._clock.now())
+        now = self._clock.now()
+        captured = now if frame.captured is None else frame.captured
+        self._captured = (frame.time, captured)
+        if self._live:
+            self._metrics.add("behind", now - captured)
         sampled = self._windower.push(frame)
         frame = sampled.frame
         if sampled.gap is not None:
@@ -228,7 +233,7 @@ class _Run(Generic[K, T]):
         self._report.stream_seconds = frame.time
 
     def _now(self) -> float:
-        """Stream time by the clock, counted from the capture of the newest frame."""
+        """Stream time by the clock: of the newest frame, and what has passed since it was taken."""
         time, captured = self._captured
         return time + self._clock.now() - captured
 
@@ -329,6 +334,7 @@ class _Run(Generic[K, T]):
         drops = {
             "show_busy": self._shots.drops.get("busy", 0),
             "think_busy": self._scheduler.windows_missed,
+            "late": self._source.dropped,
             "broken": self._source.broken,
         }
         report.drops = {reason: count for reason, count in drops.items() if count}

@@ -32,7 +32,8 @@ class Report:
     """Time of the last frame of the source."""
     drops: dict[str, int] = field(default_factory=dict)
     """What was passed over, by reason: "show_busy" (frames), "think_busy" (windows that were due to be asked
-    of), "broken" (pieces of the stream that could not be decoded)."""
+    of), "late" (frames whose time was over when they had been decoded, or that were skipped to keep up),
+    "broken" (pieces of the stream that could not be decoded)."""
     requests: dict[str, int] = field(default_factory=dict)
     """Requests by what became of them, as `Scheduler.counts` and `LatestResults.counts` name them."""
     ended: End = "source"

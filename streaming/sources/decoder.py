@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from av.format import Flags
 from av.stream import Disposition
 
 from egolive.streaming.clock import Clock, MonotonicClock
@@ -70,6 +71,11 @@ class Decoder:
         self.live = False
         """Whether messages speak of a camera, and a broken connection can be opened again."""
         self.closed = False
+        self.skipped = 0
+        """Packets that were left out by `skip_to_key`, so far."""
+        self.on_packet: Callable[[float | None, float, float], None] | None = None
+        """Told of each packet before it is decoded: time stamp, arrival, seconds waited for it."""
+        self._skipping = False
         self._format = container_format
         self._options = dict(options or {})
         self._timeout = timeout
@@ -103,6 +109,15 @@ class Decoder:
         rate = self.stream.average_rate or self.stream.guessed_rate
         # Streams without a constant rate claim the tick of their clock, thousands a second.
         return float(rate) if rate is not None and 0 < rate <= 1000 else None
+
+    @property
+    def stamped(self) -> bool:
+        """Whether the container carries time stamps; else FFmpeg makes them up from a guessed rate."""
+        return not self.container.format.flags & Flags.no_timestamps.value
+
+    def skip_to_key(self) -> None:
+        """Leave out packets up to the next key frame, undecoded."""
+        self._skipping = True
 
     def _checked_stream(self) -> av.VideoStream:
         stream = video_stream(self.container)
@@ -152,6 +167,15 @@ class Decoder:
                 if packet is None:
                     return
                 failed_reads = 0
+                if self.on_packet is not None and packet.size:
+                    stamp = None if packet.pts is None else float(packet.pts * packet.time_base)
+                    self.on_packet(stamp, arrived, arrived - asked)
+                if self._skipping and packet.size:
+                    if not packet.is_keyframe:
+                        self.skipped += 1
+                        continue
+                    self._skipping = False
+                    self.stream.codec_context.flush_buffers()
                 try:
                     pictures = packet.decode()
                 except av.FFmpegError:

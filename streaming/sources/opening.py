@@ -79,7 +79,7 @@ def open_source(
     if text.startswith("test:"):
         return Paced(_open_test(text, size=size, fps=fps, timeout=timeout), clock)
     connect = _camera(text, size=size, fps=fps, timeout=timeout, clock=clock)
-    reopen = connect or _recording(text, fps=fps, size=size, timeout=timeout)
+    reopen = connect or _recording(text, fps=fps, size=size, timeout=timeout, clock=clock)
     source = Looped(reopen) if loop and connect is None else reopen()
     if source.live:
         return (
@@ -106,7 +106,7 @@ def _camera(
 
 
 def _recording(
-    text: str, *, fps: float | None, size: tuple[int, int] | None, timeout: float
+    text: str, *, fps: float | None, size: tuple[int, int] | None, timeout: float, clock: Clock
 ) -> Callable[[], Source]:
     """How to open a folder, a file or an address (which may turn out to be live)."""
     _refuse(text, size=size)
@@ -118,7 +118,7 @@ def _recording(
             raise SourceError(
                 f"{without_password(text)}: not an address that can be read; check its spelling"
             ) from error
-        return partial(_open_address, text, timeout=timeout)
+        return partial(_open_address, text, timeout=timeout, clock=clock)
     path = existing_path(text)
     if path is None:
         raise SourceError(f"{text[:200]}: there is no such file or folder; check the path")
@@ -162,11 +162,11 @@ def _open_file(path: Path, *, name: str, timeout: float) -> VideoFile:
     return VideoFile(Decoder(path, name=name, timeout=timeout))
 
 
-def _open_address(address: str, *, timeout: float) -> VideoFile | LiveStream:
+def _open_address(address: str, *, timeout: float, clock: Clock) -> VideoFile | LiveStream:
     """An address is live, unless it comes by HTTP and has a length; then it is a file far away."""
     scheme = urlsplit(address).scheme
     # UDP loses packets on the first busy Wi-Fi; a broken picture costs more than TCP's delay.
     options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
-    decoder = Decoder(address, timeout=timeout, options=options)
+    decoder = Decoder(address, timeout=timeout, options=options, clock=clock)
     live = scheme in LIVE_SCHEMES or decoder.container.duration is None
-    return LiveStream(decoder) if live else VideoFile(decoder)
+    return LiveStream(decoder, clock) if live else VideoFile(decoder)

@@ -35,6 +35,8 @@ class Source(Protocol):
     """Width and height in pixels as the frames come, None before it is known."""
     broken: int
     """Pieces of the stream that could not be decoded and were skipped, so far."""
+    dropped: int = 0
+    """Pictures of a live source that were left out because reading was behind, so far."""
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the end.
@@ -44,6 +46,17 @@ class Source(Protocol):
             SourceLost: it is live and stopped answering.
         """
         ...
+
+    def catch_up(self) -> None:
+        """Leave out what comes next, up to a picture that can be decoded alone; where that can be done.
+
+        Example:
+            >>> import egolive
+            >>> with egolive.open_source("test:64x36@10") as source:
+            ...     source.catch_up()
+        """
+        # An empty body would count as abstract.
+        return
 
     def close(self) -> None:
         """Stop iteration at the next frame and free the device or file; closing twice does nothing.

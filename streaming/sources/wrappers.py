@@ -26,6 +26,7 @@ class SourceWrapper(Source):
     def __init__(self, source: Source) -> None:
         self._source = source
         self._broken_before = 0
+        self._dropped_before = 0
         self.live = source.live
         self.name = source.name
         self.fps = source.fps
@@ -39,6 +40,15 @@ class SourceWrapper(Source):
     def __iter__(self) -> Iterator[Frame]:
         return iter(self._source)
 
+    @property
+    def dropped(self) -> int:  # type: ignore[override]  # counted by the source inside
+        """Pictures that were left out so far, also by sources that were exchanged."""
+        return self._dropped_before + self._source.dropped
+
+    def catch_up(self) -> None:
+        """Let the source inside leave out what comes next."""
+        self._source.catch_up()
+
     def close(self) -> None:
         """Close the source inside."""
         self._source.close()
@@ -46,11 +56,23 @@ class SourceWrapper(Source):
     def _exchange(self, source: Source) -> None:
         """Go on with another source."""
         self._broken_before += self._source.broken
+        self._dropped_before += self._source.dropped
         self._source = source
+
+
+_LATE = 0.1
+"""Seconds by which a frame may come too late and still be handed out, as a camera's does."""
+_SHOW_EVERY = 0.25
+"""Seconds of the recording after which a late frame is handed out all the same."""
+_FAR_BEHIND = 1.0
+"""Seconds behind at which decoding jumps to the next key frame."""
 
 
 class Paced(SourceWrapper):
     """Hands out each frame when its time has come, as a camera would; so it is live.
+
+    What is decoded too late is left out and counted, as a camera's pictures are lost to a busy machine: time
+    is never stretched.
 
     Args:
         source: What is played.
@@ -62,16 +84,30 @@ class Paced(SourceWrapper):
         self.live = True
         self._clock = clock
         self._stop = threading.Event()
+        self._late = 0
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Frames that were left out because their time was over."""
+        return self._late + super().dropped
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames at the speed at which they were taken; time starts with the first."""
         start: float | None = None
+        shown = float("-inf")
         for frame in self._source:
             if start is None:
                 start = self._clock.now() - frame.time
-            if self._clock.wait(self._stop, start + frame.time - self._clock.now()):
+            behind = self._clock.now() - (start + frame.time)
+            if self._clock.wait(self._stop, -behind):
                 return
-            yield frame
+            if behind > _FAR_BEHIND:
+                self._source.catch_up()
+            if behind > _LATE and frame.time - shown < _SHOW_EVERY:
+                self._late += 1
+                continue
+            shown = frame.time
+            yield replace(frame, captured=start + frame.time)
 
     def close(self) -> None:
         """Stop waiting, and close what is played."""

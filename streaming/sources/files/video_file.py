@@ -69,6 +69,15 @@ class VideoFile(Source):
             time, gap = self._timeline.place(picture.stamp)
             yield Frame(picture.pixels, time, next(self._numbers), gap)
 
+    def catch_up(self) -> None:
+        """Leave out what comes next, up to a key frame."""
+        self._decoder.skip_to_key()
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]  # counted by the decoder
+        """Pictures that were left out by `catch_up`, so far."""
+        return self._decoder.skipped
+
     def stamps(self) -> list[float]:
         """Time stamps of all pictures of a file in seconds, rising, read without decoding; empty: unknown."""
         try:

@@ -30,7 +30,7 @@ class Reconnecting(SourceWrapper):
     """A live source that comes back: what was lost is opened again, its next frame marked as behind a gap.
 
     Frames of the first connection keep their times. Those of a later one are placed by the clock: as long
-    after the first frame of all as they really came.
+    after the first frame of all as they were really taken.
 
     Args:
         source: The first connection.
@@ -92,10 +92,11 @@ class Reconnecting(SourceWrapper):
 
     def _placed(self, frame: Frame) -> Frame:
         """The frame on the time line of the whole stream."""
+        captured = self._clock.now() if frame.captured is None else frame.captured
         if self._last is None or self._origin is None:
-            self._origin = self._clock.now() - frame.time
+            self._origin = captured - frame.time
         elif self._back:
-            elapsed = self._clock.now() - self._origin
+            elapsed = captured - self._origin
             self._time_shift = max(elapsed, self._last.time + _STEP) - frame.time
             self._index_shift = self._last.index + 1 - frame.index
         self._last = replace(

@@ -61,7 +61,7 @@ class Camera(Source, ABC):
             now = self._clock.now()
             if start is None:
                 start = now
-            yield Frame(image, now - start, index)
+            yield Frame(image, now - start, index, captured=now)
             index += 1
 
     @abstractmethod
