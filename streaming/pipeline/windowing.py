@@ -6,11 +6,19 @@ All of it depends on frame times alone, so a live run and its replay get the sam
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, replace
+from statistics import median
 
 from egolive.streaming.frames import Frame, Interval, Slice, Window
 
 __all__ = ["FrameSampler", "Sampled", "Slicer", "Windower", "Windows"]
+
+
+_STEPS = 5
+"""Steps between frames that tell how slow a source is."""
+_SLOWEST = 10.0
+"""Seconds between two frames beyond which a source is no stream."""
 
 
 class FrameSampler:
@@ -20,7 +28,8 @@ class FrameSampler:
     picked for a tick and none twice, so a source slower than `fps` passes whole.
 
     A gap is a frame marked as such, a change of the picture's size, or a hole: two samples' time without a
-    frame, or three frames' time of a source that is slower than that.
+    frame, or three frames' time of a source that is slower than that. How slow a source is shows in its last
+    frames, where its nominal rate is not known.
 
     Args:
         fps: Samples a second.
@@ -32,6 +41,7 @@ class FrameSampler:
             raise ValueError(f"a sampling rate is above 0, got {fps}")
         self._fps = fps
         self._longest_hole = max(2 / fps, 3 / source_fps if source_fps else 0.0)
+        self._steps: deque[float] = deque(maxlen=_STEPS)
         self._before: Frame | None = None
         self._anchor = 0.0
         self._tick = -1
@@ -50,8 +60,9 @@ class FrameSampler:
         gap = (
             frame.gap
             or (frame.width, frame.height) != (before.width, before.height)
-            or frame.time - before.time > self._longest_hole
+            or frame.time - before.time > max(self._longest_hole, 3 * self._slow_step())
         )
+        self._steps.append(frame.time - before.time)
         if gap:
             self.gaps += 1
             return self._restart(replace(frame, gap=True)), Interval(before.time, frame.time)
@@ -63,6 +74,11 @@ class FrameSampler:
             return None, None
         self._tick = tick
         return frame, None
+
+    def _slow_step(self) -> float:
+        """Seconds between the last frames where they are further apart than samples, else 0."""
+        step = median(self._steps) if self._steps else 0.0
+        return min(step, _SLOWEST) if step > 1 / self._fps else 0.0
 
     def _restart(self, frame: Frame) -> Frame:
         self._anchor = frame.time

@@ -72,10 +72,12 @@ class Decoder:
         """Whether messages speak of a camera, and a broken connection can be opened again."""
         self.closed = False
         self.skipped = 0
-        """Packets that were left out by `skip_to_key`, so far."""
+        """Pictures that were left out by `skip_to_key`, so far."""
         self.on_packet: Callable[[float | None, float, float], None] | None = None
         """Told of each packet before it is decoded: time stamp, arrival, seconds waited for it."""
         self._skipping = False
+        self._inside = 0
+        """Packets that were given to the decoder and have not come out as pictures."""
         self._format = container_format
         self._options = dict(options or {})
         self._timeout = timeout
@@ -175,12 +177,15 @@ class Decoder:
                         self.skipped += 1
                         continue
                     self._skipping = False
+                    self.skipped += max(0, self._inside)
+                    self._inside = 0
                     self.stream.codec_context.flush_buffers()
                 try:
                     pictures = packet.decode()
                 except av.FFmpegError:
                     self.broken += 1
                     continue
+                self._inside += bool(packet.size) - len(pictures)
             for picture in pictures:
                 try:
                     pixels = self._to_rgb.lazily(picture)

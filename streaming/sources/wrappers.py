@@ -64,7 +64,7 @@ _LATE = 0.1
 """Seconds by which a frame may come too late and still be handed out, as a camera's does."""
 _SHOW_EVERY = 0.25
 """Seconds of the recording after which a late frame is handed out all the same."""
-_FAR_BEHIND = 1.0
+_FAR_BEHIND = 0.5
 """Seconds behind at which decoding jumps to the next key frame."""
 
 

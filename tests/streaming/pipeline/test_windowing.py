@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egolive.streaming import Frame, FrameSampler, Interval, Slice, Slicer, Window, Windows
+from egolive.streaming.pipeline.windowing import Windower
 from egolive.streaming.sources.files.timestamps import Timeline
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -76,7 +77,14 @@ def test_sampling_keeps_the_order_and_never_exceeds_the_rate(source: list[Frame]
 
 @given(streams())
 def test_pairs_never_straddle_a_gap(source: list[Frame]) -> None:
-    holes = [(a, b) for a, b in pairwise(source) if b.gap or b.time - a.time > 1.0]
+    steps = [b.time - a.time for a, b in pairwise(source)]
+    # What is no hole in a source that has been slow is one in any other.
+    slow = [3 * max(steps[max(0, place - 5) : place], default=0.0) for place in range(len(steps))]
+    holes = [
+        (a, b)
+        for (a, b), limit in zip(pairwise(source), slow, strict=True)
+        if b.gap or b.time - a.time > max(1.0, limit)
+    ]
     for pair in paired(sampled(source)):
         assert pair.first.index < pair.second.index
         for _, after in holes:
@@ -195,3 +203,20 @@ def test_a_frame_slightly_out_of_order_is_put_in_line_without_a_gap() -> None:
     times, gaps = zip(*(line.place(t) for t in (0.0, 0.2, 0.1, 0.5)), strict=True)
     assert times == pytest.approx([0, 0.2, 0.3, 0.5])
     assert not any(gaps)
+
+
+def test_a_slow_source_of_unknown_rate_makes_windows() -> None:
+    windower = Windower(fps=2.0, slices=4)
+    pushed = [windower.push(each) for each in frames([1.5 * n + 0.1 * (n % 2) for n in range(12)])]
+    assert windower.gaps <= 1
+    assert pushed[-1].window is not None
+    assert len(pushed[-1].window) > 1
+    assert windower.push(frames([1.5 * 11 + 8])[0]).gap is not None
+
+
+def test_a_fast_source_keeps_its_shortest_gap() -> None:
+    windower = Windower(fps=2.0, slices=4)
+    *before, late = frames([number / 30 for number in range(30)] + [29 / 30 + 1.1])
+    for each in before:
+        windower.push(each)
+    assert windower.push(late).gap is not None
