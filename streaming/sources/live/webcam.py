@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ __all__ = ["Camera", "OpenCvCamera", "open_webcam"]
 # which is why it is set here and OpenCV is imported inside the functions.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1")
 
+_OLDEST = 2.0
+"""Seconds: a picture that is said to be older carries no time that can be used."""
+_STEP = 1e-4
+"""Seconds between two pictures at least."""
 _RETRY = 0.05
 """Seconds between two tries to read from a camera that gave nothing."""
 
@@ -56,13 +61,20 @@ class Camera(Source, ABC):
             SourceLost: no picture came for `timeout` seconds, or what sends them ended.
         """
         start: float | None = None
+        last = float("-inf")
         index = 0
         while (image := self._read()) is not None:
-            now = self._clock.now()
+            captured = self._clock.now() - self._age()
             if start is None:
-                start = now
-            yield Frame(image, now - start, index, captured=now)
+                start = captured
+            # Ages are measured; time must not go back by the error of one.
+            last = captured = max(captured, last + _STEP)
+            yield Frame(image, captured - start, index, captured=captured)
             index += 1
+
+    def _age(self) -> float:
+        """Seconds since the picture that was just read was taken, where the device tells; else 0."""
+        return 0.0
 
     @abstractmethod
     def _read(self) -> Image | None:
@@ -104,6 +116,14 @@ class OpenCvCamera(Camera):
         self._stop.set()
         with self._reading:
             self._capture.release()
+
+    def _age(self) -> float:
+        """By the driver's time stamp, which Video4Linux takes from the monotonic clock."""
+        import cv2
+
+        age = time.monotonic() - float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
+        # Drivers that stamp by another clock, or not at all, are far off.
+        return age if 0.0 < age < _OLDEST else 0.0
 
     def _read(self) -> Image | None:
         """The next picture, or None once closed."""

@@ -1,6 +1,7 @@
 """Webcams and GStreamer pipelines, with stand-ins for the devices."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,18 @@ def test_a_webcam_gives_rgb_with_the_time_of_arrival_and_is_lost_when_it_stalls(
     assert [(f.time, f.index) for f in frames] == [(0, 0), (1, 1), (2, 2)]
     assert frames[0].image[0, 0].tolist() == [30, 20, 10]
     assert capture.released
+
+
+@pytest.mark.parametrize(("said", "age"), [(0.3, 0.3), (40.0, 0.0), (-5.0, 0.0)])
+def test_a_webcams_own_time_stamp_counts_where_it_can_be_true(said: float, age: float) -> None:
+    class Stamping(FakeCapture):
+        def get(self, key: int) -> float:
+            return (time.monotonic() - said) * 1e3 if key == cv2.CAP_PROP_POS_MSEC else 30.0
+
+    clock = VirtualClock(start=100)
+    with OpenCvCamera(cast(Any, Stamping(clock, 3)), name="camera 0", timeout=5, clock=clock) as camera:
+        frame = next(iter(camera))
+    assert frame.captured == pytest.approx(102 - age, abs=0.1)
 
 
 def test_a_webcam_that_gives_no_picture_is_told_when_it_is_opened() -> None:
