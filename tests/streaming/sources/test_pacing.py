@@ -79,7 +79,7 @@ def test_backlog_shows_in_ages_and_delays() -> None:
         clock.advance(0.25)
         yield Result("look", "hand", work.picture.time)
 
-    answers = []
+    answers: list[float] = []
 
     def show(showing: Showing[str, str]) -> None:
         answers.extend(showing.now - result.time for result in showing.new)
