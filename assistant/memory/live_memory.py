@@ -18,6 +18,7 @@ from egolive.assistant.memory.moment_store import Memory, Moment
 from egolive.assistant.memory.recall import Recalled, recall, thing_asked_for
 from egolive.assistant.schema.answers import Answer
 from egolive.assistant.schema.engine import Engine, Request, Vision
+from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import EgoliveError
 from egolive.streaming.sources.source import Source
 from egolive.streaming.sources.wrappers import Interruptible
@@ -49,7 +50,7 @@ class LiveMemory:
             memory: Stays the caller's to close.
             engine: The one that answers.
             encodings: Keep the pictures' encodings too.
-            started: When stream time was 0, seconds since 1970; now without it.
+            started: When stream time was 0, seconds since 1970; without it, as the first frame tells.
             also: Others who keep answers.
         """
         self._memory = memory
@@ -57,9 +58,10 @@ class LiveMemory:
         self._assistant: Assistant | None = None
         self._source: Interruptible | None = None
         self._also = also
+        self._started = started
         self._rememberer = MemoryWriter(
             memory,
-            started=time.time() if started is None else started,
+            started=self._began,
             encoded=self._encoding if encodings else None,
         )
 
@@ -84,7 +86,7 @@ class LiveMemory:
 
         The stream goes on as behind a gap. Files that other sinks write are not touched.
         """
-        now = self._source.time if self._source else 0.0
+        now = self._source.now if self._source else 0.0
         # First what needs no file: it is done even if the file cannot be written. And first of that the cut:
         # a frame that came without it would bring the old window back.
         if self._source is not None:
@@ -119,6 +121,14 @@ class LiveMemory:
         except EgoliveError as error:
             tell(str(error))
         return True
+
+    def _began(self) -> float:
+        """When stream time was 0, seconds since 1970; the first call decides."""
+        if self._started is None:
+            origin = self._source.origin if self._source else None
+            passed = 0.0 if origin is None else MonotonicClock().now() - origin
+            self._started = time.time() - passed
+        return self._started
 
     def _encoding(self, vision: Vision) -> bytes | None:
         if self._assistant is None:

@@ -57,13 +57,17 @@ class MemoryWriter:
     """An `AnswerObserver` that stores moments."""
 
     def __init__(
-        self, memory: Memory, *, started: float, encoded: Callable[[Vision], bytes | None] | None = None
+        self,
+        memory: Memory,
+        *,
+        started: Callable[[], float],
+        encoded: Callable[[Vision], bytes | None] | None = None,
     ) -> None:
         """Start with empty hands.
 
         Args:
             memory: Where moments go; stays the caller's to close.
-            started: When stream time was 0, seconds since 1970.
+            started: Tells when stream time was 0, seconds since 1970.
             encoded: Gives a picture's visual tokens, where these shall be kept.
         """
         self._memory = memory
@@ -101,14 +105,14 @@ class MemoryWriter:
             self._hands.clear()
             self._words.clear()
             self._seen.clear()
-            return self._memory.forget(self._started + now - seconds, self._started + now)
+            return self._memory.forget(self._started() + now - seconds, self._started() + now)
 
     def _say(self, answer: Answer) -> None:
         task = answer.question.task
         if answer.text and self._words.get(task) != answer.text:
             self._words[task] = answer.text
             kind: Kind = "intent" if task == "intent" else "next"
-            at = self._started + answer.time
+            at = self._started() + answer.time
             self._memory.add(Moment(at=at, time=answer.time, kind=kind, text=answer.text))
 
     def _look(self, generation: GenerationRequest, answer: Answer) -> None:
@@ -147,14 +151,14 @@ class MemoryWriter:
             hand.last = None
         else:
             text = f"{name} takes something; {doing}"
-            self._memory.add(Moment(at=self._started + first.time, time=first.time, kind="take", text=text))
+            self._memory.add(Moment(at=self._started() + first.time, time=first.time, kind="take", text=text))
             hand.last = newest
         hand.holds = not hand.holds
         hand.contrary.clear()
 
     def _moment(self, kind: Kind, text: str, view: _View) -> Moment:
         return Moment(
-            at=self._started + view.time,
+            at=self._started() + view.time,
             time=view.time,
             kind=kind,
             text=text,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from egolive.streaming.clock import Clock
+from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame
 from egolive.streaming.sources.source import Source
 
@@ -155,25 +155,47 @@ class Interruptible(SourceWrapper):
 
     Args:
         source: What is passed on.
+        clock: That of the source; the machine's own without it.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, clock: Clock | None = None) -> None:
         super().__init__(source)
-        self._cut = threading.Event()
-        self.time = 0.0
-        """Stream time of the newest frame, seconds."""
+        self._clock = clock or MonotonicClock()
+        self._cut: float | None = None
+        self._unread = 0
+        self._newest: tuple[float, float | None] = (0.0, None)
+        self.origin: float | None = None
+        """Seconds of the clock at which stream time was 0; None before the first frame."""
+
+    @property
+    def now(self) -> float:
+        """Stream time in seconds: of this moment for a live source, of the newest frame for a recording."""
+        time, captured = self._newest
+        return time if captured is None else time + self._clock.now() - captured
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Pictures that were left out, those from before a cut included."""
+        return self._unread + super().dropped
 
     def cut(self) -> None:
-        """Let the next frame stand behind a gap; may be called from any thread."""
-        self._cut.set()
+        """Let the next frame stand behind a gap; what was taken before now comes no more. From any thread."""
+        self._cut = self._clock.now()
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames of the source."""
         for frame in self._source:
-            if self._cut.is_set():
-                self._cut.clear()
+            captured = frame.captured
+            if (cut := self._cut) is not None:
+                if captured is not None and captured < cut:
+                    # It waited unread while it was told to forget.
+                    self._unread += 1
+                    continue
+                self._cut = None
                 frame = replace(frame, gap=True)
-            self.time = frame.time
+            if self.origin is None:
+                self.origin = (self._clock.now() if captured is None else captured) - frame.time
+            self._newest = (frame.time, captured)
             yield frame
             # The caller is done with it; a generator that waits would hold on to it.
             del frame

@@ -13,7 +13,7 @@ from egolive.streaming import Frame, Metrics, Result, Scheduler, Showing, TaskRu
 from egolive.streaming import run as run_tasks
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
-from egolive.streaming.sources.wrappers import Paced, SourceWrapper
+from egolive.streaming.sources.wrappers import Interruptible, Paced, SourceWrapper
 from egolive.streaming.video_writer import VideoWriter
 
 FPS = 30
@@ -100,3 +100,27 @@ def test_backlog_shows_in_ages_and_delays() -> None:
 def _wait(event: threading.Event, now: bool) -> None:
     if now:
         assert event.wait(60)
+
+
+def test_what_waited_unread_is_forgotten_too() -> None:
+    clock = VirtualClock(50.0)
+
+    class Backlogged(Scripted):
+        """Reads a picture each tenth of a second that was taken half a second before."""
+
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                yield replace(frame, captured=50.0 + frame.time)
+                clock.advance(0.1)
+
+    clock.advance(0.5)
+    source = Interruptible(Backlogged([n / 10 for n in range(20)], live=True), clock)
+    frames = iter(source)
+    next(frames)
+    assert source.origin == pytest.approx(50.0)
+    assert source.now == pytest.approx(0.5)
+    source.cut()
+    rest = list(frames)
+    assert (rest[0].gap, rest[0].time) == (True, pytest.approx(0.5))
+    assert not any(frame.gap for frame in rest[1:])
+    assert source.dropped == 4
