@@ -19,6 +19,8 @@ from egolive.streaming.sources.rgb import RgbConverter
 
 __all__ = ["Decoder", "Picture"]
 
+_HELD = frozenset({"h264", "hevc", "mpegts", "rtp", "rtsp", "sdp"})
+"""Containers whose parser hands on an H.264 or H.265 picture when the next one begins, one step late."""
 _MAX_FAILED_READS = 100
 """Reads that may fail in a row before the rest of a file is given up."""
 
@@ -30,7 +32,7 @@ class Picture:
     stamp: float | None
     """Time stamp of the container in seconds, None where it has none."""
     arrived: float
-    """Seconds of the clock at which the last packet that it needed had been read."""
+    """Seconds of the clock at which the last packet that it needed had come."""
     waited: float
     """Seconds for which that read waited for data."""
     pixels: Image | Pixels
@@ -151,6 +153,9 @@ class Decoder:
             SourceLost: the live source does not answer any more.
         """
         packets = self.container.demux(self.stream)
+        name = self.stream.codec_context.name
+        held = self.container.format.name in _HELD and name in ("h264", "hevc")
+        begun: float | None = None
         failed_reads = 0
         while failed_reads < _MAX_FAILED_READS:
             with self._reading:
@@ -165,13 +170,16 @@ class Decoder:
                     failed_reads += 1
                     packets = self.container.demux(self.stream)
                     continue
-                arrived = self._clock.now()
+                now = self._clock.now()
+                # The read before ended when this picture began to come.
+                arrived = begun if held and begun is not None else now
+                begun = now
                 if packet is None:
                     return
                 failed_reads = 0
                 if self.on_packet is not None and packet.size:
                     stamp = None if packet.pts is None else float(packet.pts * packet.time_base)
-                    self.on_packet(stamp, arrived, arrived - asked)
+                    self.on_packet(stamp, arrived, now - asked)
                 if self._skipping and packet.size:
                     if not packet.is_keyframe:
                         self.skipped += 1
@@ -193,7 +201,7 @@ class Decoder:
                     self.broken += 1
                     continue
                 self.size = (int(pixels.shape[1]), int(pixels.shape[0]))
-                yield Picture(picture.time, arrived, arrived - asked, pixels)
+                yield Picture(picture.time, arrived, now - asked, pixels)
 
     def _raise_if_lost(self, error: av.FFmpegError) -> None:
         if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):

@@ -94,7 +94,7 @@ class LiveClock:
             arrived: when the last packet that it needed had been read.
         """
         if self.stamped and stamp is not None and self._offset is not None:
-            captured = min(stamp + self._offset, arrived)
+            captured = stamp + self._offset
         else:
             captured = arrived
         self._last = captured = max(captured, self._last + _STEP)
