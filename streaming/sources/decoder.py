@@ -17,10 +17,12 @@ from egolive.streaming.frames import Image, Pixels
 from egolive.streaming.sources.addresses import scheme_of, why_not_opened, without_password
 from egolive.streaming.sources.rgb import RgbConverter
 
-__all__ = ["Decoder", "Picture"]
+__all__ = ["Decoder", "Picture", "seek_before", "video_stream"]
 
 _HELD = frozenset({"h264", "hevc", "mpegts", "rtp", "rtsp", "sdp"})
 """Containers whose parser hands on an H.264 or H.265 picture when the next one begins, one step late."""
+_SEEK_BACK = (0.0, 0.5, 2.0, 5.0, 12.0, 30.0, 120.0)
+"""Seconds before the target at which a key frame is looked for."""
 _MAX_FAILED_READS = 100
 """Reads that may fail in a row before the rest of a file is given up."""
 
@@ -78,6 +80,7 @@ class Decoder:
         self.on_packet: Callable[[float | None, float, float], None] | None = None
         """Told of each packet before it is decoded: time stamp, arrival, seconds waited for it."""
         self._skipping = False
+        self._counting = False
         self._inside = 0
         """Packets that were given to the decoder and have not come out as pictures."""
         self._format = container_format
@@ -121,7 +124,7 @@ class Decoder:
 
     def skip_to_key(self) -> None:
         """Leave out packets up to the next key frame, undecoded."""
-        self._skipping = True
+        self._skipping = self._counting = True
 
     def _checked_stream(self) -> av.VideoStream:
         stream = video_stream(self.container)
@@ -137,13 +140,35 @@ class Decoder:
         with self._reading:
             self.container.close()
 
-    def seek(self, stamp: float) -> bool:
-        """Go to a key frame before a time stamp in seconds; False where it cannot be searched."""
-        try:
-            self.container.seek(int(stamp / self.stream.time_base), stream=self.stream)
-        except av.FFmpegError:
-            return False
-        return True
+    def seek(self, stamp: float) -> None:
+        """Go to a key frame at or before a time stamp in seconds; to the start where none is found there."""
+        with self._reading:
+            if self.closed:
+                return
+            if seek_before(self.container, stamp):
+                # What stands before the key frame needs pictures that were never decoded.
+                self._skipping, self._inside = True, 0
+                return
+            self.container.close()
+            self.container = self.open()
+            self.stream = self._checked_stream()
+
+    def packets_from(self, container: av.container.InputContainer, stamp: float) -> Iterator[av.Packet]:
+        """Packets of a container of this file, just opened, from a key frame at or before a time stamp on.
+
+        Args:
+            container: what `open` returned.
+            stamp: seconds.
+        """
+        if not seek_before(container, stamp):
+            with self.open() as anew:
+                yield from anew.demux(video_stream(anew))
+            return
+        skipping = True
+        for packet in container.demux(video_stream(container)):
+            skipping = skipping and not packet.is_keyframe
+            if not skipping:
+                yield packet
 
     def pictures(self) -> Iterator[Picture]:
         """Pictures from where reading stands; what is broken is counted and skipped.
@@ -182,10 +207,11 @@ class Decoder:
                     self.on_packet(stamp, arrived, now - asked)
                 if self._skipping and packet.size:
                     if not packet.is_keyframe:
-                        self.skipped += 1
+                        self.skipped += self._counting
                         continue
                     self._skipping = False
-                    self.skipped += max(0, self._inside)
+                    self.skipped += max(0, self._inside) if self._counting else 0
+                    self._counting = False
                     self._inside = 0
                     self.stream.codec_context.flush_buffers()
                 try:
@@ -213,6 +239,33 @@ class Decoder:
         if self.live:
             raise SourceLost(f"{problem}; check the camera and its network") from error
         raise SourceError(f"{problem}; check the disk or the network it lies on") from error
+
+
+def seek_before(container: av.container.InputContainer, stamp: float) -> bool:
+    """Go to a key frame that is shown at or before a time stamp; False: there is none but the first.
+
+    FFmpeg's jump may land behind its target: where B-frames or an open GOP stand between the order of
+    decoding and that of showing, in MPEG streams, and in fragmented files. So it is checked, and tried
+    further ahead.
+
+    Args:
+        container: is left at the key frame; where False is returned, anywhere.
+        stamp: seconds.
+    """
+    stream = video_stream(container)
+    if stream is None or stream.time_base is None:
+        return False
+    for back in _SEEK_BACK:
+        offset = int((stamp - back) / stream.time_base)
+        try:
+            container.seek(offset, stream=stream)
+            key = next((p for p in container.demux(stream) if p.is_keyframe and p.size), None)
+            if key is not None and key.pts is not None and key.pts * stream.time_base <= stamp:
+                container.seek(offset, stream=stream)
+                return True
+        except av.FFmpegError:
+            return False
+    return False
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:

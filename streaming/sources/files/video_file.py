@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-import av
+import numpy as np
+from numpy.typing import NDArray
 
 from egolive.streaming.errors import SourceError
 from egolive.streaming.frames import Frame
-from egolive.streaming.sources.decoder import Decoder, Picture, video_stream
+from egolive.streaming.sources.decoder import Decoder, Picture
 from egolive.streaming.sources.files.timestamps import Timeline
+from egolive.streaming.sources.files.video_index import index_of
 from egolive.streaming.sources.source import Source
 
 __all__ = ["VideoFile"]
@@ -42,7 +45,8 @@ class VideoFile(Source):
         # Decoding several frames at once is faster, but holds each back by some frames.
         decoder.stream.thread_type = "AUTO"
         self.fps = decoder.fps
-        self._timeline = Timeline(step=1 / self.fps if self.fps else 1 / 30)
+        self._step = 1 / self.fps if self.fps else 1 / 30
+        self._timeline = Timeline(self._step)
         self._numbers = count()
         self._rest = decoder.pictures()
         # Reading the first picture here is what tells a readable file from one that only has a header.
@@ -52,6 +56,8 @@ class VideoFile(Source):
             raise SourceError(
                 f"{self.name}: no picture can be decoded ({self.broken} broken pieces); is it damaged?"
             )
+        self._clockless = not decoder.stamped
+        self._index = index_of(decoder, self._first.stamp or 0.0, self._step)
 
     @property
     def broken(self) -> int:  # type: ignore[override]  # counted by the decoder
@@ -66,7 +72,7 @@ class VideoFile(Source):
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the end of the file."""
         for picture in iter(self._next, None):
-            time, gap = self._timeline.place(picture.stamp)
+            time, gap = self._place(picture)
             yield Frame(picture.pixels, time, next(self._numbers), gap)
 
     def catch_up(self) -> None:
@@ -78,40 +84,68 @@ class VideoFile(Source):
         """Pictures that were left out by `catch_up`, so far."""
         return self._decoder.skipped
 
-    def stamps(self) -> list[float]:
-        """Time stamps of all pictures of a file in seconds, rising, read without decoding; empty: unknown."""
-        try:
-            with self._decoder.open() as container:
-                packets = (p for p in container.demux(video_stream(container)) if not p.is_discard)
-                return sorted(float(p.pts * p.time_base) for p in packets if p.pts is not None)
-        except av.FFmpegError:
-            return []
+    def times(
+        self, start: float = 0.0, end: float = math.inf, *, first_only: bool = False
+    ) -> NDArray[np.float64]:
+        """Times of the pictures of a stretch, read without decoding; empty where the file does not tell.
 
-    def frames_at(self, times: Sequence[float], origin: float) -> Iterator[Frame]:
+        Only the stretch is read of a large file.
+
+        Args:
+            start: seconds from the first picture.
+            end: seconds from the first picture.
+            first_only: whether the first of them is enough.
+        """
+        if self._clockless:
+            number = self._index.count(self._decoder)
+            times = np.arange(number) * self._step
+            return times[(times >= start) & (times <= end)]
+        return self._index.times(self._decoder, start, end, first_only=first_only)
+
+    def frames_at(self, times: Sequence[float], *, end: float = math.inf) -> Iterator[Frame]:
         """Frames of a file at some of its times; to be read in place of its other frames.
 
         Args:
-            times: Seconds from `origin`, rising. The first frame at or after each; none comes twice.
-            origin: The time stamp at which time is 0, one of `stamps`.
+            times: Some of `times()`, rising. The first frame at or after each; none comes twice.
+            end: No frame behind this time, where one cannot be decoded.
 
         Raises:
             SourceError: No picture can be decoded there.
         """
-        if times[0] > _SEEK_SECONDS and self._decoder.seek(origin + times[0]):
-            self._first, self._rest = None, self._decoder.pictures()
         pending, numbers = deque(times), count()
-        for picture in iter(self._next, None):
-            time = (picture.stamp or 0.0) - origin
-            if time + _SAME_TIME < pending[0]:
-                continue
+        through = not self._clockless and self._index.runs_through(self._decoder)
+        may_jump, position, found = through, 0.0, False
+        while pending:
+            jumped = may_jump and pending[0] > position + _SEEK_SECONDS
+            if jumped:
+                self._decoder.seek(self._index.origin + pending[0])
+                self._first, self._rest = None, self._decoder.pictures()
+            for picture in iter(self._next, None):
+                time = self._time(picture, position) if through else self._place(picture)[0]
+                # A file without an index is read from its start after each jump: once is enough.
+                may_jump = may_jump and not (jumped and 0 < position >= time)
+                position, jumped = max(position, time), False
+                if time + _SAME_TIME >= pending[0]:
+                    break
+            else:
+                break
+            if time > end + _SAME_TIME:
+                break
+            found = True
             pixels = picture.pixels
             yield Frame(pixels() if callable(pixels) else pixels, max(0.0, time), next(numbers))
-            while time + _SAME_TIME >= pending[0]:
+            while pending and time + _SAME_TIME >= pending[0]:
                 pending.popleft()
-                if not pending:
-                    return
-        if len(pending) == len(times):
+        if not found:
             raise SourceError(f"{self.name}: no picture can be decoded there; the file is damaged or cut off")
+
+    def _time(self, picture: Picture, before: float) -> float:
+        """Seconds from the first picture, in a file with one clock."""
+        return before + self._step if picture.stamp is None else picture.stamp - self._index.origin
+
+    def _place(self, picture: Picture) -> tuple[float, bool]:
+        """Seconds from the first picture when played from the start, and whether the clock was set anew."""
+        return self._timeline.place(None if self._clockless else picture.stamp)
 
     def close(self) -> None:
         """Close the file; waits for a read that is under way, at most the timeout."""
