@@ -24,12 +24,11 @@ from egolive.assistant.generation.conversations import Conversation
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.sinks import answer_event
-from egolive.assistant.model.media import Video, is_video, load_picture
+from egolive.assistant.model.media import Video, check_media, is_video
 from egolive.assistant.schema.answers import Question, Task
 from egolive.assistant.schema.profiles import PictureSize
 from egolive.streaming.errors import DataError, UsageError
-from egolive.streaming.paths import existing_path
-from egolive.streaming.sources.opening import open_source
+from egolive.streaming.paths import brief, existing_path
 
 __all__ = ["ask_command"]
 
@@ -122,15 +121,12 @@ def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
     words = readable(words)
     if not media:
         if words and _is_shown(words):
-            raise UsageError(f"{words[:100]}: what is the question? egolive ask {words[:100]} QUESTION")
+            raise UsageError(f"{brief(words)}: what is the question? egolive ask PICTURE_OR_VIDEO QUESTION")
         raise UsageError("a question needs something to look at: egolive ask PICTURE_OR_VIDEO QUESTION")
     if task not in _WORDLESS and not words.strip():
         raise UsageError("the question is empty; write it behind the pictures")
     for item in media:
-        if not is_video(item):
-            load_picture(item)
-        elif "://" not in item:
-            open_source(item).close()
+        check_media(item)
     return media, words
 
 

@@ -91,7 +91,7 @@ def test_other_forms_of_a_video_are_read(engine: FakeEngine, video: Path, item: 
         (user({"video": "a", "fps": 1, "nframes": 2}, TEXT), "give fps or nframes, not both"),
         (user({"video": "a", "nframes": 2, "max_frames": 2}, TEXT), "give nframes or max_frames"),
         (user({"video": ["a", "b"], "nframes": 2}, TEXT), "so nframes has no effect"),
-        (user({"video": 3}, TEXT), "a video is a path, an address, or a list of pictures"),
+        (user({"video": 3}, TEXT), "a video is a path, an address, a data URI, bytes, or a list of pictures"),
         (user({"video": ["a", 3]}, TEXT), "^message 1, item 1: an image is a path"),
         ([{"role": "system", "content": "x"}, *user({"image": 3}, TEXT)], "^message 2, item 1: an image is"),
     ],
