@@ -29,6 +29,7 @@ from egolive.assistant.schema.answers import Question, Task
 from egolive.assistant.schema.profiles import PictureSize
 from egolive.streaming.errors import DataError, UsageError
 from egolive.streaming.paths import brief, existing_path
+from egolive.streaming.sources.files.media_kind import kind_of
 
 __all__ = ["ask_command"]
 
@@ -119,6 +120,8 @@ def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
         # The question stands first.
         media, words = [*media[1:], words], media[0]
     words = readable(words)
+    if media and _is_media(words):
+        raise UsageError(f"{brief(words)}: stands where the question is expected; write the question last")
     if not media:
         if words and _is_shown(words):
             raise UsageError(f"{brief(words)}: what is the question? egolive ask PICTURE_OR_VIDEO QUESTION")
@@ -133,6 +136,12 @@ def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
 def _is_shown(item: str) -> bool:
     """Whether an argument names something to look at, rather than being a question."""
     return existing_path(item) is not None or item.startswith("data:") or ("://" in item and " " not in item)
+
+
+def _is_media(words: str) -> bool:
+    """Whether what stands for the question is data, or names a picture or video (a folder may be a word)."""
+    path = existing_path(words)
+    return words.startswith("data:") or (path is not None and kind_of(path) != "unknown")
 
 
 def _check_numbers(clip: ClipOptions, sampling: Sampling) -> None:
