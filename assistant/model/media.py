@@ -105,7 +105,8 @@ def is_video(source: str | Path | bytes) -> bool:
         # Reading it will tell what is wrong.
         return False
     if held is not None:
-        return kind_of(held[1]) in _MOVING
+        kind = kind_of(held[1])
+        return kind in _MOVING or (kind == "unknown" and text.startswith("data:video/"))
     path = existing_path(without_file_scheme(text))
     if path is None:
         return Path(text).suffix.lower() in _VIDEO_SUFFIXES
@@ -325,7 +326,7 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise SourceError(
-            f"{brief(text[:20])}...: neither a file that is there nor base64; check the path"
+            f"{text[:8]}...: neither a file that is there nor base64; check the path"
         ) from error
 
 
