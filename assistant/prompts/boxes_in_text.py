@@ -68,12 +68,12 @@ _NUMBER = re.compile(r"-?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")
 _QUOTED_NUMBER = re.compile(rf"\s{{0,4}}({_NUMBER.pattern})(?:\s?%)?\s{{0,4}}")
 _PERCENT = re.compile(r"\s?%")
 _CENTRED = re.compile(
-    r"\b(?:cx|x_?cent(?:er|re))\s{0,2},\s{0,2}(?:cy|y_?cent(?:er|re))\s{0,2},\s{0,2}"
-    r"w(?:idth)?\s{0,2},\s{0,2}h(?:eight)?\b|\bcxcywh\b",
+    r"\b(?:cx|x_?cent(?:er|re))\s?[,;]\s{0,2}(?:cy|y_?cent(?:er|re))\s?[,;]\s{0,2}"
+    r"w(?:idth)?\s?[,;]\s{0,2}h(?:eight)?\b|\bcxcywh\b",
     re.IGNORECASE,
 )
 _SIZED = re.compile(
-    r"\bx(?:1|_?min)?\s{0,2},\s{0,2}y(?:1|_?min)?\s{0,2},\s{0,2}w(?:idth)?\s{0,2},\s{0,2}h(?:eight)?\b"
+    r"\bx(?:1|_?min)?\s?[,;]\s{0,2}y(?:1|_?min)?\s?[,;]\s{0,2}w(?:idth)?\s?[,;]\s{0,2}h(?:eight)?\b"
     r"|\bxywh\b",
     re.IGNORECASE,
 )
@@ -230,7 +230,7 @@ class _Reader:
 
     def _four(self, content: str, start: int) -> list[Number]:
         """The numbers of a quoted box without brackets, `"310 94 658 132"`; empty for anything else."""
-        pieces = content.replace(",", " ").split() if len(content) < 80 else []
+        pieces = re.split(r"[\s,;]+", content.strip()) if len(content) < 80 else []
         if len(pieces) != 4 or not all(_NUMBER.fullmatch(piece.removesuffix("%")) for piece in pieces):
             return []
         return [(float(n[0]), start + n.start(), start + n.end()) for n in _NUMBER.finditer(content)]

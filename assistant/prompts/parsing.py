@@ -51,8 +51,9 @@ _ABSENT = re.compile(
     """,
     re.VERBOSE,
 )
-_ASCII = str.maketrans("（）［］｛｝【】，、．：；＝％－−～〜", "()[]{}[],,.:;=%--~~")  # noqa: RUF001
-"""Characters as they are written in Chinese and Japanese texts, each with one of the same meaning."""
+_ASCII = str.maketrans("（）［］｛｝【】，、．：；＝％－−～〜", "()[]{}[];;.:;=%--~~")  # noqa: RUF001
+"""Characters as they are written in Chinese and Japanese texts, each with one of the same meaning. Their
+comma is never a decimal comma."""
 _LONGEST = 20_000
 """Characters of an answer that are searched for boxes and times; what runs on beyond is a loop."""
 _MOST_BOXES = 200
