@@ -165,7 +165,7 @@ def conversation_about(
     sampled = {key: value for key, value in wanted.items() if value is not None}
 
     def shown(item: Picture | Video) -> dict[str, object]:
-        video = is_video(item) if isinstance(item, str | Path) else isinstance(item, list | tuple)
+        video = is_video(item) if isinstance(item, str | Path | bytes) else isinstance(item, list | tuple)
         return {"video": item, **sampled} if video else {"image": item}
 
     content: list[dict[str, object]]

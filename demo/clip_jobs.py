@@ -31,6 +31,8 @@ from egolive.assistant.schema.engine import Engine
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
+from egolive.streaming.sources.files.media_kind import kind_of
+from egolive.streaming.sources.files.pictures import PictureFile
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.video_writer import VideoWriter
 
@@ -128,8 +130,12 @@ def length_of(clip: Path) -> float:
     Raises:
         SourceError: It is no video, or its length is not known.
     """
+    if kind_of(clip) == "photo":
+        raise SourceError(f"{clip.name}: a photo; a video is wanted here")
     # The reader of streams refuses what it cannot read, in words for people.
-    open_source(clip).close()
+    with open_source(clip) as opened:
+        if isinstance(opened, PictureFile):
+            return max(frame.time for frame in opened)
     with av.open(str(clip.absolute())) as container:
         if container.duration is None or not container.streams.video:
             raise SourceError(f"{clip.name}: does not tell how long it is; save it as MP4")

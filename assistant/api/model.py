@@ -15,7 +15,7 @@ from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.generation.conversations import Conversation, fill_placeholders
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.load import load_any_engine
-from egolive.assistant.model.media import Picture, Video, is_video
+from egolive.assistant.model.media import Picture, Video, given_frames, is_video
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine, EngineInfo
@@ -470,8 +470,8 @@ def _as_video(media: Picture | Video, clip: ClipOptions) -> Video | None:
     Raises:
         ConfigError: A setting that would have no effect.
     """
-    frames = isinstance(media, list)
-    if frames or (isinstance(media, str | Path) and is_video(media)):
+    frames = isinstance(media, list) or (isinstance(media, str) and given_frames(media) is not None)
+    if frames or (isinstance(media, str | Path | bytes) and is_video(media)):
         of_files = {"nframes": clip.nframes, "start": clip.start, "end": clip.end}
         if frames and (given := [name for name, value in of_files.items() if value is not None]):
             raise ConfigError(

@@ -24,12 +24,12 @@ from egolive.assistant.generation.conversations import Conversation
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.sinks import answer_event
-from egolive.assistant.model.media import Video, is_video, load_picture
+from egolive.assistant.model.media import Video, check_media, is_video
 from egolive.assistant.schema.answers import Question, Task
 from egolive.assistant.schema.profiles import PictureSize
 from egolive.streaming.errors import DataError, UsageError
-from egolive.streaming.paths import existing_path
-from egolive.streaming.sources.opening import open_source
+from egolive.streaming.paths import brief, existing_path
+from egolive.streaming.sources.files.media_kind import kind_of
 
 __all__ = ["ask_command"]
 
@@ -120,23 +120,28 @@ def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:
         # The question stands first.
         media, words = [*media[1:], words], media[0]
     words = readable(words)
+    if media and _is_media(words):
+        raise UsageError(f"{brief(words)}: stands where the question is expected; write the question last")
     if not media:
         if words and _is_shown(words):
-            raise UsageError(f"{words[:100]}: what is the question? egolive ask {words[:100]} QUESTION")
+            raise UsageError(f"{brief(words)}: what is the question? egolive ask PICTURE_OR_VIDEO QUESTION")
         raise UsageError("a question needs something to look at: egolive ask PICTURE_OR_VIDEO QUESTION")
     if task not in _WORDLESS and not words.strip():
         raise UsageError("the question is empty; write it behind the pictures")
     for item in media:
-        if not is_video(item):
-            load_picture(item)
-        elif "://" not in item:
-            open_source(item).close()
+        check_media(item)
     return media, words
 
 
 def _is_shown(item: str) -> bool:
     """Whether an argument names something to look at, rather than being a question."""
     return existing_path(item) is not None or item.startswith("data:") or ("://" in item and " " not in item)
+
+
+def _is_media(words: str) -> bool:
+    """Whether what stands for the question is data, or names a picture or video (a folder may be a word)."""
+    path = existing_path(words)
+    return words.startswith("data:") or (path is not None and kind_of(path) != "unknown")
 
 
 def _check_numbers(clip: ClipOptions, sampling: Sampling) -> None:

@@ -5,7 +5,9 @@ type text, image or video. A picture or video stands under the item's type (`ima
 transformers (`url`, `path`, `base64`) and OpenAI (`image_url`, `video_url`) write it. Items carry their own
 settings: `min_pixels`, `max_pixels`, or `resized_height` and `resized_width` for both; `fps` or `nframes`,
 `min_frames`, `max_frames`, `total_pixels`, `video_start` and `video_end` for videos. A type or key that is
-not known, or that would have no effect, is an error. Pictures are read by `egolive.assistant.model.media`.
+not known, or that would have no effect, is an error. A video is a path, an address, a data URI (of a video
+file, or `data:video/jpeg;base64,` and JPEGs with commas between them), or a list of frames. All are read by
+`egolive.assistant.model.media`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from egolive.assistant.generation.generate import GenerationRequest
-from egolive.assistant.model.media import Picture, Video, load_picture, load_video
+from egolive.assistant.model.media import Picture, Video, given_frames, load_picture, load_video
 from egolive.assistant.prompts.prompts import Message, chat_prompt, make_vision
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.coordinates import Size
@@ -26,6 +28,7 @@ from egolive.assistant.schema.engine import Vision
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Image
+from egolive.streaming.paths import brief
 
 __all__ = ["Content", "Conversation", "fill_placeholders", "read_conversation"]
 
@@ -142,10 +145,10 @@ def read_conversation(
         if not isinstance(message, Mapping):
             raise ConfigError(f"{where}: a message holds role and content, got {type(message).__name__}")
         if unknown := sorted(set(map(str, message)) - {"role", "content"}):
-            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; a message holds role and content")
+            raise ConfigError(f"{where}: unknown key {_told(unknown[0])}; a message holds role and content")
         role = message.get("role")
         if role not in ("system", "user", "assistant"):
-            raise ConfigError(f"{where}: role is system, user or assistant, got {role!r}")
+            raise ConfigError(f"{where}: role is system, user or assistant, got {_told(role)}")
         parts: list[str | Vision] = []
         items = _items(message.get("content"), where)
         for at, item in enumerate(items, start=1):
@@ -169,6 +172,11 @@ def read_conversation(
     return GenerationRequest(question=Question("ask", question, think), prompt=prompt, source_size=size)
 
 
+def _told(value: object) -> str:
+    """A value as messages show it; what is long, or data, is cut."""
+    return repr(brief(value)) if isinstance(value, str) else brief(repr(value))
+
+
 def _within(where: str, at: int, items: Sequence[object]) -> str:
     """The place of one item of a message."""
     return where if len(items) == 1 else f"{where}, item {at}"
@@ -188,25 +196,29 @@ def _kind(item: Content, where: str) -> str:
     if told is None:
         told = next((kind for kind in _KINDS if kind in item), None)
         if told is None:
-            raise ConfigError(f"{where}: an item holds a text, an image or a video, got {', '.join(item)}")
+            raise ConfigError(
+                f"{where}: an item holds a text, an image or a video, got {brief(', '.join(item))}"
+            )
     if not isinstance(told, str) or told not in _KINDS:
-        raise ConfigError(f"{where}: an item holds a text, an image or a video, got the type {told!r}")
+        raise ConfigError(f"{where}: an item holds a text, an image or a video, got the type {_told(told)}")
     return _KINDS[told]
 
 
 def _text(item: Content, where: str) -> str:
     if unknown := sorted(set(item) - {"type", "text"}):
-        raise ConfigError(f"{where}: unknown setting {unknown[0]!r}; a text has none")
+        raise ConfigError(f"{where}: unknown setting {_told(unknown[0])}; a text has none")
     text = item.get("text")
     if not isinstance(text, str):
-        raise ConfigError(f"{where}: a text is a string, got {text!r}")
+        raise ConfigError(f"{where}: a text is a string, got {_told(text)}")
     return text
 
 
 def _check_keys(item: Content, kind: str, where: str) -> None:
     known = _SIZE_KEYS | {*_SOURCES[kind], "type"} | (_VIDEO_KEYS if kind == "video" else frozenset())
     if unknown := sorted(set(item) - known):
-        raise ConfigError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"{where}: unknown setting {_told(unknown[0])}; known are {', '.join(sorted(known))}"
+        )
 
 
 def _vision(item: Content, kind: str, profile: Profile, where: str) -> Vision:
@@ -254,20 +266,21 @@ def _source(item: Content, kind: str, where: str) -> object:
     value = item[held[0]]
     if isinstance(value, Mapping):
         if unknown := sorted(set(map(str, value)) - {"url"}):
-            raise ConfigError(f"{where}: unknown setting {unknown[0]!r} in {held[0]}; it holds a url")
+            raise ConfigError(f"{where}: unknown setting {_told(unknown[0])} in {held[0]}; it holds a url")
         value = value.get("url")
     return value
 
 
 def _frames(item: Content, source: object, profile: Profile, where: str) -> list[Image]:
-    if not isinstance(source, str | Path) and (idle := [key for key in _CHOOSES_FRAMES if key in item]):
+    video = _video(source, where)
+    if given_frames(video) is not None and (idle := [key for key in _CHOOSES_FRAMES if key in item]):
         raise ConfigError(
             f"{where}: frames that are given are all seen, so {idle[0]} has no effect; leave it"
         )
     rate = _number(item, "sample_fps", where) or _number(item, "fps", where) or profile.fps
     limits = {key: _whole(item, key, where) for key in ("min_frames", "max_frames")}
     frames = load_video(
-        _video(source, where),
+        video,
         fps=rate,
         nframes=_whole(item, "nframes", where),
         start=_number(item, "video_start", where),
@@ -286,10 +299,10 @@ def _picture(value: object, where: str) -> Picture:
 
 
 def _video(value: object, where: str) -> Video:
-    if isinstance(value, str | Path):
+    if isinstance(value, str | Path | bytes):
         return value
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise ConfigError(f"{where}: a video is a path, an address, or a list of pictures")
+    if not isinstance(value, Sequence):
+        raise ConfigError(f"{where}: a video is a path, an address, a data URI, bytes, or a list of pictures")
     return [_picture(item, where) for item in value]
 
 
@@ -305,5 +318,5 @@ def _number(item: Content, key: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigError(f"{where}: {key} is a number, 0 or more, got {value!r}")
+        raise ConfigError(f"{where}: {key} is a number, 0 or more, got {_told(value)}")
     return float(value)

@@ -1,8 +1,8 @@
 """Reads the pictures and videos of a question from files, addresses or memory, as RGB pixels.
 
 Pictures: file, file:// or http(s):// address, data URI, bare base64, bytes, Pillow image, array. Videos:
-file, folder of pictures, list of pictures. How large the model sees them is decided in `prompts`; streams are
-read in `streaming`.
+file, address, data URI, bare base64, bytes, folder of pictures, list of pictures. How large the model sees
+them is decided in `prompts`; streams are read in `streaming`.
 """
 
 from __future__ import annotations
@@ -10,33 +10,44 @@ from __future__ import annotations
 import base64
 import binascii
 import http.client
-import io
+import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import ImageOps, UnidentifiedImageError
 
 from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame, Image, Slice, Window
-from egolive.streaming.paths import existing_path
+from egolive.streaming.paths import brief, existing_path, without_file_scheme
 from egolive.streaming.pipeline.windowing import FrameSampler
+from egolive.streaming.sources.files.media_kind import kind_of
+from egolive.streaming.sources.files.pictures import read_picture, rgb_of
 from egolive.streaming.sources.files.video_file import VideoFile
-from egolive.streaming.sources.opening import open_source
+from egolive.streaming.sources.opening import open_file, open_source
 from egolive.streaming.sources.source import Source
 
-__all__ = ["Picture", "Video", "bundled_clip", "is_video", "load_picture", "load_video", "window_of"]
+__all__ = [
+    "Picture",
+    "Video",
+    "bundled_clip",
+    "check_media",
+    "given_frames",
+    "is_video",
+    "load_picture",
+    "load_video",
+    "window_of",
+]
 
 Picture = str | Path | bytes | PillowImage.Image | NDArray[np.uint8]
 """One picture: a path, an address, base64 text, encoded bytes, or pixels."""
-Video = str | Path | Sequence[Picture]
-"""A video file, a folder of pictures, or the frames themselves, oldest first."""
+Video = str | Path | bytes | Sequence[Picture]
+"""A video file, a folder of pictures, a data URI, encoded bytes, or the frames themselves, oldest first."""
 
 _VIDEO_SUFFIXES = (
     ".mp4",
@@ -52,6 +63,9 @@ _VIDEO_SUFFIXES = (
     ".wmv",
     ".ogv",
 )
+_MOVING = ("animation", "video", "playlist")
+_JPEGS = "data:video/jpeg;base64,"
+"""How a data URI begins that holds a video as JPEGs with commas between them."""
 _LONGEST_NAME = 1024
 """Longer texts are no names of files."""
 _KEPT = 8
@@ -73,25 +87,31 @@ def bundled_clip() -> Path:
     return clips[0]
 
 
-def is_video(source: str | Path) -> bool:
-    """Whether a path or address is a video (or a folder of frames) rather than one picture."""
+def is_video(source: str | Path | bytes) -> bool:
+    """Whether something is a video (a folder of frames and an animation too) rather than one picture.
+
+    Told by what it holds; an address, and what is not there, by its suffix.
+    """
+    if isinstance(source, bytes):
+        return kind_of(source) in _MOVING
     text = str(source)
-    if "://" in text and not text.startswith("file://"):
+    if not _is_local(text):
         return Path(text.partition("?")[0]).suffix.lower() in _VIDEO_SUFFIXES
-    if text.startswith("data:"):
-        return False
-    path = existing_path(_path_text(text))
-    if path is None:
-        # Reading it will tell that it is not there; a longer text is no name.
-        return len(text) < _LONGEST_NAME and Path(text).suffix.lower() in _VIDEO_SUFFIXES
-    if path.is_dir() or path.suffix.lower() in _VIDEO_SUFFIXES:
+    if text.startswith(_JPEGS):
         return True
     try:
-        with PillowImage.open(path) as opened:
-            return getattr(opened, "n_frames", 1) > 1
-    except (OSError, ValueError):
-        # Not a picture that Pillow knows.
-        return path.is_file()
+        held = _held(source)
+    except SourceError:
+        # Reading it will tell what is wrong.
+        return False
+    if held is not None:
+        kind = kind_of(held[1])
+        return kind in _MOVING or (kind == "unknown" and text.startswith("data:video/"))
+    path = existing_path(without_file_scheme(text))
+    if path is None:
+        return Path(text).suffix.lower() in _VIDEO_SUFFIXES
+    # FFmpeg knows kinds of videos that are not told by their first bytes.
+    return path.is_dir() or (path.is_file() and kind_of(path) != "photo")
 
 
 def load_picture(source: Picture) -> Image:
@@ -107,21 +127,9 @@ def load_picture(source: Picture) -> Image:
             )
         return source
     if isinstance(source, PillowImage.Image):
-        return _rgb(source)
+        return rgb_of(source)
     name, data = _bytes_of(source)
-    try:
-        with PillowImage.open(io.BytesIO(data)) as opened:
-            return _rgb(opened)
-    except (
-        UnidentifiedImageError,
-        PillowImage.DecompressionBombError,
-        OSError,
-        ValueError,
-        SyntaxError,
-    ) as error:
-        raise SourceError(
-            f"{name}: not a picture that can be read; it is of another kind, or damaged"
-        ) from error
+    return read_picture(data, name=name)
 
 
 def load_video(
@@ -153,17 +161,18 @@ def load_video(
         ConfigError: Settings that cannot work.
     """
     _check(fps, nframes, min_frames, max_frames, start, end)
-    if not isinstance(source, str | Path):
-        frames = [Frame(load_picture(item), index / fps, index) for index, item in enumerate(source)]
+    if (given := given_frames(source)) is not None:
+        frames = [Frame(load_picture(item), index / fps, index) for index, item in enumerate(given)]
         if not frames:
             raise SourceError("a video of no frames was given; give at least one picture")
         return frames
-    text = str(source)
-    with open_source(_local(text) if _is_local(text) else text) as opened:
+    assert isinstance(source, str | Path | bytes)
+    local = isinstance(source, bytes) or _is_local(str(source))
+    with _opened(source) as opened:
         if opened.live:
             raise SourceError(f"{opened.name}: a live source has no end; watch it with egolive run")
         name = opened.name
-        if _is_local(text) and isinstance(opened, VideoFile) and (stamps := opened.stamps()):
+        if local and isinstance(opened, VideoFile) and (stamps := opened.stamps()):
             wanted = _within(np.array(stamps) - stamps[0], start, end, name)
             chosen = wanted[_spread(wanted, fps, nframes, min_frames, max_frames)]
             return list(opened.frames_at(chosen.tolist(), stamps[0]))
@@ -227,28 +236,6 @@ def _check(
         )
 
 
-def _rgb(opened: PillowImage.Image) -> Image:
-    upright = ImageOps.exif_transpose(opened)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        return _grey(upright)
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        layered = upright.convert("RGBA")
-        upright = PillowImage.new("RGBA", layered.size, (255, 255, 255, 255))
-        upright.alpha_composite(layered)
-    return np.array(upright.convert("RGB"), dtype=np.uint8)
-
-
-def _grey(picture: PillowImage.Image) -> Image:
-    """A picture of more than 8 bits a pixel; Pillow's own conversion cuts off all that is above 255."""
-    # Thermal pictures have no number where nothing was measured.
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)
-    least = 65_535 if picture.mode.startswith("I;16") else 1 if picture.mode == "F" else 255
-    most = float(values.max(initial=0.0))
-    white = next(limit for limit in (least, 255, 65_535, most) if max(least, most) <= limit)
-    grey = np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
 def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
     """Encoded bytes of a picture, and what messages call it."""
     if isinstance(source, bytes):
@@ -256,23 +243,82 @@ def _bytes_of(source: str | Path | bytes) -> tuple[str, bytes]:
     text = str(source)
     if text.startswith(("http://", "https://")):
         return text, _download(text)
-    if text.startswith("data:"):
-        header, _, body = text.partition(",")
-        if not header.endswith(";base64"):
-            raise SourceError(f"{text[:40]}...: a data URI of a picture is written data:image/png;base64,...")
-        return "the data URI", _decoded(body)
-    path = existing_path(_path_text(text))
+    if (held := _held(source)) is not None:
+        return held
+    path = existing_path(without_file_scheme(text))
     if path is None:
-        # "/9j/" is how every JPEG begins in base64: it looks like a path.
-        if len(text) >= 64 and not isinstance(source, Path) and (len(text) > 1024 or not Path(text).suffix):
-            return "the base64 text", _decoded(text)
-        raise SourceError(f"{text[:200]}: there is no such file; check the path")
+        raise SourceError(f"{brief(text)}: there is no such file; check the path")
     try:
         return text, path.read_bytes()
     except OSError as error:
         raise SourceError(
-            f"{text[:200]}: cannot be read ({error.strerror}); check the path and its rights"
+            f"{brief(text)}: cannot be read ({error.strerror}); check the path and its rights"
         ) from error
+
+
+def _held(source: str | Path) -> tuple[str, bytes] | None:
+    """What a text holds as data, and what messages call it; None where it is a name or an address.
+
+    Raises:
+        SourceError: It is neither a name nor base64.
+    """
+    text = str(source)
+    if text.startswith("data:"):
+        header, _, body = text.partition(",")
+        if not header.endswith(";base64"):
+            raise SourceError(
+                f"{brief(text)}: a data URI is written data:image/png;base64,... or data:video/mp4;base64,..."
+            )
+        return "the data URI", _decoded(body)
+    if isinstance(source, Path) or "://" in text or len(text) < 64 or existing_path(text) is not None:
+        return None
+    # "/9j/" is how every JPEG begins in base64: it looks like a path.
+    return ("the base64 text", _decoded(text)) if len(text) > _LONGEST_NAME or not Path(text).suffix else None
+
+
+def given_frames(source: Video) -> list[Picture] | None:
+    """The frames of a video that is given as its pictures: a list, or JPEGs in one data URI (vLLM's form).
+
+    None where the source is something to be opened.
+    """
+    if not isinstance(source, str | Path | bytes):
+        return list(source)
+    if isinstance(source, str) and source.startswith(_JPEGS):
+        return [_decoded(piece) for piece in source.removeprefix(_JPEGS).split(",")]
+    return None
+
+
+def check_media(source: str) -> None:
+    """Tell early what cannot be read; the address of a video is not opened.
+
+    Raises:
+        SourceError: A picture or video is not there, or cannot be read.
+    """
+    if not is_video(source):
+        load_picture(source)
+    elif (frames := given_frames(source)) is not None:
+        for frame in frames:
+            load_picture(frame)
+    elif _is_local(source):
+        with _opened(source):
+            pass
+
+
+@contextmanager
+def _opened(source: str | Path | bytes) -> Iterator[Source]:
+    """A video, opened; data lies in a temporary file meanwhile, for FFmpeg to jump in it."""
+    held = ("the video", source) if isinstance(source, bytes) else _held(source)
+    if held is None:
+        text = str(source)
+        with open_source(_local(text) if _is_local(text) else text) as opened:
+            yield opened
+        return
+    name, data = held
+    with tempfile.NamedTemporaryFile(prefix="egolive-") as file:
+        file.write(data)
+        file.flush()
+        with open_file(Path(file.name), name=name) as opened:
+            yield opened
 
 
 def _decoded(text: str) -> bytes:
@@ -280,7 +326,7 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise SourceError(
-            f"{text[:20]}...: neither a file that is there nor base64; check the path"
+            f"{text[:8]}...: neither a file that is there nor base64; check the path"
         ) from error
 
 
@@ -307,12 +353,9 @@ def _is_local(text: str) -> bool:
     return "://" not in text or text.startswith("file://")
 
 
-def _path_text(text: str) -> str:
-    return unquote(urlsplit(text).path) if text.startswith("file://") else text
-
-
 def _local(text: str) -> Path:
-    return existing_path(_path_text(text)) or Path(_path_text(text))
+    text = without_file_scheme(text)
+    return existing_path(text) or Path(text)
 
 
 def _within(

@@ -51,6 +51,9 @@ _ABSENT = re.compile(
     """,
     re.VERBOSE,
 )
+_ASCII = str.maketrans("（）［］｛｝【】，、．：；＝％－−～〜", "()[]{}[];;.:;=%--~~")  # noqa: RUF001
+"""Characters as they are written in Chinese and Japanese texts, each with one of the same meaning. Their
+comma is never a decimal comma."""
 _LONGEST = 20_000
 """Characters of an answer that are searched for boxes and times; what runs on beyond is a loop."""
 _MOST_BOXES = 200
@@ -91,8 +94,9 @@ def parse(
     body = text[start:end]
     words = _MARKUP.sub("", body).strip()
 
-    # Escapes of JSON inside JSON become characters that read the same; lengths stay, so positions hold.
-    plain = body[:_LONGEST].replace("\\n", "  ").replace('\\"', "''")
+    # Full-width characters, and escapes of JSON inside JSON, become characters that read the same; lengths
+    # stay, so positions hold.
+    plain = body[:_LONGEST].translate(_ASCII).replace("\\n", "  ").replace('\\"', "''")
     boxes: tuple[Box, ...] = ()
     intervals: tuple[Interval, ...] = ()
     if question.task in ("ground", "ask"):
@@ -185,10 +189,10 @@ def _boxes(
     scores: _Scores,
 ) -> tuple[Box, ...]:
     """Boxes on the source frame, each once: a repeated one stays where it stands under another key."""
-    unit = resolve_unit(profile.unit, [box.corners for box in found])
+    unit = resolve_unit(profile.unit, [box.corners for box in found if box.unit is None])
     boxes: dict[tuple[object, ...], Box] = {}
     for raw in found:
-        corners = to_source(raw.corners, unit, source_size=source_size, seen_size=seen_size)
+        corners = to_source(raw.corners, raw.unit or unit, source_size=source_size, seen_size=seen_size)
         label = raw.label or (question.phrase if question.task == "ground" else "")
         if corners and len(boxes) < _MOST_BOXES:
             boxes.setdefault((corners, label, raw.key), Box(*corners, label, scores.of(raw.spans)))

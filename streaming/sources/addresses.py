@@ -56,6 +56,7 @@ def why_not_opened(name: str, scheme: str, error: av.FFmpegError) -> str:
         )
     if scheme:
         return f"{name}: cannot be reached ({error.strerror}); check the address, the network and the camera"
-    if isinstance(error, av.error.InvalidDataError):
+    # An invalid argument is a format that is not read from files.
+    if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
         return f"{name}: not a video that can be read; it is of another kind, damaged or cut off"
     return f"{name}: cannot be opened ({error.strerror}); check the path and that you may read it"

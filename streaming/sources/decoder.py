@@ -23,6 +23,19 @@ _HELD = frozenset({"h264", "hevc", "mpegts", "rtp", "rtsp", "sdp"})
 """Containers whose parser hands on an H.264 or H.265 picture when the next one begins, one step late."""
 _SEEK_BACK = (0.0, 0.5, 2.0, 5.0, 12.0, 30.0, 120.0)
 """Seconds before the target at which a key frame is looked for."""
+_FILE_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": (
+        "mov,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,flv,live_flv,ogg,asf,asf_o,rm,wtv,mxf,gxf,nut,"
+        "ivf,yuv4mpegpipe,h261,h263,h264,hevc,vvc,evc,av1,obu,m4v,vc1,vc1test,cavsvideo,avs2,avs3,dirac,"
+        "dnxhd,dv,mjpeg,mjpeg_2000,mpjpeg,gif,apng,jpegxl_anim,jpegxl_pipe,jpeg_pipe,png_pipe,bmp_pipe,"
+        "tiff_pipe,ppm_pipe,pgm_pipe,exr_pipe,hdr_pipe,dpx_pipe,"
+        "pam_pipe,sunrast_pipe,xbm_pipe,xpm_pipe,flic,swf,smk,bink,roq,vivo,nsv,nuv,pva,dhav,cine,r3d,dxa,"
+        "wav,w64,aiff,mp3,aac,ac3,eac3,flac,caf,au,amr"
+    ),
+}
+"""FFmpeg's options for a file: it is read as what it holds. None of these formats opens other
+files, as playlists, descriptions of streams and patterns of names do."""
 _MAX_FAILED_READS = 100
 """Reads that may fail in a row before the rest of a file is given up."""
 
@@ -84,7 +97,7 @@ class Decoder:
         self._inside = 0
         """Packets that were given to the decoder and have not come out as pictures."""
         self._format = container_format
-        self._options = dict(options or {})
+        self._options = {**(_FILE_OPTIONS if isinstance(address, Path) else {}), **(options or {})}
         self._timeout = timeout
         self._clock = clock or MonotonicClock()
         # PyAV must not close a container that another thread is reading.

@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import ConfigError, SourceError
-from egolive.streaming.paths import existing_path
+from egolive.streaming.paths import brief, existing_path, without_file_scheme
 from egolive.streaming.sources.addresses import LIVE_SCHEMES, without_password
 from egolive.streaming.sources.decoder import Decoder
+from egolive.streaming.sources.files.media_kind import kind_of, picture_format
 from egolive.streaming.sources.files.picture_folder import Folder
+from egolive.streaming.sources.files.pictures import PictureFile
 from egolive.streaming.sources.files.video_file import VideoFile
 from egolive.streaming.sources.live.gstreamer import open_gstreamer
 from egolive.streaming.sources.live.live_stream import LiveStream
@@ -22,10 +24,12 @@ from egolive.streaming.sources.live.webcam import open_webcam
 from egolive.streaming.sources.source import Source
 from egolive.streaming.sources.wrappers import Looped, Paced
 
-__all__ = ["open_source"]
+__all__ = ["open_file", "open_source"]
 
 _TEST_SIZE = (640, 360)
 _TEST_FPS = 30
+_DAMAGED = {"JPEG": "jpeg_pipe", "PNG": "png_pipe"}
+"""Photos of which FFmpeg shows what is left where Pillow refuses them, with FFmpeg's name of the format."""
 _LONGEST_NUMBER = 9
 """Digits of a camera's number; more do not fit into OpenCV's integer."""
 
@@ -110,6 +114,7 @@ def _recording(
 ) -> Callable[[], Source]:
     """How to open a folder, a file or an address (which may turn out to be live)."""
     _refuse(text, size=size)
+    text = without_file_scheme(text)
     if "://" in text:
         _refuse(text, fps=fps)
         try:
@@ -121,7 +126,7 @@ def _recording(
         return partial(_open_address, text, timeout=timeout, clock=clock)
     path = existing_path(text)
     if path is None:
-        raise SourceError(f"{text[:200]}: there is no such file or folder; check the path")
+        raise SourceError(f"{brief(text)}: there is no such file or folder; check the path")
     if path.is_dir():
         return partial(Folder, path, fps=fps or 2.0)
     if not path.is_file():
@@ -129,8 +134,7 @@ def _recording(
             f"{text}: neither a file nor a folder; give a video, a folder of pictures or a camera"
         )
     _refuse(text, fps=fps)
-    # FFmpeg takes what stands before a colon for a protocol, unless the path begins at the root.
-    return partial(_open_file, path.absolute(), name=text, timeout=timeout)
+    return partial(open_file, path, name=text, timeout=timeout)
 
 
 def _refuse(text: str, *, fps: float | None = None, size: tuple[int, int] | None = None) -> None:
@@ -158,8 +162,33 @@ def _open_test(text: str, *, size: tuple[int, int] | None, fps: float | None, ti
     return VideoFile(Decoder(graph, name=name, timeout=timeout, container_format="lavfi"))
 
 
-def _open_file(path: Path, *, name: str, timeout: float) -> VideoFile:
-    return VideoFile(Decoder(path, name=name, timeout=timeout))
+def open_file(path: Path, *, name: str, timeout: float = 5.0) -> Source:
+    """Open a file as what it holds, whatever its name.
+
+    Args:
+        path: a file that is there.
+        name: what messages call it.
+        timeout: seconds to wait for the disk.
+
+    Raises:
+        SourceError: it cannot be decoded, or only names other files.
+    """
+    kind, form = kind_of(path), picture_format(path)
+    if kind == "playlist":
+        raise SourceError(f"{name}: a playlist, which only names other files; give the video that it names")
+    if kind == "animation" and form == "HEIF":
+        raise SourceError(f"{name}: a sequence of HEIF pictures, which cannot be read; save it as MP4")
+    # FFmpeg reads GIF and APNG; but of HEIF one tile, of an animated AVIF the first picture, of WebP none.
+    if form in ("WEBP", "AVIF", "HEIF") or (kind == "photo" and form not in (*_DAMAGED, "GIF")):
+        return PictureFile(path, name=name, animated=kind == "animation")
+    if kind == "photo" and form in _DAMAGED:
+        try:
+            return PictureFile(path, name=name, animated=False)
+        except SourceError:
+            decoder = Decoder(path.absolute(), name=name, timeout=timeout, container_format=_DAMAGED[form])
+            return VideoFile(decoder)
+    # FFmpeg takes what stands before a colon for a protocol, unless the path begins at the root.
+    return VideoFile(Decoder(path.absolute(), name=name, timeout=timeout))
 
 
 def _open_address(address: str, *, timeout: float, clock: Clock) -> VideoFile | LiveStream:

@@ -13,7 +13,7 @@ from egolive.assistant.ask import ask
 from egolive.assistant.generation.conversations import fill_placeholders
 from egolive.assistant.schema.engine import Vision
 from egolive.assistant.schema.profiles import EGOTHINKER_V1
-from egolive.streaming.errors import ConfigError
+from egolive.streaming.errors import ConfigError, EgoliveError
 from egolive.streaming.frames import Image
 
 TEXT = {"type": "text", "text": "What is it?"}
@@ -67,6 +67,58 @@ def test_other_forms_of_a_video_are_read(engine: FakeEngine, video: Path, item: 
 
 
 @pytest.mark.parametrize(
+    "form", ["video_url", "data", "bytes", "video of data", "frames of data", "jpegs", "image files"]
+)
+def test_every_form_of_a_video_in_qwens_tools_is_read(
+    engine: FakeEngine, video: Path, picture: Path, form: str
+) -> None:
+    clip = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
+    photo = base64.b64encode(picture.read_bytes()).decode()
+    items: dict[str, dict[str, Any]] = {
+        "video_url": {"type": "video_url", "video_url": {"url": f"file://{video}"}, "nframes": 4},
+        "data": {"type": "video_url", "video_url": {"url": clip}, "video_start": 2.0, "nframes": 4},
+        "bytes": {"type": "video", "video": video.read_bytes(), "fps": 1.0, "max_frames": 4},
+        "video of data": {
+            "type": "video",
+            "video": clip,
+            "nframes": 4,
+            "resized_height": 56,
+            "resized_width": 84,
+        },
+        "frames of data": {"type": "video", "video": ["data:image/png;base64," + photo] * 4, "fps": 2.0},
+        "jpegs": {
+            "type": "video_url",
+            "video_url": {"url": "data:video/jpeg;base64," + ",".join([photo] * 4)},
+        },
+        "image files": {"type": "video", "video": [f"file://{picture}"] * 4, "sample_fps": 2.0},
+    }
+    item = items[form]
+    ask([user(item, TEXT)], engine)
+    (vision,) = (part for part in engine.asked[-1][0].prompt.parts if isinstance(part, Vision))
+    assert (vision.kind, len(vision.frames)) == ("video", 4)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + "A" * 5000}},
+        {"type": "video_url", "video_url": {"url": "data:video/jpeg;base64," + "A" * 5000}, "nframes": 2},
+        {"type": "A" * 5000},
+        {"A" * 5000: 1},
+        {"type": "text", "text": ["A" * 5000]},
+        {"type": "text", "text": "x", "A" * 5000: 1},
+        {"video": "x.mp4", "fps": "A" * 5000},
+        {"image": "A" * 5000},
+    ],
+)
+def test_no_error_repeats_what_is_long(engine: FakeEngine, item: Any) -> None:
+    with pytest.raises(EgoliveError) as told:
+        ask([user(item, TEXT)], engine)
+    assert len(str(told.value)) < 600
+    assert "A" * 300 not in str(told.value)
+
+
+@pytest.mark.parametrize(
     ("conversation", "expected"),
     [
         ([{"role": "user", "content": "x", "name": "y"}], "^message 1: unknown key 'name'"),
@@ -91,7 +143,7 @@ def test_other_forms_of_a_video_are_read(engine: FakeEngine, video: Path, item: 
         (user({"video": "a", "fps": 1, "nframes": 2}, TEXT), "give fps or nframes, not both"),
         (user({"video": "a", "nframes": 2, "max_frames": 2}, TEXT), "give nframes or max_frames"),
         (user({"video": ["a", "b"], "nframes": 2}, TEXT), "so nframes has no effect"),
-        (user({"video": 3}, TEXT), "a video is a path, an address, or a list of pictures"),
+        (user({"video": 3}, TEXT), "a video is a path, an address, a data URI, bytes, or a list of pictures"),
         (user({"video": ["a", 3]}, TEXT), "^message 1, item 1: an image is a path"),
         ([{"role": "system", "content": "x"}, *user({"image": 3}, TEXT)], "^message 2, item 1: an image is"),
     ],

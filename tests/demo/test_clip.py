@@ -20,6 +20,7 @@ import pytest
 from clips import write_clip
 from fakes import FakeEngine
 from fastapi import FastAPI
+from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
 from egolive.assistant.runtime.engine_lock import SharedEngine
@@ -113,6 +114,19 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notes.mp4"
     path.write_text("not a film")
     with pytest.raises(SourceError, match="not a video"):
+        length_of(path)
+
+
+def test_an_upload_is_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    shown = [PillowImage.new("RGB", (64, 48), (60 * number, 90, 20)) for number in range(4)]
+    shown[0].save(path, "WEBP", save_all=True, append_images=shown[1:], duration=500)
+    assert length_of(path) == pytest.approx(1.5)
+    shown[0].save(path, "JPEG")
+    with pytest.raises(SourceError, match="a photo; a video is wanted"):
+        length_of(path)
+    path.write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    with pytest.raises(SourceError, match="a playlist"):
         length_of(path)
 
 

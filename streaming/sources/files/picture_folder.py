@@ -1,4 +1,4 @@
-"""A folder of pictures, read as a video."""
+"""A folder of pictures, told by what they hold, read as a video."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
-
 from egolive.streaming.errors import SourceError
-from egolive.streaming.frames import Frame, Image
-from egolive.streaming.sources.rgb import RgbConverter
+from egolive.streaming.frames import Frame
+from egolive.streaming.sources.files.media_kind import picture_format
+from egolive.streaming.sources.files.pictures import read_picture
 from egolive.streaming.sources.source import Source
 
 __all__ = ["Folder"]
 
-_KINDS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_SUFFIXES = frozenset({".bmp", ".heic", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Of files that are counted as broken, rather than left out, where they hold no picture."""
 
 
 class Folder(Source):
@@ -36,13 +36,13 @@ class Folder(Source):
         self.broken = 0
         self._closed = False
         try:
-            pictures = [entry for entry in path.iterdir() if entry.suffix.lower() in _KINDS]
+            pictures = [entry for entry in path.iterdir() if _is_picture(entry)]
         except OSError as error:
             raise SourceError(
                 f"{path}: cannot be opened ({error.strerror}); check that you may read it"
             ) from error
         if not pictures:
-            raise SourceError(f"{path}: a folder without pictures; {', '.join(sorted(_KINDS))} are read")
+            raise SourceError(f"{path}: a folder without pictures; JPEG, PNG, WebP, TIFF and others are read")
         pictures.sort(key=lambda entry: _by_number(entry.name))
         self._step = 1 / fps
         self._frames = self._read(pictures)
@@ -65,25 +65,23 @@ class Folder(Source):
         self._closed = True
 
     def _read(self, pictures: list[Path]) -> Iterator[Frame]:
-        to_rgb = RgbConverter()
         for index, path in enumerate(pictures):
             if self._closed:
                 return
             try:
-                image = _decode(path, to_rgb)
-            except av.FFmpegError:
+                image = read_picture(path, name=str(path))
+            except SourceError:
                 self.broken += 1
                 continue
             self.size = (int(image.shape[1]), int(image.shape[0]))
             yield Frame(image, index * self._step, index)
 
 
-def _decode(path: Path, to_rgb: RgbConverter) -> Image:
-    # Without the option a name like "50%02d.png" would be taken for a pattern.
-    with av.open(str(path.absolute()), container_options={"pattern_type": "none"}) as container:
-        for picture in container.decode(video=0):
-            return to_rgb(picture)
-    raise av.error.InvalidDataError(0, "no picture inside", str(path))
+def _is_picture(entry: Path) -> bool:
+    """Whether a file holds a picture, or says so by its name; those that systems hide do not count."""
+    if entry.name.startswith("."):
+        return False
+    return picture_format(entry) is not None or (entry.suffix.lower() in _SUFFIXES and not entry.is_dir())
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
+from egolive.assistant.cli.ask_command import _media_and_words
+
 LONG = "what is on the table in front of me " * 8
 BASE64 = "iVBORw0KGgo" * 1000
 
@@ -129,6 +131,12 @@ SLIPS: list[tuple[list[str], int, str]] = [
     (["ask", "caf\udce9.jpg", "what?"], 1, "no such file"),
     (["ask", "\ud800", "what?"], 1, "no such file"),
     (["ask", "~nobody-there/x.jpg", "what?"], 1, "no such file"),
+    (["ask", "picture.png", "picture.png"], 2, "write the question last"),
+    (["ask", "picture.png", "data:image/png;base64," + BASE64], 2, "write the question last"),
+    (["ask", "data:image/png;base64," + BASE64, "what?"], 1, "the data URI: not a picture"),
+    (["ask", "data:video/mp4;base64," + BASE64, "what?"], 1, "the data URI: not a picture"),
+    (["ask", "list.mp4", "what?"], 1, "a playlist"),
+    (["run", "list.mp4"], 1, "a playlist"),
     (["ask", "picture.png", " "], 2, "question is empty"),
     (["run", LONG], 1, "no such file"),
     (["run", BASE64], 1, "no such file"),
@@ -206,6 +214,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "full" / "notes.txt").write_text("notes")
     (made / "rows.json").write_text("[]")
     cv2.imwrite(str(made / "picture.png"), np.full((60, 80, 3), 90, np.uint8))
+    (made / "list.mp4").write_text("ffconcat version 1.0\nfile list.mp4\n")
     (made / "bad.yaml").write_text("data: d\nepisodes: 4\ntower: {steps: 1, batch: 1, lrr: 1.0e-3}\n")
     (made / "text.yaml").write_text("just: [words\n")
     return made
@@ -241,3 +250,15 @@ def test_help_of_every_command_is_fast_and_has_examples(folder: Path) -> None:
         assert told["cpu"] < 2.5
         if words and words[-1] not in ("train", "bench"):
             assert f"Examples:\n  egolive {' '.join(words[:-1])}" in told["out"], words
+
+
+@pytest.mark.parametrize("question", ["w" * 265, LONG, "caf\udce9?", "\ud800", "~nobody-there/x?"])
+@pytest.mark.parametrize("order", [1, -1], ids=["picture first", "question first"])
+def test_a_question_is_found_beside_the_picture_in_either_order(
+    folder: Path, question: str, order: int
+) -> None:
+    picture = str(folder / "picture.png")
+    media, words = _media_and_words([picture, question][::order], "ask")
+    assert media == [picture]
+    assert words.isprintable()
+    assert len(words) == len(question.strip()) or words.startswith(question[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from paths import REAL, needs_real
 from PIL import Image as PillowImage
 
 from egolive.assistant.model import media
-from egolive.assistant.model.media import is_video, load_picture, load_video, window_of
+from egolive.assistant.model.media import check_media, is_video, load_picture, load_video, window_of
 from egolive.streaming.errors import ConfigError, SourceError
 
 
@@ -105,3 +107,86 @@ def test_real_pictures_and_animations_are_told_apart() -> None:
     assert is_video(REAL / "video" / "hands" / "mixkit_baker_kneading.gif")
     assert not is_video(REAL / "images" / "ego10k_r0c1.png")
     assert len(load_video(REAL / "video" / "hands" / "mixkit_baker_kneading.gif")) == 10
+
+
+def encoded(form: str, count: int = 1) -> bytes:
+    """Pictures from whose red their number is read, 0.2 s each."""
+    shown = [PillowImage.new("RGB", (64, 48), (60 * number, 90, 20)) for number in range(count)]
+    file = io.BytesIO()
+    settings: dict[str, Any] = {"save_all": True, "append_images": shown[1:]} if count > 1 else {}
+    shown[0].save(file, form, **settings, **({} if form == "MPO" else {"duration": 200}))
+    return file.getvalue()
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.mark.parametrize(("form", "moving"), [("MPO", False), ("GIF", True), ("WEBP", True), ("PNG", True)])
+def test_files_bytes_and_data_are_told_apart_by_what_they_hold(
+    tmp_path: Path, form: str, moving: bool
+) -> None:
+    data = encoded(form, 4)
+    path = tmp_path / ("media.mp4" if not moving else "media.jpg")
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    for source in (path, str(path), f"file://{path}", data, data_uri(data, "image/jpeg"), text):
+        assert is_video(source) == moving
+        if moving:
+            frames = load_video(source, fps=5)
+            assert [round(int(frame.image[9, 9, 0]) / 60) for frame in frames] == [0, 1, 2, 3]
+            assert [frame.time for frame in frames] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+        assert load_picture(source).shape == (48, 64, 3)
+        if not isinstance(source, bytes):
+            check_media(str(source))
+
+
+@pytest.mark.parametrize("kind", ["video/mp4", "video/quicktime", "application/octet-stream"])
+def test_a_video_in_a_data_uri_or_in_bytes_is_the_same_video(video: Path, kind: str) -> None:
+    data = video.read_bytes()
+    wanted = load_video(video, start=3.0, nframes=4)
+    for source in (data_uri(data, kind), data):
+        assert is_video(source)
+        found = load_video(source, start=3.0, nframes=4)
+        assert [frame.time for frame in found] == [frame.time for frame in wanted]
+        assert all((one.image == other.image).all() for one, other in zip(found, wanted, strict=True))
+
+
+def test_jpegs_in_one_data_uri_are_frames() -> None:
+    jpegs = [base64.b64encode(encoded("JPEG")).decode()] * 3
+    source = "data:video/jpeg;base64," + ",".join(jpegs)
+    assert is_video(source)
+    assert [frame.time for frame in load_video(source, fps=4)] == [0.0, 0.25, 0.5]
+    with pytest.raises(SourceError, match="not a picture"):
+        check_media(source + "," + "AAAA" * 30)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        data_uri(b"no picture" * 200, "image/jpeg"),
+        data_uri(b"no video" * 200, "video/mp4"),
+        "data:video/mp4;base64," + "A" * 3001,
+        "data:video/mp4," + "A" * 3000,
+        "A" * 1000,
+        "A" * 20_000,
+        b"A" * 2000,
+        data_uri(b"ffconcat version 1.0\nfile '/etc/passwd'\n" * 40, "video/mp4"),
+    ],
+    ids=["photo", "video", "cut", "no base64", "a name", "text", "bytes", "playlist"],
+)
+def test_a_message_never_repeats_the_data(source: Any) -> None:
+    for load in (load_picture, load_video):
+        with pytest.raises(SourceError) as told:
+            load(source)
+        assert "AAAAAAAAA" not in str(told.value)
+        assert len(str(told.value)) < 200
+        assert "egolive-" not in str(told.value)
+
+
+def test_a_heif_photo_is_a_picture(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    path = tmp_path / "photo.mov"
+    pillow_heif.from_pillow(PillowImage.new("RGB", (700, 600), (200, 90, 20))).save(path)
+    assert not is_video(path)
+    assert load_picture(path).shape == (600, 700, 3)

@@ -149,6 +149,7 @@ RUNAWAYS = [
     "(1,2),",
     '"time": ',
 ]
+RUNAWAYS += ["3,5 to ", "1,2 and ", "3 min 2 ", "3分", "x=1,", "x,y,w,h ", '"1",', "1%,"]
 RUNAWAYS += [
     "1.0 to 2.0 and ",
     "1 ",
@@ -240,3 +241,130 @@ def test_a_rendered_answer_is_read_back_as_it_was(known: tuple[Profile, Answer])
         window=answer.window,
     )
     assert read == answer
+
+
+WIDE = str.maketrans("0123456789,()[]:%", "０１２３４５６７８９，（）［］：％")
+BOX_FORMS = [
+    "[{x1}, {y1}, {x2}, {y2}]",
+    "({x1},{y1}),({x2},{y2})",
+    "x1={x1}, y1={y1}, x2={x2}, y2={y2}",
+    "left {x1}, top {y1}, right {x2}, bottom {y2}",
+    "(x={x1}, y={y1}, w={w}, h={h})",
+    "x: {x1}, y: {y1}, width: {w}, height: {h}",
+    "left: {x1}, top: {y1}, width: {w}, height: {h}",
+    "(cx={cx}, cy={cy}, w={w}, h={h})",
+    "bbox_xywh: [{x1}, {y1}, {w}, {h}]",
+    "[x, y, w, h] = [{x1}, {y1}, {w}, {h}]",
+    '["{x1}", "{y1}", "{x2}", "{y2}"]',
+    '{{"x": {x1}, "y": {y1}, "width": {w}, "height": {h}}}',
+    '{{"bbox_2d": ["{x1}", "{y1}", "{x2}", "{y2}"], "label": "cup"}}',
+    "<box>{x1} {y1} {x2} {y2}</box>",
+]
+TIME_FORMS = [
+    "({a:.1f}, {b:.1f})",
+    "{a:.1f} to {b:.1f}",
+    "{a:.1f}s - {b:.1f}s",
+    "between {a:.1f} and {b:.1f} seconds",
+    "{ac} to {bc}",
+    "From {ac} s until {bc} s.",
+    "{am:02d}:{as_:04.1f} - {bm:02d}:{bs:04.1f}",
+    "00:{am:02d}:{as_comma},{at}00 --> 00:{bm:02d}:{bs_comma},{bt}00",
+    "{am} min {as_:.1f} s to {bm} min {bs:.1f} s",
+    "{am} minutes and {as_:.1f} seconds to {bm} minutes and {bs:.1f} seconds",
+    "{am}分{as_:.1f}秒到{bm}分{bs:.1f}秒",
+    "从{a:.1f}秒到{b:.1f}秒",
+    '{{"start": "{a:.1f}", "end": "{b:.1f}"}}',
+    '{{"time": ["{a:.1f}", "{b:.1f}"]}}',
+]
+
+
+@given(
+    st.sampled_from(BOX_FORMS),
+    st.lists(st.integers(0, 500), min_size=2, max_size=2, unique=True).map(sorted),
+    st.lists(st.integers(0, 500), min_size=2, max_size=2, unique=True).map(sorted),
+    st.sampled_from(["{}", "{}.0", "{}.00", "{}%"]),
+    st.booleans(),
+)
+def test_a_box_in_any_form_and_any_digits_is_the_same_box(
+    form: str, xs: list[int], ys: list[int], digits: str, wide: bool
+) -> None:
+    # Twice the half of even numbers, so that the centre is a whole number.
+    x1, x2, y1, y2 = (2 * value for value in (*xs, *ys))
+    if digits.endswith("%"):
+        x1, x2, y1, y2 = (value // 10 for value in (x1, x2, y1, y2))
+        if x1 == x2 or y1 == y2 or (x1 + x2) % 2 or (y1 + y2) % 2:
+            return
+    numbers = {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "w": x2 - x1, "h": y2 - y1}
+    numbers |= {"cx": (x1 + x2) // 2, "cy": (y1 + y2) // 2}
+    if not digits.endswith("%") and max(x1, y1, x2, y2) <= 1:
+        return
+    text = form.format(**{name: digits.format(value) for name, value in numbers.items()})
+    answer = ground(text.translate(WIDE) if wide else text)
+    scale = 10 if digits.endswith("%") else 1
+    assert corners(answer) == [tuple(value * scale for value in (x1, y1, x2, y2))]
+
+
+@given(st.sampled_from(TIME_FORMS), st.integers(0, 5998), st.integers(1, 5999), st.booleans())
+def test_an_interval_in_any_form_and_any_digits_is_the_same_interval(
+    form: str, first: int, length: int, wide: bool
+) -> None:
+    last = min(first + length, 5999)
+    a, b = first / 10, last / 10
+    text = form.format(
+        **{"a": a, "b": b, "ac": f"{a:.1f}".replace(".", ","), "bc": f"{b:.1f}".replace(".", ",")},
+        **{"am": first // 600, "bm": last // 600, "as_": first % 600 / 10, "bs": last % 600 / 10},
+        **{"as_comma": f"{first % 600 // 10:02d}", "bs_comma": f"{last % 600 // 10:02d}"},
+        **{"at": first % 10, "bt": last % 10},
+    )
+    # A comma of full width parts numbers, it is never a decimal comma.
+    digits = {key: value for key, value in WIDE.items() if chr(key) not in ",%"}
+    (found,) = when(text.translate(digits) if wide else text)
+    assert found == pytest.approx((a, b))
+
+
+PIECES = [
+    "x",
+    "y=",
+    "w",
+    "h:",
+    "cx",
+    "%",
+    ",",
+    "，",
+    "秒",
+    "分",
+    "到",
+    "第",
+    " min ",
+    " s",
+    "-->",
+    " and ",
+    " to ",
+]
+PIECES += [
+    "1",
+    "23",
+    "4,5",
+    "0.5",
+    "６",
+    ":",
+    '"',
+    "'",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "（",
+    "xywh",
+    "left",
+    "box",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join), st.sampled_from(QUESTIONS))
+def test_no_pieces_of_the_forms_make_it_fail(text: str, question: Question) -> None:
+    answer = parse(text, question, PIXELS, source_size=SOURCE, window=WINDOW, token_probs=[(text, 0.5)])
+    assert all(0 <= box.x1 < box.x2 <= SOURCE[0] for box in answer.boxes)
+    assert all(WINDOW.start <= found.start <= found.end <= WINDOW.end for found in answer.intervals)
