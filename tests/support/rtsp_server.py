@@ -28,7 +28,8 @@ __all__ = ["RtspServer", "needs_rtsp_server"]
 _PYTHON = "/usr/bin/python3"
 _START_SECONDS = 20.0
 _ENCODERS = {
-    "h264": "x264enc tune=zerolatency threads=1 sliced-threads=false speed-preset=ultrafast key-int-max={fps} bitrate=1000 "
+    "h264": "x264enc tune=zerolatency threads=1 sliced-threads=false speed-preset=ultrafast "
+    "key-int-max={fps} bitrate=1000 "
     "! rtph264pay name=pay0 pt=96 config-interval=-1",
     "jpeg": "jpegenc ! rtpjpegpay name=pay0 pt=26",
 }
@@ -48,7 +49,7 @@ def _missing() -> str:
 
 def needs_rtsp_server(test: Any) -> Any:
     """Skips a test where GStreamer's RTSP server or its encoder is not installed."""
-    import pytest  # noqa: PLC0415  # Debian's Python, which runs this file too, has none
+    import pytest  # Debian's Python, which runs this file too, has none
 
     return pytest.mark.skipif(bool(_missing()), reason=f"no GStreamer RTSP server: {_missing()}")(test)
 
@@ -143,7 +144,8 @@ class RtspServer:
         self._process.send_signal(signal.SIGCONT)
 
     def _tell(self, command: str) -> None:
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
 
@@ -188,12 +190,12 @@ class _Camera:
 
 
 def _serve() -> None:
-    import gi  # noqa: PLC0415  # only Debian's Python has it
+    import gi  # only Debian's Python has it
 
     gi.require_version("Gst", "1.0")
     gi.require_version("GstRtsp", "1.0")
     gi.require_version("GstRtspServer", "1.0")
-    from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: PLC0415
+    from gi.repository import GLib, Gst, GstRtsp, GstRtspServer
 
     options = argparse.ArgumentParser()
     options.add_argument("--check", action="store_true")
@@ -252,7 +254,8 @@ def _serve() -> None:
         os._exit(0)
 
     threading.Thread(target=obey, daemon=True).start()
-    print("ready", server.get_bound_port(), flush=True)
+    sys.stdout.write(f"ready {server.get_bound_port()}\n")
+    sys.stdout.flush()
     GLib.MainLoop().run()
 
 
