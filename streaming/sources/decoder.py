@@ -14,13 +14,17 @@ from av.stream import Disposition
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import SourceError, SourceLost
 from egolive.streaming.frames import Image, Pixels
-from egolive.streaming.sources.addresses import scheme_of, why_not_opened, without_password
+from egolive.streaming.sources.addresses import refuses_transport, scheme_of, why_not_opened, without_password
 from egolive.streaming.sources.rgb import RgbConverter
 
-__all__ = ["Decoder", "Picture"]
+__all__ = ["Decoder", "Picture", "TransportRefused"]
 
 _MAX_FAILED_READS = 100
 """Reads that may fail in a row before the rest of a file is given up."""
+
+
+class TransportRefused(SourceError):  # noqa: N818  # named as SourceLost is
+    """An RTSP server does not offer the transport that it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,9 @@ class Decoder:
         try:
             self.container = self.open()
         except av.FFmpegError as error:
-            raise SourceError(why_not_opened(self.name, self.scheme, error)) from error
+            problem = why_not_opened(self.name, self.scheme, error)
+            # FFmpeg's error holds the address, password included: a traceback would show it.
+            raise (TransportRefused if refuses_transport(error) else SourceError)(problem) from None
         try:
             self.stream = self._checked_stream()
         except BaseException:
@@ -203,8 +209,8 @@ class Decoder:
         else:
             return
         if self.live:
-            raise SourceLost(f"{problem}; check the camera and its network") from error
-        raise SourceError(f"{problem}; check the disk or the network it lies on") from error
+            raise SourceLost(f"{problem}; check the camera and its network") from None
+        raise SourceError(f"{problem}; check the disk or the network it lies on") from None
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:

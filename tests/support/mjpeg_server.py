@@ -163,6 +163,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Tests need no log."""
 
+    def end_headers(self) -> None:
+        """Tell who asked for one answer alone that the connection ends with it, as servers must."""
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        super().end_headers()
+
     def do_HEAD(self) -> None:
         if not self.server.camera.head_allowed:
             self._end(405)
@@ -216,7 +222,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=cut")
-        self.send_header("Connection", "close")
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -272,7 +277,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.close_connection = True
-            self.send_header("Connection", "close")
         self.end_headers()
         if self.command == "HEAD":
             return
