@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import av
 
 __all__ = [
     "LIVE_SCHEMES",
+    "NO_HOST",
     "refuses_transport",
     "scheme_of",
     "why_not_opened",
@@ -26,10 +28,14 @@ _OPEN_PASSWORD = re.compile(r":(?!\d*$)[^\]]*$")
 _EPROTONOSUPPORT = 93
 """How FFmpeg names RTSP's answer 461."""
 
+NO_HOST = "there is no host of this name; check its spelling and the network"
+"""What messages say of a name that is not resolved."""
+
 
 def scheme_of(address: str) -> str:
     """What stands before "://" in an address, in lower case; "" for a path."""
-    return urlsplit(address).scheme if "://" in address else ""
+    scheme, found, _ = address.partition("://")
+    return scheme.lower() if found else ""
 
 
 def without_password(address: str) -> str:
@@ -70,6 +76,8 @@ def why_not_opened(name: str, scheme: str, error: av.FFmpegError) -> str:
         return f"{name}: {why_status(401)}"
     if isinstance(error, av.error.HTTPNotFoundError):
         return f"{name}: {why_status(404)}"
+    if isinstance(error, av.error.HTTPServerError):
+        return f"{name}: {why_status(500)}"
     if refuses_transport(error):
         return f"{name}: the server refuses this RTSP transport; try --rtsp-transport auto, tcp or udp"
     if isinstance(error, av.error.ConnectionRefusedError):
@@ -81,9 +89,22 @@ def why_not_opened(name: str, scheme: str, error: av.FFmpegError) -> str:
     if isinstance(error, (av.error.InvalidDataError, av.error.DecoderNotFoundError)):
         where = "check the path on the camera" if scheme else "it is of another kind, damaged or cut off"
         return f"{name}: not a video that can be read; {where}"
+    if scheme and _is_unknown_host(error.filename):
+        return f"{name}: {NO_HOST}"
     if scheme:
         return f"{name}: cannot be reached ({error.strerror}); check the address, the network and the camera"
     return f"{name}: cannot be opened ({error.strerror}); check the path and that you may read it"
+
+
+def _is_unknown_host(address: object) -> bool:
+    """Whether the host of an address has no number; FFmpeg calls that an input/output error."""
+    try:
+        host = urlsplit(str(address)).hostname
+        return bool(host) and not socket.getaddrinfo(host, None)
+    except socket.gaierror:
+        return True
+    except (ValueError, UnicodeError):
+        return False
 
 
 def refuses_transport(error: av.FFmpegError) -> bool:

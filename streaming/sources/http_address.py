@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import httpx
 
 from egolive.streaming.errors import SourceError
-from egolive.streaming.sources.addresses import why_status, without_password
+from egolive.streaming.sources.addresses import NO_HOST, why_status, without_password
 
 __all__ = ["HttpCaller", "Kind", "Probed", "is_picture", "probe"]
 
@@ -139,7 +139,7 @@ def _why_not_connected(error: BaseException) -> str:
     if below is not None or "ssl" in text or "certificate" in text:
         return "no TLS connection; try http:// in place of https://, or check the camera's certificate"
     if re.search(r"name or service|name resolution|nodename|getaddrinfo|no address", text):
-        return "there is no host of this name; check its spelling and the network"
+        return NO_HOST
     if "refused" in text:
         return "connection refused: nothing listens at this port; check port and camera"
     return "cannot be reached; check the address, the network and the camera"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ _HTTP = ("http", "https")
 _TRANSPORTS = ("auto", "tcp", "udp")
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 60.0
 """Seconds."""
+_UDP_PAUSE = 0.3
+"""Seconds before UDP is tried once more."""
 _TEST_SIZE = (640, 360)
 _TEST_FPS = 30
 _LONGEST_NUMBER = 9
@@ -232,8 +235,14 @@ def _open_rtsp(address: str, transport: str, *, timeout: float, clock: Clock) ->
     except TransportRefused:
         if transport != "auto":
             raise
+    udp = {"rtsp_transport": "udp"}
     rest = max(timeout - (clock.now() - begun), timeout / 2)
-    return Decoder(address, timeout=rest, options={"rtsp_transport": "udp"}, clock=clock)
+    try:
+        return Decoder(address, timeout=rest, options=udp, clock=clock)
+    except SourceError:
+        # Servers may answer 503 while they take down what the first try had begun.
+        clock.wait(threading.Event(), _UDP_PAUSE)
+    return Decoder(address, timeout=rest, options=udp, clock=clock)
 
 
 def _quoted_login(address: str) -> str:

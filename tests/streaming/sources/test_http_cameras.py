@@ -150,8 +150,9 @@ def test_a_port_where_nothing_listens(scheme: str) -> None:
 
 
 def test_a_name_without_host_and_a_server_without_tls() -> None:
-    with pytest.raises(SourceError, match="no host of this name"):
-        open_source("http://camera.invalid/stream", timeout=2)
+    for scheme in ("http", "rtsp", "rtmp"):
+        with pytest.raises(SourceError, match="no host of this name"):
+            open_source(f"{scheme}://camera.invalid/stream", timeout=2)
     with MjpegServer() as server, pytest.raises(SourceError, match="no TLS connection"):
         open_source(server.url("stream.mjpg", scheme="https"), timeout=2)
 

@@ -30,9 +30,12 @@ def test_each_transport_is_found_or_chosen(offered: str, asked: str) -> None:
 @needs_rtsp_server
 def test_what_an_rtsp_server_refuses_is_named() -> None:
     login = ("ann", "p@ss:w/o?rd")
-    with RtspServer(fps=30, protocols="udp", login=login) as server:
-        with pytest.raises(SourceError, match="refuses this RTSP transport"):
-            open_source(server.url, rtsp_transport="tcp")
+    with (
+        RtspServer(fps=30, protocols="udp") as server,
+        pytest.raises(SourceError, match="refuses this RTSP transport"),
+    ):
+        open_source(server.url, rtsp_transport="tcp")
+    with RtspServer(fps=30, login=login) as server:
         with pytest.raises(SourceError, match=r"nothing is there \(404\)"):
             open_source(server.url.replace("/camera", "/wrong"))
         with pytest.raises(SourceError, match="access refused") as caught:

@@ -221,7 +221,7 @@ def test_bad_input_is_told_in_one_line(tmp_path: Path) -> None:
     one_line(tmp_path / "damaged", "none of its 1 pictures")
     one_line("/dev/null", "neither a file nor a folder")
     one_line("test:big", "not a test picture")
-    one_line("rtsp://127.0.0.1:1/stream", "cannot be reached", timeout=1.0)
+    one_line("rtsp://127.0.0.1:1/stream", "connection refused", timeout=1.0)
 
 
 def test_a_sound_file_is_told_to_hold_no_video(tmp_path: Path) -> None:
