@@ -44,6 +44,8 @@ class ClipOptions:
     """Seconds into the video at which to begin."""
     end: float | None = None
     """Seconds into the video at which to end."""
+    source_fps: float | None = None
+    """Frames a second of a video file without time stamps of its own, such as raw H.264."""
 
 
 def ask(
@@ -131,6 +133,7 @@ def ask_task(
             max_frames=most,
             start=clip.start,
             end=clip.end,
+            source_fps=clip.source_fps,
         )
         window = window_of(frames)
     elif picture is not None:

@@ -153,6 +153,7 @@ def _check_numbers(clip: ClipOptions, sampling: Sampling) -> None:
     for name, number in {
         "--fps": clip.fps,
         "--nframes": clip.nframes,
+        "--source-fps": clip.source_fps,
         "--max-tokens": sampling.max_tokens,
     }.items():
         # Written so that "nan" is refused too.

@@ -73,6 +73,9 @@ def run(
     every: Annotated[int | None, _ASK] = None,
     deadline: Annotated[float | None, _OUT] = None,
     reconnect_timeout: Annotated[float | None, Parameter(alias="--give-up", group=GIVEN)] = None,
+    rtsp_transport: Annotated[Literal["auto", "tcp", "udp"], _IN] = "auto",
+    poll: Annotated[float | None, _IN] = None,
+    source_fps: Annotated[float | None, _IN] = None,
     engine_timeout: Annotated[float | None, Parameter(alias="--patience", group=MODEL)] = None,
     audit: Annotated[float, _ASK] = 0.0,
     record: Annotated[Path | None, _OUT] = None,
@@ -106,6 +109,10 @@ def run(
         deadline: Seconds after which an answer about a live source is not shown as current any more; without
             it 5 for boxes and 15 for words.
         reconnect_timeout: Seconds for which a lost camera or address is tried again; for ever without it.
+        rtsp_transport: How an RTSP camera sends: by TCP, by UDP, or UDP only where it refuses TCP (auto).
+        poll: Seconds from one request to the next, of an address that gives single pictures
+            (http://.../snapshot.jpg); 0.5 without it.
+        source_fps: Frames a second of a video file without time stamps of its own, such as raw H.264.
         engine_timeout: Seconds without a token after which the engine counts as hung: the run ends and its
             files are finished; 300 without it.
         audit: Percentage of the answers that are given once more without any reuse, and compared token by
@@ -130,6 +137,8 @@ def run(
             "fps": fps,
             "deadline": deadline,
             "reconnect-timeout": reconnect_timeout,
+            "poll": poll,
+            "source-fps": source_fps,
             "engine-timeout": engine_timeout,
         },
         audit=audit,
@@ -143,7 +152,9 @@ def run(
         raise UsageError("what is recorded cannot be forgotten: give --record or --memory, not both")
     spec = bundled_clip() if source is None else source
     # A source that is not there is told before the model is loaded, which may take minutes.
-    opened = open_source(spec, realtime=realtime)
+    opened = open_source(
+        spec, realtime=realtime, rtsp_transport=rtsp_transport, poll=poll, source_fps=source_fps
+    )
     if opened.live:
         opened.close()
     try:
@@ -156,6 +167,9 @@ def run(
         opened = open_source(
             spec,
             realtime=realtime,
+            rtsp_transport=rtsp_transport,
+            poll=poll,
+            source_fps=source_fps,
             reconnect_timeout=math.inf if reconnect_timeout is None else reconnect_timeout,
         )
     questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)

@@ -4,8 +4,8 @@ A conversation is a list of messages with `role` and `content`; content is a tex
 type text, image or video. A picture or video stands under the item's type (`image`, `video`), or as
 transformers (`url`, `path`, `base64`) and OpenAI (`image_url`, `video_url`) write it. Items carry their own
 settings: `min_pixels`, `max_pixels`, or `resized_height` and `resized_width` for both; `fps` or `nframes`,
-`min_frames`, `max_frames`, `total_pixels`, `video_start` and `video_end` for videos. A type or key that is
-not known, or that would have no effect, is an error. A video is a path, an address, a data URI (of a video
+`min_frames`, `max_frames`, `total_pixels`, `video_start`, `video_end` and `source_fps` for videos. A type or key that
+is not known, or that would have no effect, is an error. A video is a path, an address, a data URI (of a video
 file, or `data:video/jpeg;base64,` and JPEGs with commas between them), or a list of frames. All are read by
 `egolive.assistant.model.media`.
 """
@@ -39,7 +39,17 @@ Conversation = Sequence[Mapping[str, object]]
 
 _SIZE_KEYS = frozenset(("min_pixels", "max_pixels", "resized_height", "resized_width"))
 _VIDEO_KEYS = frozenset(
-    ("fps", "sample_fps", "nframes", "min_frames", "max_frames", "total_pixels", "video_start", "video_end")
+    (
+        "fps",
+        "sample_fps",
+        "nframes",
+        "min_frames",
+        "max_frames",
+        "total_pixels",
+        "video_start",
+        "video_end",
+        "source_fps",
+    )
 )
 _KINDS = {
     "text": "text",
@@ -61,7 +71,7 @@ _EXCLUSIVE = (
     (("resized_height",), ("min_pixels", "max_pixels", "total_pixels")),
 )
 """Settings of which the first would leave the second without effect."""
-_CHOOSES_FRAMES = ("nframes", "min_frames", "max_frames", "video_start", "video_end")
+_CHOOSES_FRAMES = ("nframes", "min_frames", "max_frames", "video_start", "video_end", "source_fps")
 
 
 def fill_placeholders(
@@ -285,6 +295,7 @@ def _frames(item: Content, source: object, profile: Profile, where: str) -> list
         nframes=_whole(item, "nframes", where),
         start=_number(item, "video_start", where),
         end=_number(item, "video_end", where),
+        source_fps=_number(item, "source_fps", where),
         **{key: value for key, value in limits.items() if value is not None},
     )
     return [frame.image for frame in frames]

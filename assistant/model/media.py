@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,7 @@ def load_video(
     max_frames: int = 32,
     start: float | None = None,
     end: float | None = None,
+    source_fps: float | None = None,
 ) -> list[Frame]:
     """Frames of a video, spread evenly over the stretch that is asked for.
 
@@ -152,6 +154,7 @@ def load_video(
         max_frames: At most so many.
         start: Seconds at which the stretch begins; the video's start without it.
         end: Seconds at which it ends; the video's end without it.
+        source_fps: Frames a second of a file without time stamps of its own, such as raw H.264.
 
     Returns:
         Frames in order of time, an even number where the video has more than one; times count from its start.
@@ -168,14 +171,16 @@ def load_video(
         return frames
     assert isinstance(source, str | Path | bytes)
     local = isinstance(source, bytes) or _is_local(str(source))
-    with _opened(source) as opened:
+    with _opened(source, source_fps) as opened:
         if opened.live:
             raise SourceError(f"{opened.name}: a live source has no end; watch it with egolive run")
         name = opened.name
-        if local and isinstance(opened, VideoFile) and (stamps := opened.stamps()):
-            wanted = _within(np.array(stamps) - stamps[0], start, end, name)
-            chosen = wanted[_spread(wanted, fps, nframes, min_frames, max_frames)]
-            return list(opened.frames_at(chosen.tolist(), stamps[0]))
+        if local and isinstance(opened, VideoFile):
+            first, last = start or 0.0, np.inf if end is None else end
+            wanted = opened.times(first, last, first_only=nframes == 1)
+            if len(wanted):
+                chosen = wanted[_spread(wanted, fps, nframes, min_frames, max_frames)]
+                return list(opened.frames_at(chosen.tolist(), end=last))
         # No time stamps to choose from beforehand: thin it while it is read.
         kept, last = _thinned(opened, fps, nframes, start, end, most=_KEPT * (nframes or max_frames))
     if not kept:
@@ -189,14 +194,14 @@ def load_video(
 def _thinned(
     opened: Source, fps: float, nframes: int | None, start: float | None, end: float | None, *, most: int
 ) -> tuple[list[Frame], float]:
-    """Frames of a stretch at most so often, every second one let go whenever there are too many to hold.
+    """Frames of a stretch at most so often, half as often whenever there are too many to hold.
 
     Returns:
         The frames, and the time of the last one that was read.
     """
     sampler = FrameSampler(fps, opened.fps)
     kept: list[Frame] = []
-    every, count, last = 1, 0, 0.0
+    apart, last = 0.0, 0.0
     for frame in opened:
         last = frame.time
         if end is not None and last > end:
@@ -204,12 +209,23 @@ def _thinned(
         wanted = nframes is not None or sampler.push(frame)[0] is not None
         if last < (start or 0.0) or not wanted:
             continue
-        if count % every == 0:
-            kept.append(frame)
-            if len(kept) > most:
-                kept, every = kept[::2], 2 * every
-        count += 1
+        if kept and last < kept[-1].time + apart:
+            continue
+        kept.append(frame)
+        while len(kept) > most:
+            # Twice as far apart as they are now, by time and not by number: rates may vary.
+            apart = 2 * max(apart, (kept[-1].time - kept[0].time) / most)
+            kept = _apart(kept, apart)
     return kept, last
+
+
+def _apart(frames: Sequence[Frame], seconds: float) -> list[Frame]:
+    """The frames that are at least so far behind the one before them, the first included."""
+    kept = [frames[0]]
+    for frame in frames[1:]:
+        if frame.time >= kept[-1].time + seconds:
+            kept.append(frame)
+    return kept
 
 
 def window_of(frames: Sequence[Frame]) -> Window:
@@ -305,19 +321,19 @@ def check_media(source: str) -> None:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[Source]:
+def _opened(source: str | Path | bytes, source_fps: float | None = None) -> Iterator[Source]:
     """A video, opened; data lies in a temporary file meanwhile, for FFmpeg to jump in it."""
     held = ("the video", source) if isinstance(source, bytes) else _held(source)
     if held is None:
         text = str(source)
-        with open_source(_local(text) if _is_local(text) else text) as opened:
+        with open_source(_local(text) if _is_local(text) else text, source_fps=source_fps) as opened:
             yield opened
         return
     name, data = held
     with tempfile.NamedTemporaryFile(prefix="egolive-") as file:
         file.write(data)
         file.flush()
-        with open_file(Path(file.name), name=name) as opened:
+        with open_file(Path(file.name), name=name, source_fps=source_fps) as opened:
             yield opened
 
 
@@ -358,22 +374,10 @@ def _local(text: str) -> Path:
     return existing_path(text) or Path(text)
 
 
-def _within(
-    times: NDArray[np.float64], start: float | None, end: float | None, name: str
-) -> NDArray[np.float64]:
-    inside = times[(times >= (start or 0.0)) & (times <= (np.inf if end is None else end))]
-    if not len(inside):
-        last = times[-1] if len(times) else 0.0
-        raise SourceError(
-            f"{name}: no picture from {start or 0:g} s on; it is {last:.1f} s long, choose a stretch in it"
-        )
-    return inside
-
-
 def _spread(
     times: NDArray[np.float64], fps: float, nframes: int | None, min_frames: int, max_frames: int
 ) -> NDArray[np.intp]:
-    """Which of the pictures to take: evenly spread, an even number where there are several."""
+    """Which of the pictures to take: evenly spread in time, an even number where there are several."""
     count = len(times)
     step = (times[-1] - times[0]) / (count - 1) if count > 1 else 0.0
     duration = times[-1] - times[0] + step
@@ -381,4 +385,32 @@ def _spread(
     number = min(wanted, count)
     if number > 1:
         number -= number % 2
-    return np.linspace(0, count - 1, number).round().astype(np.intp)
+    steps = np.diff(times)
+    if number < 2 or number == count or steps.max() <= 2 * step:
+        # At a constant rate, numbers are times, and rounded time stamps change nothing.
+        return np.linspace(0, count - 1, number).round().astype(np.intp)
+    return _nearest(times, np.linspace(times[0], times[-1], number), least=min(min_frames, number))
+
+
+def _nearest(times: NDArray[np.float64], targets: NDArray[np.float64], *, least: int) -> NDArray[np.intp]:
+    """The pictures nearest to some times, none twice, an even number of them.
+
+    Args:
+        times: Of the pictures, rising; at least two.
+        targets: Rising, from the first picture's time to the last one's.
+        least: So many at least; where the nearest are fewer, those that are left come in where time between
+            the chosen is longest.
+    """
+    right = np.clip(np.searchsorted(times, targets), 1, len(times) - 1)
+    near = np.where(targets - times[right - 1] <= times[right] - targets, right - 1, right)
+    chosen = list(np.unique(near))
+    while len(chosen) < max(least, 2) or len(chosen) % 2:
+        # Pictures between two chosen ones, where the two are furthest apart in time.
+        gaps = [(times[b] - times[a], a, b) for a, b in pairwise(chosen) if b - a > 1]
+        if not gaps:
+            return np.array(chosen[: len(chosen) - len(chosen) % 2], dtype=np.intp)
+        _, a, b = max(gaps)
+        middle = (times[a] + times[b]) / 2
+        chosen.append(a + 1 + int(np.argmin(np.abs(times[a + 1 : b] - middle))))
+        chosen.sort()
+    return np.array(chosen, dtype=np.intp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -14,10 +15,10 @@ from av.stream import Disposition
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import SourceError, SourceLost
 from egolive.streaming.frames import Image, Pixels
-from egolive.streaming.sources.addresses import scheme_of, why_not_opened, without_password
+from egolive.streaming.sources.addresses import refuses_transport, scheme_of, why_not_opened, without_password
 from egolive.streaming.sources.rgb import RgbConverter
 
-__all__ = ["Decoder", "Picture", "seek_before", "video_stream"]
+__all__ = ["Decoder", "Picture", "TransportRefused", "seek_before", "video_stream"]
 
 _HELD = frozenset({"h264", "hevc", "mpegts", "rtp", "rtsp", "sdp"})
 """Containers whose parser hands on an H.264 or H.265 picture when the next one begins, one step late."""
@@ -38,6 +39,10 @@ _FILE_OPTIONS = {
 files, as playlists, descriptions of streams and patterns of names do."""
 _MAX_FAILED_READS = 100
 """Reads that may fail in a row before the rest of a file is given up."""
+
+
+class TransportRefused(SourceError):  # noqa: N818  # named as SourceLost is
+    """An RTSP server does not offer the transport that it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class Decoder:
         """Told of each packet before it is decoded: time stamp, arrival, seconds waited for it."""
         self._skipping = False
         self._counting = False
+        self._unsure = 0
         self._inside = 0
         """Packets that were given to the decoder and have not come out as pictures."""
         self._format = container_format
@@ -106,7 +112,9 @@ class Decoder:
         try:
             self.container = self.open()
         except av.FFmpegError as error:
-            raise SourceError(why_not_opened(self.name, self.scheme, error)) from error
+            problem = why_not_opened(self.name, self.scheme, error)
+            # FFmpeg's error holds the address, password included: a traceback would show it.
+            raise (TransportRefused if refuses_transport(error) else SourceError)(problem) from None
         try:
             self.stream = self._checked_stream()
         except BaseException:
@@ -161,6 +169,7 @@ class Decoder:
             if seek_before(self.container, stamp):
                 # What stands before the key frame needs pictures that were never decoded.
                 self._skipping, self._inside = True, 0
+                self._unsure = _unsure_keys(self.container)
                 return
             self.container.close()
             self.container = self.open()
@@ -177,10 +186,10 @@ class Decoder:
             with self.open() as anew:
                 yield from anew.demux(video_stream(anew))
             return
-        skipping = True
+        left = 1 + _unsure_keys(container)
         for packet in container.demux(video_stream(container)):
-            skipping = skipping and not packet.is_keyframe
-            if not skipping:
+            left -= left > 0 and packet.is_keyframe
+            if not left:
                 yield packet
 
     def pictures(self) -> Iterator[Picture]:
@@ -219,7 +228,8 @@ class Decoder:
                     stamp = None if packet.pts is None else float(packet.pts * packet.time_base)
                     self.on_packet(stamp, arrived, now - asked)
                 if self._skipping and packet.size:
-                    if not packet.is_keyframe:
+                    if not packet.is_keyframe or self._unsure:
+                        self._unsure -= bool(packet.is_keyframe)
                         self.skipped += self._counting
                         continue
                     self._skipping = False
@@ -250,8 +260,8 @@ class Decoder:
         else:
             return
         if self.live:
-            raise SourceLost(f"{problem}; check the camera and its network") from error
-        raise SourceError(f"{problem}; check the disk or the network it lies on") from error
+            raise SourceLost(f"{problem}; check the camera and its network") from None
+        raise SourceError(f"{problem}; check the disk or the network it lies on") from None
 
 
 def seek_before(container: av.container.InputContainer, stamp: float) -> bool:
@@ -272,13 +282,22 @@ def seek_before(container: av.container.InputContainer, stamp: float) -> bool:
         offset = int((stamp - back) / stream.time_base)
         try:
             container.seek(offset, stream=stream)
-            key = next((p for p in container.demux(stream) if p.is_keyframe and p.size), None)
+            keys = (p for p in container.demux(stream) if p.is_keyframe and p.size)
+            key = next(islice(keys, _unsure_keys(container), None), None)
             if key is not None and key.pts is not None and key.pts * stream.time_base <= stamp:
                 container.seek(offset, stream=stream)
                 return True
         except av.FFmpegError:
             return False
     return False
+
+
+def _unsure_keys(container: av.container.InputContainer) -> int:
+    """How many key frames to pass over behind a jump.
+
+    MPEG streams stamp some pictures only; what FFmpeg makes up for those of the first group is not exact.
+    """
+    return 1 if container.format.flags & Flags.ts_discont.value else 0
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:

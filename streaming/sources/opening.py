@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import IO
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.paths import brief, existing_path, without_file_scheme
-from egolive.streaming.sources.addresses import LIVE_SCHEMES, without_password
-from egolive.streaming.sources.decoder import Decoder
+from egolive.streaming.sources.addresses import LIVE_SCHEMES, scheme_of, without_password
+from egolive.streaming.sources.decoder import Decoder, TransportRefused
 from egolive.streaming.sources.files.media_kind import kind_of, picture_format
 from egolive.streaming.sources.files.picture_folder import Folder
 from egolive.streaming.sources.files.pictures import PictureFile
 from egolive.streaming.sources.files.video_file import VideoFile
+from egolive.streaming.sources.http_address import Kind, probe
 from egolive.streaming.sources.live.gstreamer import open_gstreamer
 from egolive.streaming.sources.live.live_stream import LiveStream
 from egolive.streaming.sources.live.reconnect import Reconnecting
+from egolive.streaming.sources.live.snapshots import DEFAULT_POLL, Snapshots
 from egolive.streaming.sources.live.webcam import open_webcam
 from egolive.streaming.sources.source import Source
 from egolive.streaming.sources.wrappers import Looped, Paced
 
 __all__ = ["open_file", "open_source"]
 
+_HTTP = ("http", "https")
+_TRANSPORTS = ("auto", "tcp", "udp")
+_SHORTEST_POLL, _LONGEST_POLL = 0.02, 60.0
+"""Seconds."""
+_UDP_PAUSE = 0.3
+"""Seconds before UDP is tried once more."""
 _TEST_SIZE = (640, 360)
 _TEST_FPS = 30
 _DAMAGED = {"JPEG": "jpeg_pipe", "PNG": "png_pipe"}
 """Photos of which FFmpeg shows what is left where Pillow refuses them, with FFmpeg's name of the format."""
+_RTSP = {"fpsprobesize": "0"}
+"""FFmpeg would read 20 pictures first to guess their rate: four seconds of a slow camera."""
 _LONGEST_NUMBER = 9
 """Digits of a camera's number; more do not fit into OpenCV's integer."""
 
@@ -43,6 +55,9 @@ def open_source(
     size: tuple[int, int] | None = None,
     timeout: float = 5.0,
     reconnect_timeout: float = 0.0,
+    source_fps: float | None = None,
+    rtsp_transport: str = "auto",
+    poll: float | None = None,
     clock: Clock | None = None,
 ) -> Source:
     """Open a camera, an address, a file, a folder of pictures or the test picture.
@@ -58,6 +73,10 @@ def open_source(
         timeout: seconds to wait for an answer before a source counts as unreachable or lost.
         reconnect_timeout: seconds for which a live source that was lost is opened again; the first
             time it must open at once.
+        source_fps: frames a second of a video file without time stamps of its own, such as raw H.264.
+        rtsp_transport: "tcp", "udp", or "auto": TCP, and UDP where the server refuses it.
+        poll: seconds from one request to the next, of an address that gives single pictures
+            (http://…/snapshot.jpg); 0.5 without it.
         clock: what live time is read from; the machine's own without it.
 
     Raises:
@@ -78,12 +97,34 @@ def open_source(
         text = f"./{text}"
     if fps is not None and not 0 < fps <= 1000:
         raise ConfigError(f"fps: {fps:g} frames a second cannot work; give more than 0 and at most 1000")
+    if source_fps is not None and not 0 < source_fps <= 1000:
+        raise ConfigError(f"source_fps: {source_fps:g} cannot work; give more than 0 and at most 1000")
     if size is not None and min(size) < 1:
         raise ConfigError(f"size: {size[0]}x{size[1]} is not a picture; give width and height in pixels")
+    if rtsp_transport not in _TRANSPORTS:
+        raise ConfigError(f"rtsp_transport: {rtsp_transport!r} is unknown; give auto, tcp or udp")
+    if poll is not None and not _SHORTEST_POLL <= poll <= _LONGEST_POLL:
+        raise ConfigError(f"poll: {poll:g} s cannot work; give {_SHORTEST_POLL:g} to {_LONGEST_POLL:g}")
+    scheme = scheme_of(text)
+    if rtsp_transport != "auto" and not scheme.startswith("rtsp"):
+        raise ConfigError(f"rtsp_transport: {without_password(text)} is no rtsp:// address")
+    if poll is not None and scheme not in _HTTP:
+        raise ConfigError(f"poll: {without_password(text)} is no http:// address of a picture")
     if text.startswith("test:"):
         return Paced(_open_test(text, size=size, fps=fps, timeout=timeout), clock)
+    if source_fps is not None and not _is_file(text):
+        raise ConfigError(f"source_fps: {without_password(text)} is no video file without time stamps")
     connect = _camera(text, size=size, fps=fps, timeout=timeout, clock=clock)
-    reopen = connect or _recording(text, fps=fps, size=size, timeout=timeout, clock=clock)
+    reopen = connect or _recording(
+        text,
+        fps=fps,
+        source_fps=source_fps,
+        size=size,
+        address=partial(
+            _open_address, timeout=timeout, rtsp_transport=rtsp_transport, poll=poll, clock=clock
+        ),
+        timeout=timeout,
+    )
     source = Looped(reopen) if loop and connect is None else reopen()
     if source.live:
         return (
@@ -110,7 +151,13 @@ def _camera(
 
 
 def _recording(
-    text: str, *, fps: float | None, size: tuple[int, int] | None, timeout: float, clock: Clock
+    text: str,
+    *,
+    fps: float | None,
+    source_fps: float | None,
+    size: tuple[int, int] | None,
+    timeout: float,
+    address: Callable[[str], Source],
 ) -> Callable[[], Source]:
     """How to open a folder, a file or an address (which may turn out to be live)."""
     _refuse(text, size=size)
@@ -118,12 +165,13 @@ def _recording(
     if "://" in text:
         _refuse(text, fps=fps)
         try:
-            urlsplit(text)
-        except ValueError as error:
+            _ = urlsplit(text).port
+        except ValueError:
             raise SourceError(
-                f"{without_password(text)}: not an address that can be read; check its spelling"
-            ) from error
-        return partial(_open_address, text, timeout=timeout, clock=clock)
+                f"{without_password(text)}: not an address that can be read; check its spelling, "
+                "and write odd characters of the password as %40 for @, %2F for /, %23 for #"
+            ) from None
+        return partial(address, text)
     path = existing_path(text)
     if path is None:
         raise SourceError(f"{brief(text)}: there is no such file or folder; check the path")
@@ -134,7 +182,12 @@ def _recording(
             f"{text}: neither a file nor a folder; give a video, a folder of pictures or a camera"
         )
     _refuse(text, fps=fps)
-    return partial(open_file, path, name=text, timeout=timeout)
+    return partial(open_file, path, name=text, source_fps=source_fps, timeout=timeout)
+
+
+def _is_file(text: str) -> bool:
+    path = existing_path(without_file_scheme(text))
+    return path is not None and path.is_file()
 
 
 def _refuse(text: str, *, fps: float | None = None, size: tuple[int, int] | None = None) -> None:
@@ -162,16 +215,18 @@ def _open_test(text: str, *, size: tuple[int, int] | None, fps: float | None, ti
     return VideoFile(Decoder(graph, name=name, timeout=timeout, container_format="lavfi"))
 
 
-def open_file(path: Path, *, name: str, timeout: float = 5.0) -> Source:
+def open_file(path: Path, *, name: str, source_fps: float | None = None, timeout: float = 5.0) -> Source:
     """Open a file as what it holds, whatever its name.
 
     Args:
         path: a file that is there.
         name: what messages call it.
+        source_fps: frames a second of a video without time stamps.
         timeout: seconds to wait for the disk.
 
     Raises:
         SourceError: it cannot be decoded, or only names other files.
+        ConfigError: it has time stamps, and `source_fps` was given.
     """
     kind, form = kind_of(path), picture_format(path)
     if kind == "playlist":
@@ -188,14 +243,79 @@ def open_file(path: Path, *, name: str, timeout: float = 5.0) -> Source:
             decoder = Decoder(path.absolute(), name=name, timeout=timeout, container_format=_DAMAGED[form])
             return VideoFile(decoder)
     # FFmpeg takes what stands before a colon for a protocol, unless the path begins at the root.
-    return VideoFile(Decoder(path.absolute(), name=name, timeout=timeout))
+    options = {} if source_fps is None else {"framerate": f"{source_fps:g}"}
+    decoder = Decoder(path.absolute(), name=name, timeout=timeout, options=options)
+    return VideoFile(decoder, source_fps=source_fps)
 
 
-def _open_address(address: str, *, timeout: float, clock: Clock) -> VideoFile | LiveStream:
-    """An address is live, unless it comes by HTTP and has a length; then it is a file far away."""
-    scheme = urlsplit(address).scheme
-    # UDP loses packets on the first busy Wi-Fi; a broken picture costs more than TCP's delay.
-    options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
-    decoder = Decoder(address, timeout=timeout, options=options, clock=clock)
-    live = scheme in LIVE_SCHEMES or decoder.container.duration is None
+def _open_address(
+    address: str, *, timeout: float, rtsp_transport: str, poll: float | None, clock: Clock
+) -> Source:
+    """An address is live, unless it comes by HTTP and has an end; then it is a file far away."""
+    address = _quoted_login(address)
+    scheme = scheme_of(address)
+    if scheme.startswith("rtsp"):
+        return LiveStream(_open_rtsp(address, rtsp_transport, timeout=timeout, clock=clock), clock)
+    if scheme not in _HTTP:
+        decoder = Decoder(address, timeout=timeout, clock=clock)
+        live = scheme in LIVE_SCHEMES or decoder.container.duration is None
+        return LiveStream(decoder, clock) if live else VideoFile(decoder)
+    probed = probe(address, timeout)
+    if probed.kind is Kind.PICTURE:
+        return Snapshots(address, poll=poll or DEFAULT_POLL, timeout=timeout, clock=clock)
+    if poll is not None:
+        if probed.content is not None:
+            probed.content.close()
+        raise ConfigError(f"poll: {without_password(address)} gives no single pictures")
+    if probed.content is not None:
+        return _Fetched(probed.content, without_password(address), timeout)
+    decoder = Decoder(address, timeout=timeout, clock=clock)
+    live = probed.kind is Kind.STREAM and decoder.container.duration is None
     return LiveStream(decoder, clock) if live else VideoFile(decoder)
+
+
+def _open_rtsp(address: str, transport: str, *, timeout: float, clock: Clock) -> Decoder:
+    """By TCP where the server offers it: UDP loses packets on the first busy Wi-Fi, and pictures break."""
+    begun = clock.now()
+    first = "tcp" if transport == "auto" else transport
+    try:
+        return Decoder(address, timeout=timeout, options={**_RTSP, "rtsp_transport": first}, clock=clock)
+    except TransportRefused:
+        if transport != "auto":
+            raise
+    udp = {**_RTSP, "rtsp_transport": "udp"}
+    rest = max(timeout - (clock.now() - begun), timeout / 2)
+    try:
+        return Decoder(address, timeout=rest, options=udp, clock=clock)
+    except SourceError:
+        # Servers may answer 503 while they take down what the first try had begun.
+        clock.wait(threading.Event(), _UDP_PAUSE)
+    return Decoder(address, timeout=rest, options=udp, clock=clock)
+
+
+def _quoted_login(address: str) -> str:
+    """The address with user and password percent-encoded, as FFmpeg needs them."""
+    parts = urlsplit(address)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return address
+    user, colon, password = login.partition(":")
+    quoted = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
+    return urlunsplit(parts._replace(netloc=f"{quoted}@{host}"))
+
+
+class _Fetched(VideoFile):
+    """A file from the network in a temporary one, which is removed when this is closed."""
+
+    def __init__(self, content: IO[bytes], name: str, timeout: float) -> None:
+        self._content = content
+        try:
+            super().__init__(Decoder(Path(content.name), name=name, timeout=timeout))
+        except BaseException:
+            content.close()
+            raise
+
+    def close(self) -> None:
+        """Close and remove it."""
+        super().close()
+        self._content.close()

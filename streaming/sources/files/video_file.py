@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from egolive.streaming.errors import SourceError
+from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame
 from egolive.streaming.sources.decoder import Decoder, Picture
 from egolive.streaming.sources.files.timestamps import Timeline
@@ -22,6 +23,10 @@ from egolive.streaming.sources.source import Source
 
 __all__ = ["VideoFile"]
 
+_log = logging.getLogger(__name__)
+
+_RAW = frozenset({"h264", "hevc", "vvc", "m4v", "mjpeg", "mpegvideo", "obu", "vc1", "cavsvideo", "h261"})
+"""Formats that are pictures alone, without times."""
 _SEEK_SECONDS = 5.0
 """Pictures that lie further behind the start than this are reached by a jump to a key frame."""
 _SAME_TIME = 1e-4
@@ -33,18 +38,25 @@ class VideoFile(Source):
 
     Args:
         decoder: the opened file; closed with this.
+        source_fps: frames a second of a file without time stamps; guessed without it, with a warning.
 
     Raises:
         SourceError: it holds no picture that can be decoded.
+        ConfigError: it has time stamps, and `source_fps` was given.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, source_fps: float | None = None) -> None:
         self.live = False
         self.name = decoder.name
         self._decoder = decoder
         # Decoding several frames at once is faster, but holds each back by some frames.
         decoder.stream.thread_type = "AUTO"
-        self.fps = decoder.fps
+        self._clockless = not decoder.stamped
+        if source_fps is not None and not self._clockless:
+            decoder.close()
+            raise ConfigError(f"source_fps: {self.name} brings its own times; leave it out")
+        self.fps = source_fps or decoder.fps
+        self._guessed = source_fps is None and self._clockless and decoder.container.format.name in _RAW
         self._step = 1 / self.fps if self.fps else 1 / 30
         self._timeline = Timeline(self._step)
         self._numbers = count()
@@ -56,8 +68,17 @@ class VideoFile(Source):
             raise SourceError(
                 f"{self.name}: no picture can be decoded ({self.broken} broken pieces); is it damaged?"
             )
-        self._clockless = not decoder.stamped
         self._index = index_of(decoder, self._first.stamp or 0.0, self._step)
+
+    def _warn(self) -> None:
+        """Tell once that times are guessed, when they are asked for."""
+        if self._guessed:
+            self._guessed = False
+            _log.warning(
+                "%s holds no times; %g pictures a second are assumed: give --source-fps if that is wrong",
+                self.name,
+                1 / self._step,
+            )
 
     @property
     def broken(self) -> int:  # type: ignore[override]  # counted by the decoder
@@ -71,6 +92,7 @@ class VideoFile(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the end of the file."""
+        self._warn()
         for picture in iter(self._next, None):
             time, gap = self._place(picture)
             yield Frame(picture.pixels, time, next(self._numbers), gap)
@@ -96,9 +118,10 @@ class VideoFile(Source):
             end: seconds from the first picture.
             first_only: whether the first of them is enough.
         """
+        self._warn()
         if self._clockless:
             number = self._index.count(self._decoder)
-            times = np.arange(number) * self._step
+            times = np.arange(number, dtype=np.float64) * self._step
             return times[(times >= start) & (times <= end)]
         return self._index.times(self._decoder, start, end, first_only=first_only)
 

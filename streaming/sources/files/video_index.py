@@ -113,11 +113,9 @@ class VideoIndex:
         segments[0] = [stamp for stamp in segments[0] if stamp >= self.origin]
         return np.array([timeline.place(stamp)[0] for part in segments for stamp in sorted(part)])
 
-    def _read(
-        self, decoder: Decoder, start: float, end: float, first_only: bool
-    ) -> NDArray[np.float64]:
+    def _read(self, decoder: Decoder, start: float, end: float, first_only: bool) -> NDArray[np.float64]:
         """The pictures of a stretch alone."""
-        stamps = []
+        stamps: list[float] = []
         with decoder.open() as container:
             for packet in decoder.packets_from(container, self.origin + start):
                 if packet.pts is None or packet.is_discard:

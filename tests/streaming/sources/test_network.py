@@ -4,7 +4,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import PIL.Image
 import pytest
@@ -22,7 +22,15 @@ def server(answer: bytes, *, hang_up: bool = False) -> Iterator[str]:
     over = threading.Event()
 
     def serve() -> None:
-        with listener.accept()[0] as connection:
+        while not over.is_set():
+            try:
+                connection = listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=send, args=(connection,), daemon=True).start()
+
+    def send(connection: socket.socket) -> None:
+        with connection, suppress(ConnectionError):
             connection.recv(4096)
             connection.sendall(answer)
             if not hang_up:
@@ -34,6 +42,7 @@ def server(answer: bytes, *, hang_up: bool = False) -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         over.set()
+        listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join()
 
