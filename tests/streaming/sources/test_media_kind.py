@@ -129,6 +129,7 @@ def test_no_bytes_make_it_fail(noise: bytes, data: bytes, at: int) -> None:
     assert kind_of(spoilt) in ("photo", "animation", "video", "playlist", "unknown")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged metadata.
 @given(st.binary(max_size=40), st.sampled_from([data for data, _ in KINDS.values()]), st.floats(0, 1))
 def test_a_spoilt_picture_is_read_or_refused(noise: bytes, data: bytes, place: float) -> None:
     at = int(place * len(data))
