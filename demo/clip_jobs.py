@@ -32,7 +32,7 @@ from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.sources.files.media_kind import kind_of
-from egolive.streaming.sources.files.pictures import PictureFile
+from egolive.streaming.sources.files.picture_files import PictureFile
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.video_writer import VideoWriter
 

@@ -28,7 +28,7 @@ from egolive.streaming.frames import Frame, Image, Slice, Window
 from egolive.streaming.paths import brief, existing_path, without_file_scheme
 from egolive.streaming.pipeline.windowing import FrameSampler
 from egolive.streaming.sources.files.media_kind import kind_of
-from egolive.streaming.sources.files.pictures import read_picture, rgb_of
+from egolive.streaming.sources.files.picture_files import read_picture, rgb_of
 from egolive.streaming.sources.files.video_file import VideoFile
 from egolive.streaming.sources.opening import open_file, open_source
 from egolive.streaming.sources.source import Source

@@ -51,9 +51,8 @@ _ABSENT = re.compile(
     """,
     re.VERBOSE,
 )
-_ASCII = str.maketrans("（）［］｛｝【】，、．：；＝％－−～〜", "()[]{}[];;.:;=%--~~")  # noqa: RUF001
-"""Characters as they are written in Chinese and Japanese texts, each with one of the same meaning. Their
-comma is never a decimal comma."""
+_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | str.maketrans("【】，、〜−", "[];;~-")  # noqa: RUF001
+"""Full-width characters, with those of the same meaning. Their comma is never a decimal comma."""
 _LONGEST = 20_000
 """Characters of an answer that are searched for boxes and times; what runs on beyond is a loop."""
 _MOST_BOXES = 200

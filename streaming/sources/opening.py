@@ -16,8 +16,8 @@ from egolive.streaming.paths import brief, existing_path, without_file_scheme
 from egolive.streaming.sources.addresses import LIVE_SCHEMES, scheme_of, without_password
 from egolive.streaming.sources.decoder import Decoder, TransportRefused
 from egolive.streaming.sources.files.media_kind import kind_of, picture_format
+from egolive.streaming.sources.files.picture_files import PictureFile
 from egolive.streaming.sources.files.picture_folder import Folder
-from egolive.streaming.sources.files.pictures import PictureFile
 from egolive.streaming.sources.files.video_file import VideoFile
 from egolive.streaming.sources.http_address import Kind, probe
 from egolive.streaming.sources.live.gstreamer import open_gstreamer

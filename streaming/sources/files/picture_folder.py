@@ -9,7 +9,7 @@ from pathlib import Path
 from egolive.streaming.errors import SourceError
 from egolive.streaming.frames import Frame
 from egolive.streaming.sources.files.media_kind import picture_format
-from egolive.streaming.sources.files.pictures import read_picture
+from egolive.streaming.sources.files.picture_files import read_picture
 from egolive.streaming.sources.source import Source
 
 __all__ = ["Folder"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from PIL import Image as PillowImage
 
 from egolive.streaming.errors import SourceError
 from egolive.streaming.sources.decoder import Decoder
-from egolive.streaming.sources.files import pictures as photos
+from egolive.streaming.sources.files import picture_files
 from egolive.streaming.sources.files.media_kind import kind_of, picture_format
-from egolive.streaming.sources.files.pictures import read_picture
+from egolive.streaming.sources.files.picture_files import read_picture
 from egolive.streaming.sources.opening import open_source
 
 TIMES = [0.0, 0.1, 0.3, 0.6]
@@ -128,6 +129,14 @@ def test_no_bytes_make_it_fail(noise: bytes, data: bytes, at: int) -> None:
     assert kind_of(spoilt) in ("photo", "animation", "video", "playlist", "unknown")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged metadata.
+@given(st.binary(max_size=40), st.sampled_from([data for data, _ in KINDS.values()]), st.floats(0, 1))
+def test_a_spoilt_picture_is_read_or_refused(noise: bytes, data: bytes, place: float) -> None:
+    at = int(place * len(data))
+    with suppress(SourceError):
+        assert read_picture(data[:at] + noise + data[at + len(noise) :], name="it").ndim == 3
+
+
 def test_what_is_no_file_is_unknown(tmp_path: Path) -> None:
     assert kind_of(tmp_path) == "unknown"
     assert kind_of(tmp_path / "missing.jpg") == "unknown"
@@ -187,9 +196,9 @@ def test_a_heif_photo_is_read_whole(heic: Path) -> None:
 @pytest.fixture
 def without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    photos._reads_heif.cache_clear()
+    picture_files._reads_heif.cache_clear()
     yield
-    photos._reads_heif.cache_clear()
+    picture_files._reads_heif.cache_clear()
 
 
 @pytest.mark.usefixtures("without_pillow_heif")

@@ -31,8 +31,9 @@ _UNREADABLE = (
     ValueError,
     SyntaxError,
     EOFError,
+    RuntimeError,
 )
-"""What Pillow raises for a picture that it cannot decode."""
+"""What Pillow raises for a picture that it cannot decode; RuntimeError is libavif's."""
 _UNTIMED = 0.1
 """Seconds for which a picture of an animation is shown that names no time; browsers do the same."""
 
