@@ -4,10 +4,10 @@ A conversation is a list of messages with `role` and `content`; content is a tex
 type text, image or video. A picture or video stands under the item's type (`image`, `video`), or as
 transformers (`url`, `path`, `base64`) and OpenAI (`image_url`, `video_url`) write it. Items carry their own
 settings: `min_pixels`, `max_pixels`, or `resized_height` and `resized_width` for both; `fps` or `nframes`,
-`min_frames`, `max_frames`, `total_pixels`, `video_start`, `video_end` and `source_fps` for videos. A type or key that
-is not known, or that would have no effect, is an error. A video is a path, an address, a data URI (of a video
-file, or `data:video/jpeg;base64,` and JPEGs with commas between them), or a list of frames. All are read by
-`egolive.assistant.model.media`.
+`min_frames`, `max_frames`, `total_pixels`, `video_start`, `video_end`, `source_fps` for videos. A type or
+key that is not known, or that would have no effect, is an error. A video is a path, an address, a data URI
+(of a video file, or `data:video/jpeg;base64,` and JPEGs with commas between them), or a list of frames. All
+are read by `egolive.assistant.model.media`.
 """
 
 from __future__ import annotations
