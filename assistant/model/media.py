@@ -69,6 +69,8 @@ _JPEGS = "data:video/jpeg;base64,"
 """How a data URI begins that holds a video as JPEGs with commas between them."""
 _LONGEST_NAME = 1024
 """Longer texts are no names of files."""
+_UNEVEN = 0.5
+"""Part of the time between two frames by which one may be off its even place and still count as there."""
 _KEPT = 8
 """Frames that are held for each one that is wanted, where they cannot be chosen beforehand."""
 _DOWNLOAD_BYTES = 64 * 1024**2
@@ -385,11 +387,12 @@ def _spread(
     number = min(wanted, count)
     if number > 1:
         number -= number % 2
-    steps = np.diff(times)
-    if number < 2 or number == count or steps.max() <= 2 * step:
-        # At a constant rate, numbers are times, and rounded time stamps change nothing.
-        return np.linspace(0, count - 1, number).round().astype(np.intp)
-    return _nearest(times, np.linspace(times[0], times[-1], number), least=min(min_frames, number))
+    by_number = np.linspace(0, count - 1, number).round().astype(np.intp)
+    even = np.linspace(times[0], times[-1], number)
+    # At a nearly constant rate numbers are times, and a lost picture or a rounded time stamp moves nothing.
+    if number < 2 or np.abs(times[by_number] - even).max() <= _UNEVEN * (even[1] - even[0]):
+        return by_number
+    return _nearest(times, even, least=min(min_frames, number))
 
 
 def _nearest(times: NDArray[np.float64], targets: NDArray[np.float64], *, least: int) -> NDArray[np.intp]:

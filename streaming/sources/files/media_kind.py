@@ -203,8 +203,8 @@ def _kind_of_jpeg(file: BinaryIO) -> MediaKind:
 def _is_animated(file: BinaryIO, form: str) -> bool:
     try:
         with warnings.catch_warnings():
-            # How large it is matters to those who decode it.
-            warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+            # How large or how damaged it is matters to those who decode it.
+            warnings.simplefilter("ignore")
             with PillowImage.open(file, formats=(form,)) as opened:
                 return bool(getattr(opened, "is_animated", False))
     except (OSError, ValueError, SyntaxError, EOFError, PillowImage.DecompressionBombError):
