@@ -5,6 +5,7 @@ What was found out about a file is kept and used again while the file stays as i
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from egolive.streaming.sources.decoder import Decoder, video_stream
 from egolive.streaming.sources.files.timestamps import Timeline
 
 __all__ = ["VideoIndex", "index_of"]
+
+_log = logging.getLogger(__name__)
 
 _SMALL = 16 * 1024**2
 """Bytes of a file that is read whole at once; of a larger one, only the stretches that are asked for."""
@@ -94,20 +97,12 @@ class VideoIndex:
         """Every picture, on the time line that `Timeline` makes of it when it is played."""
         segments: list[list[float]] = [[]]
         before = -np.inf
-        try:
-            with decoder.open() as container:
-                for packet in container.demux(video_stream(container)):
-                    if packet.pts is None or packet.is_discard:
-                        continue
-                    stamp = float(packet.pts * packet.time_base)
-                    order = stamp if packet.dts is None else float(packet.dts * packet.time_base)
-                    if order <= before - _RESET:
-                        segments.append([])
-                    before = order
-                    segments[-1].append(stamp)
-        except av.FFmpegError:
-            # What could be read before the damage counts.
-            pass
+        with decoder.open() as container:
+            for order, stamp in _stamped(container.demux(video_stream(container))):
+                if order <= before - _RESET:
+                    segments.append([])
+                before = order
+                segments[-1].append(stamp)
         self._runs_through = len(segments) == 1
         timeline = Timeline(self._step)
         segments[0] = [stamp for stamp in segments[0] if stamp >= self.origin]
@@ -117,11 +112,7 @@ class VideoIndex:
         """The pictures of a stretch alone."""
         stamps: list[float] = []
         with decoder.open() as container:
-            for packet in decoder.packets_from(container, self.origin + start):
-                if packet.pts is None or packet.is_discard:
-                    continue
-                stamp = float(packet.pts * packet.time_base)
-                order = stamp if packet.dts is None else float(packet.dts * packet.time_base)
+            for order, stamp in _stamped(decoder.packets_from(container, self.origin + start)):
                 # No picture is shown before it is decoded.
                 if order > self.origin + end or (first_only and stamps and order > min(stamps)):
                     break
@@ -163,12 +154,26 @@ def _samples(decoder: Decoder) -> list[float]:
 
 def _stamps_at(container: av.container.InputContainer, place: int) -> Iterator[float]:
     """Decoding times of the packets from a place of the file on, in bytes."""
-    stream = video_stream(container)
     try:
         container.seek(place, unsupported_byte_offset=True)
-        for packet in container.demux(stream):
-            stamp = packet.dts if packet.dts is not None else packet.pts
-            if stamp is not None:
-                yield float(stamp * packet.time_base)
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        _log.debug("no packet at byte %d: %s", place, error)
         return
+    for order, _ in _stamped(container.demux(video_stream(container))):
+        yield order
+
+
+def _stamped(packets: Iterator[av.Packet]) -> Iterator[tuple[float, float]]:
+    """Time of decoding and time stamp of each picture, in seconds, up to where the file is damaged."""
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            _log.debug("reading ends where the file is damaged: %s", error)
+            return
+        if packet is None:
+            return
+        if packet.pts is None or packet.is_discard:
+            continue
+        stamp = float(packet.pts * packet.time_base)
+        yield (stamp if packet.dts is None else float(packet.dts * packet.time_base)), stamp
