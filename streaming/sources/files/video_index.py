@@ -68,9 +68,14 @@ class VideoIndex:
         """
         with self._lock:
             part = (start > 0 or end < np.inf) and not self._small
-            if self._all is None and not (part and self.runs_through(decoder)):
-                self._all = self._read_all(decoder)
-            found = self._read(decoder, start, end, first_only) if self._all is None else self._all
+            try:
+                if self._all is None and not (part and self.runs_through(decoder)):
+                    self._all = self._read_all(decoder)
+                found = self._read(decoder, start, end, first_only) if self._all is None else self._all
+            except av.FFmpegError as error:
+                # It may still be played, with its broken pieces left out.
+                _log.debug("times cannot be read without decoding: %s", error)
+                found = self._all = np.zeros(0)
         return found[(found >= start) & (found <= end)]
 
     def count(self, decoder: Decoder) -> int:
@@ -156,23 +161,15 @@ def _stamps_at(container: av.container.InputContainer, place: int) -> Iterator[f
     """Decoding times of the packets from a place of the file on, in bytes."""
     try:
         container.seek(place, unsupported_byte_offset=True)
+        for order, _ in _stamped(container.demux(video_stream(container))):
+            yield order
     except av.FFmpegError as error:
         _log.debug("no packet at byte %d: %s", place, error)
-        return
-    for order, _ in _stamped(container.demux(video_stream(container))):
-        yield order
 
 
 def _stamped(packets: Iterator[av.Packet]) -> Iterator[tuple[float, float]]:
-    """Time of decoding and time stamp of each picture, in seconds, up to where the file is damaged."""
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError as error:
-            _log.debug("reading ends where the file is damaged: %s", error)
-            return
-        if packet is None:
-            return
+    """Time of decoding and time stamp of each picture, in seconds."""
+    for packet in packets:
         if packet.pts is None or packet.is_discard:
             continue
         stamp = float(packet.pts * packet.time_base)
