@@ -384,6 +384,7 @@ def _spread(
     step = (times[-1] - times[0]) / (count - 1) if count > 1 else 0.0
     duration = times[-1] - times[0] + step
     wanted = nframes or min(max(round(duration * fps), min_frames), max_frames)
+    wanted -= wanted % 2 if wanted > 1 else 0
     number = min(wanted, count)
     if number > 1:
         number -= number % 2
@@ -392,7 +393,9 @@ def _spread(
     # At a nearly constant rate numbers are times, and a lost picture or a rounded time stamp moves nothing.
     if number < 2 or np.abs(times[by_number] - even).max() <= _UNEVEN * (even[1] - even[0]):
         return by_number
-    return _nearest(times, even, least=min(min_frames, number))
+    # As many as are wanted, also where there are fewer pictures: where they are dense, each counts.
+    even = np.linspace(times[0], times[-1], wanted)
+    return _nearest(times, even, least=number if nframes else min(min_frames, number))
 
 
 def _nearest(times: NDArray[np.float64], targets: NDArray[np.float64], *, least: int) -> NDArray[np.intp]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
 
@@ -143,6 +144,17 @@ class Decoder:
         """Whether the container carries time stamps; else FFmpeg makes them up from a guessed rate."""
         return not self.container.format.flags & Flags.no_timestamps.value
 
+    @property
+    def unordered(self) -> bool:
+        """Whether pictures are reordered and the container does not say when they are shown: H.264 in AVI.
+
+        The n-th picture that is shown then gets the n-th time of decoding.
+        """
+        context = self.stream.codec_context
+        return (
+            self.container.format.name == "avi" and context.name in ("h264", "hevc") and context.has_b_frames
+        )
+
     def skip_to_key(self) -> None:
         """Leave out packets up to the next key frame, undecoded."""
         self._skipping = self._counting = True
@@ -203,6 +215,7 @@ class Decoder:
         name = self.stream.codec_context.name
         held = self.container.format.name in _HELD and name in ("h264", "hevc")
         begun: float | None = None
+        unordered, decoded = self.unordered, list[float]()
         failed_reads = 0
         while failed_reads < _MAX_FAILED_READS:
             with self._reading:
@@ -225,8 +238,8 @@ class Decoder:
                     return
                 failed_reads = 0
                 if self.on_packet is not None and packet.size:
-                    stamp = None if packet.pts is None else float(packet.pts * packet.time_base)
-                    self.on_packet(stamp, arrived, now - asked)
+                    sent = None if packet.pts is None else float(packet.pts * packet.time_base)
+                    self.on_packet(sent, arrived, now - asked)
                 if self._skipping and packet.size:
                     if not packet.is_keyframe or self._unsure:
                         self._unsure -= bool(packet.is_keyframe)
@@ -237,6 +250,8 @@ class Decoder:
                     self._counting = False
                     self._inside = 0
                     self.stream.codec_context.flush_buffers()
+                if unordered and packet.dts is not None:
+                    heappush(decoded, float(packet.dts * packet.time_base))
                 try:
                     pictures = packet.decode()
                 except av.FFmpegError:
@@ -244,13 +259,14 @@ class Decoder:
                     continue
                 self._inside += bool(packet.size) - len(pictures)
             for picture in pictures:
+                stamp = heappop(decoded) if unordered and decoded else picture.time
                 try:
                     pixels = self._to_rgb.lazily(picture)
                 except av.FFmpegError:
                     self.broken += 1
                     continue
                 self.size = (int(pixels.shape[1]), int(pixels.shape[0]))
-                yield Picture(picture.time, arrived, now - asked, pixels)
+                yield Picture(stamp, arrived, now - asked, pixels)
 
     def _raise_if_lost(self, error: av.FFmpegError) -> None:
         if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):

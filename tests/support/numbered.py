@@ -69,7 +69,9 @@ def write_numbered(
         first: Number of the first picture.
     """
     # Clock of the codings that allow no finer one than their picture rate.
-    base = Fraction(1, fps) if codec in ("mpeg2video", "mpeg4") else Fraction(1, 90_000)
+    base = (
+        Fraction(1, fps) if codec in ("mpeg2video", "mpeg4") or path.suffix == ".avi" else Fraction(1, 90_000)
+    )
     with av.open(str(path), "w", format=container, options=dict(muxer or {})) as sink:
         stream = sink.add_stream(codec, rate=fps, options=dict(options or {}))
         assert isinstance(stream, av.VideoStream)

@@ -18,7 +18,7 @@ from egolive.streaming.errors import ConfigError, SourceError
 from egolive.streaming.frames import Frame
 from egolive.streaming.sources.decoder import Decoder, Picture
 from egolive.streaming.sources.files.timestamps import Timeline
-from egolive.streaming.sources.files.video_index import index_of
+from egolive.streaming.sources.files.video_index import SAME_TIME, index_of
 from egolive.streaming.sources.source import Source
 
 __all__ = ["VideoFile"]
@@ -29,8 +29,6 @@ _RAW = frozenset({"h264", "hevc", "vvc", "m4v", "mjpeg", "mpegvideo", "obu", "vc
 """Formats that are pictures alone, without times."""
 _SEEK_SECONDS = 5.0
 """Pictures that lie further behind the start than this are reached by a jump to a key frame."""
-_SAME_TIME = 1e-4
-"""Seconds by which times that were rounded differently may differ."""
 
 
 class VideoFile(Source):
@@ -72,8 +70,8 @@ class VideoFile(Source):
 
     def _warn(self) -> None:
         """Tell once that times are guessed, when they are asked for."""
-        if self._guessed:
-            self._guessed = False
+        if self._guessed and not self._index.guess_told:
+            self._index.guess_told = True
             _log.warning(
                 "%s holds no times; %g pictures a second are assumed: give --source-fps if that is wrong",
                 self.name,
@@ -122,7 +120,7 @@ class VideoFile(Source):
         if self._clockless:
             number = self._index.count(self._decoder)
             times = np.arange(number, dtype=np.float64) * self._step
-            return times[(times >= start) & (times <= end)]
+            return times[(times >= start - SAME_TIME) & (times <= end + SAME_TIME)]
         return self._index.times(self._decoder, start, end, first_only=first_only)
 
     def frames_at(self, times: Sequence[float], *, end: float = math.inf) -> Iterator[Frame]:
@@ -136,7 +134,9 @@ class VideoFile(Source):
             SourceError: No picture can be decoded there.
         """
         pending, numbers = deque(times), count()
-        through = not self._clockless and self._index.runs_through(self._decoder)
+        # Where order alone tells the time, counting begins at the start.
+        in_order = not self._clockless and not self._decoder.unordered
+        through = in_order and self._index.runs_through(self._decoder)
         may_jump, position, found = through, 0.0, False
         while pending:
             jumped = may_jump and pending[0] > position + _SEEK_SECONDS
@@ -148,16 +148,16 @@ class VideoFile(Source):
                 # A file without an index is read from its start after each jump: once is enough.
                 may_jump = may_jump and not (jumped and 0 < position >= time)
                 position, jumped = max(position, time), False
-                if time + _SAME_TIME >= pending[0]:
+                if time + SAME_TIME >= pending[0]:
                     break
             else:
                 break
-            if time > end + _SAME_TIME:
+            if time > end + SAME_TIME:
                 break
             found = True
             pixels = picture.pixels
             yield Frame(pixels() if callable(pixels) else pixels, max(0.0, time), next(numbers))
-            while pending and time + _SAME_TIME >= pending[0]:
+            while pending and time + SAME_TIME >= pending[0]:
                 pending.popleft()
         if not found:
             raise SourceError(f"{self.name}: no picture can be decoded there; the file is damaged or cut off")

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from egolive.streaming.sources.decoder import Decoder, video_stream
 from egolive.streaming.sources.files.timestamps import Timeline
 
-__all__ = ["VideoIndex", "index_of"]
+__all__ = ["SAME_TIME", "VideoIndex", "index_of"]
 
 _log = logging.getLogger(__name__)
 
+SAME_TIME = 1e-4
+"""Seconds by which times that were rounded differently may differ."""
 _SMALL = 16 * 1024**2
 """Bytes of a file that is read whole at once; of a larger one, only the stretches that are asked for."""
 _RESET = 1.0
@@ -45,6 +47,8 @@ class VideoIndex:
 
     def __init__(self, decoder: Decoder, origin: float, step: float) -> None:
         self.origin = origin
+        self.guess_told = False
+        """Whether the user was told that times are guessed."""
         self._step = step
         self._all: NDArray[np.float64] | None = None
         self._runs_through: bool | None = None
@@ -76,7 +80,7 @@ class VideoIndex:
                 # It may still be played, with its broken pieces left out.
                 _log.debug("times cannot be read without decoding: %s", error)
                 found = self._all = np.zeros(0)
-        return found[(found >= start) & (found <= end)]
+        return found[(found >= start - SAME_TIME) & (found <= end + SAME_TIME)]
 
     def count(self, decoder: Decoder) -> int:
         """How many pictures the file holds, read without decoding; for files without time stamps."""
@@ -103,7 +107,7 @@ class VideoIndex:
         segments: list[list[float]] = [[]]
         before = -np.inf
         with decoder.open() as container:
-            for order, stamp in _stamped(container.demux(video_stream(container))):
+            for order, stamp in _stamped(container.demux(video_stream(container)), decoder.unordered):
                 if order <= before - _RESET:
                     segments.append([])
                 before = order
@@ -117,11 +121,13 @@ class VideoIndex:
         """The pictures of a stretch alone."""
         stamps: list[float] = []
         with decoder.open() as container:
-            for order, stamp in _stamped(decoder.packets_from(container, self.origin + start)):
+            for order, stamp in _stamped(
+                decoder.packets_from(container, self.origin + start), decoder.unordered
+            ):
                 # No picture is shown before it is decoded.
-                if order > self.origin + end or (first_only and stamps and order > min(stamps)):
+                if order > self.origin + end + SAME_TIME or (first_only and stamps and order > min(stamps)):
                     break
-                if self.origin + start - 1e-6 <= stamp:
+                if self.origin + start - SAME_TIME <= stamp:
                     stamps.append(stamp)
         return np.array(sorted(stamps)) - self.origin
 
@@ -167,10 +173,11 @@ def _stamps_at(container: av.container.InputContainer, place: int) -> Iterator[f
         _log.debug("no packet at byte %d: %s", place, error)
 
 
-def _stamped(packets: Iterator[av.Packet]) -> Iterator[tuple[float, float]]:
-    """Time of decoding and time stamp of each picture, in seconds."""
+def _stamped(packets: Iterator[av.Packet], unordered: bool = False) -> Iterator[tuple[float, float]]:
+    """Time of decoding and time stamp of each picture, in seconds; the same where only the first is true."""
     for packet in packets:
-        if packet.pts is None or packet.is_discard:
+        stamped = packet.dts if unordered else packet.pts
+        if stamped is None or packet.is_discard:
             continue
-        stamp = float(packet.pts * packet.time_base)
+        stamp = float(stamped * packet.time_base)
         yield (stamp if packet.dts is None else float(packet.dts * packet.time_base)), stamp
