@@ -3,21 +3,22 @@
     egolive demo                                  a browser's camera, the bundled model
     egolive demo --model hyf015/EgoThinker-v1
     egolive demo --source rtsp://camera/stream    a camera that the server reads; pages only watch
-    egolive demo --host 0.0.0.0 --https           for a phone on the same network
+    egolive demo --host 0.0.0.0 --auth login.txt  for a phone on the same network
 
-A Gradio page is mounted in a FastAPI app, which has routes for the camera's pictures; one ASGI middleware
-checks passwords and origins of all requests.
+A Gradio page is mounted in a FastAPI app, which has routes for the camera's pictures and for clips. Every
+request first passes `SecurityMiddleware` (who asks) and then `RequestGate` (for what).
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,19 +29,30 @@ from egolive.assistant.cli.options import GIVEN, MODEL, ModelOptions
 from egolive.assistant.cli.printing import note
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.engine import Engine
-from egolive.demo.security import SecurityMiddleware, self_signed, user_and_password
-from egolive.demo.sessions import VisitorSessions
+from egolive.demo.live.sessions import VisitorSessions
+from egolive.demo.security.certificate import self_signed
+from egolive.demo.security.gate import RequestGate
+from egolive.demo.security.login import VARIABLE, read_login
+from egolive.demo.security.middleware import SecurityMiddleware
+from egolive.demo.security.names import HostNames, is_loopback, own_addresses, own_names
+from egolive.demo.static_text import static_text
 from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
 
 if TYPE_CHECKING:
+    from gradio import Blocks
     from starlette.types import ASGIApp
 
 __all__ = ["build_page", "demo"]
 
 _MODEL = ModelOptions()
 _SERVER = Parameter(group=Group("Server", sort_key=4))
+_EVERYWHERE = ("0.0.0.0", "::")
+_MOST_CONNECTIONS = 800
+"""Fewer than the files that a process may have open, 1,024 on most machines."""
+_SWEEP = 5.0
+"""Seconds from one look for what visitors left behind to the next."""
 _FONT = ["system-ui", "sans-serif"]
 """What the machine has: a page that fetches nothing has no fonts of others."""
 _MONO = ["ui-monospace", "monospace"]
@@ -53,7 +65,9 @@ def demo(
     host: Annotated[str, _SERVER] = "127.0.0.1",
     port: Annotated[int, _SERVER] = 7860,
     auth: Annotated[str | None, _SERVER] = None,
-    https: Annotated[bool, _SERVER] = False,
+    open_: Annotated[bool, Parameter(name="--open", negative="", group=_SERVER.group)] = False,
+    allowed_host: Annotated[list[str] | None, _SERVER] = None,
+    https: Annotated[bool | None, _SERVER] = None,
     certificate: Annotated[Path | None, _SERVER] = None,
     key: Annotated[Path | None, _SERVER] = None,
     visitors: Annotated[int, _SERVER] = 4,
@@ -65,17 +79,26 @@ def demo(
         source: A camera, address or file that the server reads and all pages watch ("0", "rtsp://...");
             without it each page brings its own camera.
         model: Which model answers.
-        host: Address to listen on; 0.0.0.0 lets other machines in.
+        host: Address to listen on; 0.0.0.0 lets other machines in, with --auth or --open.
         port: Port to listen on.
-        auth: "user:password" that the page asks for.
+        auth: File whose first line is "user:password", which the page then asks for; the variable
+            EGOLIVE_AUTH does the same.
+        open_: Let in everybody who reaches --host, without a password.
+        allowed_host: Further name under which the page is reached, such as that of a proxy; may be repeated.
         https: Serve over HTTPS, which browsers want before they give a camera to a page of another machine;
-            with a certificate of its own where none is given.
+            as it is, wherever other machines are let in. With a certificate of its own where none is given.
         certificate: Certificate file for HTTPS.
         key: Key file of the certificate.
         visitors: Visitors with a camera at once; further ones wait.
         upload_mb: Most megabytes of a clip.
     """
-    login = None if auth is None else user_and_password(auth)
+    login = read_login(auth)
+    alone = is_loopback(host)
+    if not alone and login is None and not open_:
+        raise UsageError(
+            f"--host {host} lets other machines in: give a password with --auth FILE or {VARIABLE}, or let "
+            "everybody in with --open"
+        )
     if (certificate is None) != (key is None):
         raise UsageError("HTTPS with a certificate of yours needs --certificate and --key")
     for name, value in {"visitors": visitors, "upload-mb": upload_mb}.items():
@@ -100,26 +123,34 @@ def demo(
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egolive-demo-")))
-        if https and certificate is None:
-            certificate, key = self_signed(folder, host)
+        named = list(allowed_host or [])
+        reached = [host] if alone or host not in _EVERYWHERE else own_addresses()
+        if certificate is None and (not alone if https is None else https):
+            certificate, key = self_signed(folder, [*own_names(), "127.0.0.1", "::1", *named, *reached])
         engine = model.load()
         stack.callback(engine.close)
         page, sessions = build_page(engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb)
         stack.callback(sessions.close)
         config = uvicorn.Config(
-            SecurityMiddleware(page, login=login),
+            SecurityMiddleware(page, login=login, names=HostNames(host, named)),
             log_level="warning",
             ws="none",
             ssl_certfile=certificate,
             ssl_keyfile=key,
             timeout_graceful_shutdown=2,
+            limit_concurrency=_MOST_CONNECTIONS,
+            server_header=False,
         )
         scheme = "http" if certificate is None else "https"
-        shown = "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
-        sys.stdout.write(
-            f"{engine.info.name} on {engine.info.device}: {scheme}://{shown}:{port}  (Ctrl-C ends)\n"
-        )
+        shown = ["localhost"] if alone else [*named, *reached]
+        sys.stdout.write(f"{engine.info.name} on {engine.info.device}  (Ctrl-C ends)\n")
+        for name in shown:
+            sys.stdout.write(f"  {scheme}://{f'[{name}]' if ':' in name else name}:{port}\n")
         sys.stdout.flush()
+        if not alone and login is None:
+            note("--open: everybody who reaches this machine may use the page")
+        if not alone and certificate is None:
+            note("plain HTTP: others on the network can read along, and browsers give no camera to the page")
         uvicorn.Server(config).run(sockets=[listening])
     note("the page is closed; what visitors brought is deleted")
 
@@ -162,26 +193,37 @@ def build_page(
     import gradio as gr
     from fastapi import FastAPI
 
-    from egolive.demo.clip_jobs import ClipSessions, add_clip_routes
-    from egolive.demo.clip_tab import ClipPage, clip_tab
-    from egolive.demo.live_tab import live_tab, static_text
-    from egolive.demo.routes import add_live_routes
+    from egolive.demo.clips.clip_jobs import ClipSessions
+    from egolive.demo.clips.clip_routes import UPLOAD, add_clip_routes
+    from egolive.demo.clips.clip_tab import ClipPage, clip_tab
+    from egolive.demo.clips.uploads import Uploads
+    from egolive.demo.live.browser_source import MOST_BYTES
+    from egolive.demo.live.live_tab import live_tab
+    from egolive.demo.live.routes import add_live_routes
 
-    # Gradio keeps uploads there until they are taken out, and serves no other files.
-    uploads = folder / "uploads"
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    # Gradio serves the files under it; nothing is ever put there.
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
     sessions = VisitorSessions(SharedEngine(engine), source, most=visitors)
-    clips = ClipSessions(folder / "clips")
+    taken, upload = folder / "clips", upload_mb * 1_000_000
+    clips = ClipSessions(taken, most=4 * visitors)
+    uploads = Uploads(folder / "uploads", most_bytes=upload, total_bytes=2 * visitors * upload, taken=taken)
     page = ClipPage(sessions.engine, clips, uploads)
-    app = FastAPI(openapi_url=None)
+
+    def sweep() -> None:
+        sessions.sweep()
+        uploads.sweep()
+        clips.sweep()
+
+    app = FastAPI(openapi_url=None, lifespan=partial(_sweeping, sweep))
     add_live_routes(app, sessions)
-    add_clip_routes(app, clips)
+    add_clip_routes(app, clips, uploads)
     with gr.Blocks(title="egolive", analytics_enabled=False, fill_width=True) as blocks:
         with gr.Tab("Live"):
             live_tab(watched=source is not None, think=engine.profile.think)
         with gr.Tab("Clip"):
             clip_tab(page, upload_mb=upload_mb)
         blocks.unload(page.leave)
+    blocks.queue(max_size=16 * visitors, api_open=False)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -194,6 +236,36 @@ def build_page(
         mcp_server=False,
         pwa=False,
         enable_monitoring=False,
-        max_file_size=f"{upload_mb}mb",
+        show_error=False,
     )
-    return app, sessions
+    # Gradio checks the paths that its functions are given only in apps that `launch` started.
+    blocks.has_launched = True
+    gate = RequestGate(
+        app,
+        values=partial(_values_of, blocks),
+        streamed=frozenset({UPLOAD}),
+        most_picture=MOST_BYTES,
+    )
+    return gate, sessions
+
+
+def _values_of(blocks: Blocks, number: int) -> int | None:
+    """How many values one of Gradio's functions takes; None where the server has no such function."""
+    function = blocks.fns.get(number)
+    return None if function is None or function.fn is None else len(function.inputs)
+
+
+@asynccontextmanager
+async def _sweeping(sweep: Callable[[], None], _: object) -> AsyncIterator[None]:
+    """Look again and again for what visitors left behind, while the server runs."""
+
+    async def again() -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            await asyncio.to_thread(sweep)
+
+    task = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        task.cancel()

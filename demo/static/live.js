@@ -61,7 +61,7 @@ function settings() {
 function cameraTrouble(error) {
   if (!window.isSecureContext) {
     return `Browsers give a camera only to pages that come over HTTPS or from this very machine, and this page ` +
-      `came from ${location.origin}. Start the server with: egolive demo --host 0.0.0.0 --https, open ` +
+      `came from ${location.origin}. Start the server with: egolive demo --host 0.0.0.0 --auth FILE, open ` +
       `https://${location.host}, and accept the certificate once.`;
   }
   if (!navigator.mediaDevices) return "This browser has no camera access. Try a current Firefox, Chrome or Safari.";

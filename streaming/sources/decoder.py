@@ -17,6 +17,7 @@ from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import SourceError, SourceLost
 from egolive.streaming.frames import Image, Pixels
 from egolive.streaming.sources.addresses import refuses_transport, scheme_of, why_not_opened, without_password
+from egolive.streaming.sources.limits import check_pixels, most_pixels
 from egolive.streaming.sources.rgb import RgbConverter
 
 __all__ = ["Decoder", "Picture", "TransportRefused", "seek_before", "video_stream"]
@@ -127,6 +128,8 @@ class Decoder:
         return av.open(
             self.address,
             format=self._format,
+            # For finding out what the streams are, which decodes a picture too.
+            options={"max_pixels": str(most_pixels())},
             container_options=self._options,
             timeout=(self._timeout, self._timeout),
             metadata_errors="ignore",
@@ -138,6 +141,12 @@ class Decoder:
         rate = self.stream.average_rate or self.stream.guessed_rate
         # Streams without a constant rate claim the tick of their clock, thousands a second.
         return float(rate) if rate is not None and 0 < rate <= 1000 else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Length by the container, None where it does not say."""
+        duration = self.container.duration
+        return None if duration is None else float(duration / av.time_base)
 
     @property
     def stamped(self) -> bool:
@@ -165,6 +174,9 @@ class Decoder:
             raise SourceError(f"{self.name}: holds no video; give a video file, an address or a camera")
         if stream.codec_context is None:
             raise SourceError(f"{self.name}: no decoder for its video; convert it to H.264")
+        check_pixels(self.name, stream.codec_context.width, stream.codec_context.height)
+        # Pictures may become larger in the middle of a stream.
+        stream.codec_context.options = {"max_pixels": str(most_pixels())}
         return stream
 
     def close(self) -> None:

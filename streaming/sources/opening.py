@@ -20,6 +20,7 @@ from egolive.streaming.sources.files.picture_files import PictureFile
 from egolive.streaming.sources.files.picture_folder import Folder
 from egolive.streaming.sources.files.video_file import VideoFile
 from egolive.streaming.sources.http_address import Kind, probe
+from egolive.streaming.sources.limits import TooManyPixelsError
 from egolive.streaming.sources.live.gstreamer import open_gstreamer
 from egolive.streaming.sources.live.live_stream import LiveStream
 from egolive.streaming.sources.live.reconnect import Reconnecting
@@ -239,6 +240,8 @@ def open_file(path: Path, *, name: str, source_fps: float | None = None, timeout
     if kind == "photo" and form in _DAMAGED:
         try:
             return PictureFile(path, name=name, animated=False)
+        except TooManyPixelsError:
+            raise
         except SourceError:
             decoder = Decoder(path.absolute(), name=name, timeout=timeout, container_format=_DAMAGED[form])
             return VideoFile(decoder)

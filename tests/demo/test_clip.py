@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -25,17 +24,20 @@ from starlette.testclient import TestClient
 
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Answer, Question
-from egolive.demo.clip_jobs import (
+from egolive.demo.clips.clip_jobs import (
+    ClipSession,
     ClipSessions,
-    add_clip_routes,
     find_when,
     find_where,
-    length_of,
     watch_clip,
     write_evidence,
 )
-from egolive.demo.clip_tab import ClipPage
-from egolive.demo.timeline import rows_of, timeline
+from egolive.demo.clips.clip_routes import UPLOAD, add_clip_routes
+from egolive.demo.clips.clip_tab import ClipPage
+from egolive.demo.clips.isolated import clip_seconds
+from egolive.demo.clips.timeline import rows_of, timeline
+from egolive.demo.clips.uploads import Uploads
+from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.frames import Box, Interval
 
@@ -114,20 +116,20 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notes.mp4"
     path.write_text("not a film")
     with pytest.raises(SourceError, match="not a video"):
-        length_of(path)
+        clip_seconds(path)
 
 
 def test_an_upload_is_what_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     shown = [PillowImage.new("RGB", (64, 48), (60 * number, 90, 20)) for number in range(4)]
     shown[0].save(path, "WEBP", save_all=True, append_images=shown[1:], duration=500)
-    assert length_of(path) == pytest.approx(1.5)
+    assert clip_seconds(path) == pytest.approx(1.5)
     shown[0].save(path, "JPEG")
     with pytest.raises(SourceError, match="a photo; a video is wanted"):
-        length_of(path)
+        clip_seconds(path)
     path.write_text("ffconcat version 1.0\nfile clip.mp4\n")
     with pytest.raises(SourceError, match="a playlist"):
-        length_of(path)
+        clip_seconds(path)
 
 
 def answer(task: Any, time: float, text: str = "", *, phrase: str = "", box: bool = False) -> Answer:
@@ -168,24 +170,29 @@ class Desk:
     """The tab's functions as one visitor calls them."""
 
     def __init__(self, folder: Path) -> None:
-        self.uploads = folder / "uploads"
-        self.uploads.mkdir()
+        self.uploads = Uploads(
+            folder / "uploads", most_bytes=10**6, total_bytes=10**7, taken=folder / "clips"
+        )
         self.clips = ClipSessions(folder / "clips")
         self.page = ClipPage(SharedEngine(FakeEngine()), self.clips, self.uploads)
         app = FastAPI()
-        add_clip_routes(app, self.clips)
+        add_clip_routes(app, self.clips, self.uploads)
         self.client = TestClient(app)
 
     def request(self, name: str) -> gr.Request:
         return gr.Request(SimpleNamespace(), session_hash=name)  # type: ignore[arg-type]
 
     def upload(self, source: Path) -> str:
-        folder = self.uploads / "0f"
-        folder.mkdir(exist_ok=True)
-        return str(source.rename(folder / source.name))
+        sent = self.client.post(UPLOAD, params={"name": source.name}, content=source.read_bytes())
+        return str(sent.json()["upload"])
+
+    def session(self, visitor: str) -> ClipSession:
+        session = self.clips.find(visitor)
+        assert session is not None
+        return session
 
     def served(self, visitor: str, name: str) -> int:
-        return self.client.get(f"/clip/{self.clips.of(visitor).word}/{name}").status_code
+        return self.client.get(f"/clip/{self.session(visitor).word}/{name}").status_code
 
 
 @pytest.fixture
@@ -202,10 +209,9 @@ def quiet_progress(*_: object, **__: object) -> None:
 def test_an_upload_is_taken_watched_asked_about_and_deleted_with_its_visitor(desk: Desk, clip: Path) -> None:
     ann = desk.request("ann")
     upload = desk.upload(clip)
-    cleared, told = desk.page.take_upload(upload, ann)
-    assert cleared is None
+    told = desk.page.take_upload(upload, ann)
     assert "clip.mp4, 2.9 s long" in told
-    assert not Path(upload).exists()
+    assert "upload it again" in desk.page.take_upload(upload, ann)
     told, result, strip, _ = desk.page.watch(ann, quiet_progress)  # type: ignore[arg-type]
     assert "answers about 2.9 s" in told
     assert "overlay.mp4" in result
@@ -217,10 +223,10 @@ def test_an_upload_is_taken_watched_asked_about_and_deleted_with_its_visitor(des
     assert "where.jpg" in found
     for name in ("overlay.mp4", "events.jsonl", "evidence.zip", "where.jpg"):
         assert desk.served("ann", name) == 200
-    folder = desk.clips.of("ann").folder
+    session = desk.session("ann")
     desk.page.leave(ann)
-    assert not folder.exists()
-    assert desk.served("ann", "overlay.mp4") == 404
+    assert not session.folder.exists()
+    assert desk.client.get(f"/clip/{session.word}/overlay.mp4").status_code == 404
 
 
 @pytest.mark.parametrize("ends", ["another clip", "the visit"])
@@ -229,7 +235,7 @@ def test_what_is_watched_is_stopped_and_dropped_when_it_is_not_wanted_any_more(
 ) -> None:
     ann = desk.request("ann")
     desk.page.take_upload(desk.upload(clip), ann)
-    session = desk.clips.of("ann")
+    session = desk.session("ann")
     under_way = threading.Event()
 
     def seen(*_: object, desc: str = "", **__: object) -> None:
@@ -260,7 +266,7 @@ def test_what_is_watched_is_stopped_and_dropped_when_it_is_not_wanted_any_more(
 def test_only_results_are_served_and_only_to_whom_they_belong(desk: Desk, clip: Path) -> None:
     ann, bob = desk.request("ann"), desk.request("bob")
     desk.page.take_upload(desk.upload(clip), ann)
-    session = desk.clips.of("ann")
+    session = desk.session("ann")
     assert session.clip is not None
     (session.folder / "secret.txt").write_text("x")
     for name in ("clip.mp4", "secret.txt", "..%2f..%2fsecret.txt", "%2e%2e/events.jsonl"):
@@ -273,30 +279,53 @@ def test_only_results_are_served_and_only_to_whom_they_belong(desk: Desk, clip: 
 
 
 def test_a_file_from_elsewhere_is_not_taken(desk: Desk, clip: Path) -> None:
-    os.link(clip, desk.uploads.parent / "other.mp4")
-    for path in (clip, desk.uploads / ".." / "other.mp4", desk.uploads / "gone.mp4"):
-        _, told = desk.page.take_upload(str(path), desk.request("ann"))
-        assert "upload it again" in told
+    taken: list[object] = [str(clip), {"path": str(clip)}, [str(clip)], 7, None, "", "../../etc/hostname"]
+    for token in taken:
+        assert "upload it again" in desk.page.take_upload(token, desk.request("ann"))
     assert clip.exists()
 
 
-def test_an_upload_of_a_visitor_who_has_left_is_not_kept(desk: Desk, clip: Path) -> None:
+def test_words_that_are_no_text_are_no_question(desk: Desk, clip: Path) -> None:
     ann = desk.request("ann")
-    shutil.rmtree(desk.clips.of("ann").folder)
-    upload = desk.upload(clip)
-    _, told = desk.page.take_upload(upload, ann)
-    assert "page was closed" in told
-    assert not Path(upload).exists()
+    desk.page.take_upload(desk.upload(clip), ann)
+    desk.page.watch(ann, quiet_progress)  # type: ignore[arg-type]
+    for words in ({"path": "/etc/hostname"}, ["mug"], 7, None, "   "):
+        assert "is empty" in desk.page.when(words, ann)[0]
+        assert "is empty" in desk.page.where(words, ann)[0]
+
+
+def test_an_upload_of_a_visitor_who_has_left_is_not_kept(desk: Desk, clip: Path, tmp_path: Path) -> None:
+    ann = desk.request("ann")
+    shutil.rmtree(desk.clips.begin("ann").folder)
+    assert "page was closed" in desk.page.take_upload(desk.upload(clip), ann)
+    assert not list((tmp_path / "uploads").iterdir())
+
+
+def test_whoever_asks_nothing_gives_way_and_is_forgotten(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    clips = ClipSessions(tmp_path, most=2, clock=clock)
+    ann, bob = clips.begin("ann"), clips.begin("bob")
+    with pytest.raises(UsageError, match="2 clips are being looked at"):
+        clips.begin("eve")
+    clock.advance(200)
+    clips.find("bob")
+    clock.advance(200)
+    assert clips.begin("eve").folder.is_dir()
+    assert not ann.folder.exists()
+    clock.advance(3500)
+    clips.sweep()
+    assert not bob.folder.exists()
+    assert clips.find("eve") is not None
 
 
 def test_an_upload_that_is_no_video_is_told_and_leaves_nothing(desk: Desk, tmp_path: Path) -> None:
     notes = tmp_path / "notes.mp4"
     notes.write_text("<b>not a film</b>")
-    _, told = desk.page.take_upload(desk.upload(notes), desk.request("ann"))
+    told = desk.page.take_upload(desk.upload(notes), desk.request("ann"))
     assert "notes.mp4" in told
     assert "not a video" in told
     assert str(tmp_path) not in told
-    assert not list(desk.clips.of("ann").folder.iterdir())
+    assert not list(desk.session("ann").folder.iterdir())
 
 
 def test_the_bundled_clip_is_there(desk: Desk) -> None:

@@ -42,7 +42,7 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def opened(coded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     # A name that is not of this machine, for pages without HTTPS.
-    names = "--host-resolver-rules=MAP glasses.example 127.0.0.1"
+    names = "--host-resolver-rules=MAP *.example 127.0.0.1"
     profile = tmp_path_factory.mktemp("profile")
     with chromium.browser(*camera(coded), names, profile=profile) as browser:
         yield browser
@@ -249,10 +249,10 @@ def test_an_engine_that_dies_is_told_and_can_be_started_again(place: Place) -> N
 
 
 def test_a_page_without_https_says_how_to_get_the_camera(place: Place) -> None:
-    address = place.serve(FakeEngine()).replace("127.0.0.1", "glasses.example")
+    address = place.serve(FakeEngine(), allowed=["glasses.example"]).replace("127.0.0.1", "glasses.example")
     page = place.page(address)
     page.click("Start the camera")
-    page.wait("document.querySelector('.ego-message').textContent.includes('--https')")
+    page.wait("document.querySelector('.ego-message').textContent.includes('--auth')")
     assert "glasses.example" in text(page, "message")
 
 
@@ -284,23 +284,21 @@ def test_a_clip_is_uploaded_watched_and_asked_about(place: Place, tmp_path: Path
     place.serve(FakeEngine(), upload_mb=5)
     page = place.page()
     page.click("Clip")
-    page.wait("!!document.querySelector('input[type=file]')")
+    page.wait("!!document.querySelector('.ego-file')")
     status = "document.querySelector('#clip-status').textContent"
 
     huge = tmp_path / "huge.mp4"
     with huge.open("wb") as file:
         file.truncate(2_000_000_000)
-    page.attach("input[type=file]", huge)
-    page.wait(
-        "/size|large/i.test(document.querySelector('.toast-wrap, [data-testid=toast-body]')?.textContent)"
-    )
+    page.attach(".ego-file", huge)
+    page.wait("document.querySelector('.ego-drop-text').textContent.includes('at most 5 MB')")
 
     notes = tmp_path / "notes.mp4"
     notes.write_text("not a film")
-    page.attach("input[type=file]", notes)
+    page.attach(".ego-file", notes)
     page.wait(f"{status}.includes('not a video')")
 
-    page.attach("input[type=file]", write_clip(tmp_path / "tea.mp4"))
+    page.attach(".ego-file", write_clip(tmp_path / "tea.mp4"))
     page.wait(f"{status}.includes('tea.mp4')")
     page.click("Watch it")
     page.wait("document.querySelector('#clip-result video')?.readyState >= 1")

@@ -19,10 +19,10 @@ from starlette.testclient import TestClient
 
 from egolive.assistant.runtime.engine_lock import EngineLock, SharedEngine
 from egolive.assistant.schema.engine import Delta, Prompt, Request
-from egolive.demo.browser_source import BrowserSource
-from egolive.demo.routes import add_live_routes, settings_of
-from egolive.demo.sessions import VisitorSessions
-from egolive.demo.state_sink import StateSink
+from egolive.demo.live.browser_source import BrowserSource
+from egolive.demo.live.routes import add_live_routes, settings_of
+from egolive.demo.live.sessions import VisitorSessions
+from egolive.demo.live.state_sink import StateSink
 from egolive.streaming.errors import EngineError, SourceError, UsageError
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics

@@ -45,9 +45,9 @@ from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO
 from egolive.benchmarks.robustness.scripted_engine import ScriptedEngine, scene
-from egolive.demo.browser_source import BrowserSource
-from egolive.demo.routes import add_live_routes, settings_of
-from egolive.demo.sessions import VisitorSessions
+from egolive.demo.live.browser_source import BrowserSource
+from egolive.demo.live.routes import add_live_routes, settings_of
+from egolive.demo.live.sessions import VisitorSessions
 from egolive.streaming.errors import EgoliveError
 from egolive.streaming.frames import Interval
 from egolive.streaming.recording.recording import Recording
@@ -389,7 +389,7 @@ def test_the_settings_of_a_page_are_taken_or_refused(fields: Any) -> None:
 def client() -> Iterator[TestClient]:
     """The live routes of the page, served in this process."""
     # A picture that cannot be decoded is never shown; nobody waits for it here.
-    with patch("egolive.demo.routes._TIMEOUT", 0.01):
+    with patch("egolive.demo.live.routes._TIMEOUT", 0.01):
         sessions = VisitorSessions(SharedEngine(ScriptedEngine(None)), most=2)
         app = FastAPI()
         add_live_routes(app, sessions)
@@ -409,7 +409,7 @@ def test_no_route_of_the_page_fails(client: TestClient) -> None:
     def request(asked: tuple[str, bytes], word: str | None, time: str) -> None:
         action, body = asked
         if word is None:
-            word = client.post("/live/open", json={"tasks": ["ground"]}).json()["visit"]
+            word = client.post("/live/open", json={"tasks": ["ground"]}).json().get("visit", "nobody")
         path = "/live/open" if action == "open" else f"/live/{quote(word)}/{action}"
         name = "after" if action == "view" else "time"
         method = "GET" if action == "view" else "POST"
@@ -417,6 +417,8 @@ def test_no_route_of_the_page_fails(client: TestClient) -> None:
         opened = reply.json().get("visit", "") if action == "open" else ""
         for visit in {word, opened} - {""}:
             client.post(f"/live/{quote(visit)}/close")
-        assert reply.status_code < 500, f"{action}: status {reply.status_code}"
+        # The visits before may not have ended yet.
+        full = reply.status_code == 503 and reply.json()["full"]
+        assert reply.status_code < 500 or full, f"{action}: status {reply.status_code}"
 
     request()

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from starlette.types import ASGIApp
 
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.app import build_page
-from egolive.demo.security import SecurityMiddleware
-from egolive.demo.sessions import VisitorSessions
+from egolive.demo.live.sessions import VisitorSessions
+from egolive.demo.security.login import Login
+from egolive.demo.security.middleware import SecurityMiddleware
+from egolive.demo.security.names import HostNames
 
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))), None
@@ -56,10 +58,12 @@ def built(engine: Engine, folder: Path, **options: Any) -> Iterator[tuple[ASGIAp
 
 
 @contextmanager
-def served(engine: Engine, folder: Path, **options: Any) -> Iterator[str]:
+def served(
+    engine: Engine, folder: Path, *, allowed: Sequence[str] = (), login: Login | None = None, **options: Any
+) -> Iterator[str]:
     """The demo's page on a port of this machine; gives its address."""
     with built(engine, folder, **options) as (app, sessions):
-        guarded = SecurityMiddleware(app)
+        guarded = SecurityMiddleware(app, login=login, names=HostNames(allowed=allowed))
         config = uvicorn.Config(guarded, host="127.0.0.1", port=0, log_level="warning", ws="none")
         config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)

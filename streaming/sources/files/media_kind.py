@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from PIL import Image as PillowImage
+
+from egolive.streaming.sources.limits import open_picture
 
 __all__ = ["MediaKind", "kind_of", "picture_format"]
 
@@ -202,11 +203,8 @@ def _kind_of_jpeg(file: BinaryIO) -> MediaKind:
 
 def _is_animated(file: BinaryIO, form: str) -> bool:
     try:
-        with warnings.catch_warnings():
-            # How large or how damaged it is matters to those who decode it.
-            warnings.simplefilter("ignore")
-            with PillowImage.open(file, formats=(form,)) as opened:
-                return bool(getattr(opened, "is_animated", False))
+        with open_picture(file, (form,)) as opened:
+            return bool(getattr(opened, "is_animated", False))
     except (OSError, ValueError, SyntaxError, EOFError, PillowImage.DecompressionBombError):
         return False
 

@@ -15,6 +15,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from egolive.streaming.errors import SourceError
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.sources.files.media_kind import picture_format
+from egolive.streaming.sources.limits import check_pixels, open_picture
 from egolive.streaming.sources.source import Source
 
 __all__ = ["PictureFile", "read_picture", "rgb_of"]
@@ -129,7 +130,13 @@ def _opened(source: Path | bytes, name: str) -> PillowImage.Image:
             f"{name}: a HEIF photo, which needs pillow-heif; run pip install pillow-heif, or save it as JPEG"
         )
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    return PillowImage.open(file, formats=("HEIF",) if heif else _FORMATS)
+    opened = open_picture(file, ("HEIF",) if heif else _FORMATS)
+    try:
+        check_pixels(name, *opened.size)
+    except SourceError:
+        opened.close()
+        raise
+    return opened
 
 
 @cache

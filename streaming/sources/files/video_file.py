@@ -19,6 +19,7 @@ from egolive.streaming.frames import Frame
 from egolive.streaming.sources.decoder import Decoder, Picture
 from egolive.streaming.sources.files.timestamps import Timeline
 from egolive.streaming.sources.files.video_index import SAME_TIME, index_of
+from egolive.streaming.sources.limits import most_pixels
 from egolive.streaming.sources.source import Source
 
 __all__ = ["VideoFile"]
@@ -64,7 +65,8 @@ class VideoFile(Source):
         if self._first is None:
             decoder.close()
             raise SourceError(
-                f"{self.name}: no picture can be decoded ({self.broken} broken pieces); is it damaged?"
+                f"{self.name}: no picture can be decoded ({self.broken} broken pieces); it is damaged, "
+                f"or its pictures have more than {most_pixels() / 1e6:g} million pixels"
             )
         self._index = index_of(decoder, self._first.stamp or 0.0, self._step)
 
@@ -87,6 +89,11 @@ class VideoFile(Source):
     def size(self) -> tuple[int, int] | None:  # type: ignore[override]
         """Width and height of the newest picture, pixels."""
         return self._decoder.size
+
+    @property
+    def seconds(self) -> float | None:
+        """Length of the file, None where it does not say."""
+        return self._decoder.seconds
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the end of the file."""

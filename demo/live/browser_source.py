@@ -23,6 +23,10 @@ __all__ = ["MOST_BYTES", "BrowserSource", "StreamEndedError"]
 MOST_BYTES = 4_000_000
 """Of one picture."""
 _MOST_PIXELS = 4096 * 2304
+_MOST_SCANNED = 40_000_000
+"""Pixels times scans of a progressive JPEG: each scan costs as much as a picture."""
+_SCAN = b"\xff\xda"
+"""Begins a scan. In what is between markers, 0xff is always followed by 0 or a restart marker."""
 _LEAST_SIDE = 32
 """Pixels: what is smaller shows no hand."""
 
@@ -63,6 +67,7 @@ class BrowserSource(Source):
         self._timeout = timeout
         self._clock = clock or MonotonicClock()
         self._live_clock = LiveClock()
+        self._made = self._clock.now()
         self._arrived: float | None = None
         self._box: Mailbox[_Posted] = Mailbox(live=True)
         # Requests may come in on several threads.
@@ -74,6 +79,11 @@ class BrowserSource(Source):
     def drops(self) -> int:
         """Pictures for which a newer one came before they were decoded."""
         return self._box.drops.get("busy", 0)
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since the newest picture, or since it was made where none has come."""
+        return self._clock.now() - (self._made if self._arrived is None else self._arrived)
 
     def put(self, jpeg: bytes, time: float) -> int:
         """Take a picture; never waits.
@@ -120,7 +130,7 @@ class BrowserSource(Source):
             if posted is None:
                 return
             try:
-                with PillowImage.open(io.BytesIO(posted.jpeg)) as picture:
+                with PillowImage.open(io.BytesIO(posted.jpeg), formats=("JPEG",)) as picture:
                     image = np.asarray(picture.convert("RGB"))
             except OSError:
                 self.broken += 1
@@ -149,4 +159,10 @@ def _check(jpeg: bytes) -> None:
         raise SourceError(
             f"the picture has {width}x{height} pixels; sides of {_LEAST_SIDE} or more and at most "
             f"{_MOST_PIXELS / 1e6:.0f} million pixels are taken"
+        )
+    scans = jpeg.count(_SCAN)
+    if scans > 1 and scans * width * height > _MOST_SCANNED:
+        raise SourceError(
+            f"the picture has {width}x{height} pixels in {scans} scans, which takes too long to decode; "
+            "send baseline JPEG"
         )

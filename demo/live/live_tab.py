@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
 import gradio as gr
 
-__all__ = ["live_tab", "static_text"]
+from egolive.demo.static_text import static_text
 
-
-def static_text(name: str) -> str:
-    """A file of the page: markup, script or style."""
-    return resources.files("egolive.demo").joinpath("static", name).read_text(encoding="utf-8")
+__all__ = ["live_tab"]
 
 
 def live_tab(*, watched: bool, think: bool) -> gr.HTML:

@@ -13,9 +13,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from egolive.assistant.schema.answers import Question, Task
-from egolive.demo.browser_source import MOST_BYTES, BrowserSource, StreamEndedError
-from egolive.demo.sessions import Settings, VisitorSession, VisitorSessions
-from egolive.demo.state_sink import State
+from egolive.demo.live.browser_source import MOST_BYTES, BrowserSource, StreamEndedError
+from egolive.demo.live.sessions import Settings, VisitorSession, VisitorSessions
+from egolive.demo.live.state_sink import State
+from egolive.demo.security.names import client_network
 from egolive.streaming.errors import EgoliveError, SourceError, UsageError
 
 __all__ = ["add_live_routes", "settings_of"]
@@ -46,9 +47,10 @@ def add_live_routes(app: FastAPI, sessions: VisitorSessions, *, longest: int = 6
     @router.post("/open")
     async def open_session(request: Request) -> Response:
         settings = settings_of(await _json(request))
-        word = await run_in_threadpool(sessions.open, settings)
+        address = client_network(request.client.host if request.client else None)
+        word = await run_in_threadpool(sessions.open, settings, address)
         if word is None:
-            count = len(sessions)
+            count = await run_in_threadpool(len, sessions)
             message = f"{count} visitors are looking, which is all there is room for; trying again"
             return JSONResponse({"error": message, "full": True}, status_code=503)
         info = sessions.engine.info

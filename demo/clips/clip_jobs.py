@@ -17,44 +17,42 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import av
 import cv2
-from fastapi import FastAPI
-from fastapi.responses import FileResponse, PlainTextResponse, Response
 
-from egolive.assistant.ask import ClipOptions, ask_task
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.overlay import draw
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, VideoSink, answer_event
-from egolive.assistant.model.media import load_video
+from egolive.assistant.model.media import window_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
-from egolive.streaming.errors import SourceError, UsageError
+from egolive.demo.clips.isolated import IsolatedClip, clip_frames
+from egolive.streaming.clock import Clock, MonotonicClock
+from egolive.streaming.errors import SinkError, SourceError, UsageError
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
-from egolive.streaming.sources.files.media_kind import kind_of
-from egolive.streaming.sources.files.picture_files import PictureFile
-from egolive.streaming.sources.opening import open_source
 from egolive.streaming.video_writer import VideoWriter
 
 __all__ = [
+    "SERVED",
     "ClipSession",
     "ClipSessions",
     "Watched",
-    "add_clip_routes",
     "find_when",
     "find_where",
-    "length_of",
     "watch_clip",
     "write_evidence",
 ]
 
-_SERVED = {
+SERVED = {
     "overlay.mp4": "video/mp4",
     "events.jsonl": "application/jsonl",
     "evidence.zip": "application/zip",
     "where.jpg": "image/jpeg",
 }
 """Names and kinds of the files that are given out; there is no way to name another."""
+_YIELDS = 300.0
+_FORGOTTEN = 3600.0
+"""Seconds without a question or a download."""
 _LOOKS = 8
 """Pictures of a clip in which a thing is looked for, the newest first."""
 
@@ -82,10 +80,14 @@ class ClipSession:
     word: str
     folder: Path
     clip: Path | None = None
+    seconds: float = 0.0
+    """Length of the clip."""
     watched: Watched | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     at_work: threading.Lock = field(default_factory=threading.Lock)
     """Held while the clip is looked at: its files stay until then."""
+    used: float = 0.0
+    """When something was last asked of it, by the clock of `ClipSessions`."""
     unwanted: threading.Event = field(default_factory=threading.Event)
     """What is looked at is to be dropped as soon as that has stopped."""
 
@@ -124,24 +126,6 @@ class _Progress:
     def close(self) -> None: ...
 
 
-def length_of(clip: Path) -> float:
-    """Seconds of a video.
-
-    Raises:
-        SourceError: It is no video, or its length is not known.
-    """
-    if kind_of(clip) == "photo":
-        raise SourceError(f"{clip.name}: a photo; a video is wanted here")
-    # The reader of streams refuses what it cannot read, in words for people.
-    with open_source(clip) as opened:
-        if isinstance(opened, PictureFile):
-            return max(frame.time for frame in opened)
-    with av.open(str(clip.absolute())) as container:
-        if container.duration is None or not container.streams.video:
-            raise SourceError(f"{clip.name}: does not tell how long it is; save it as MP4")
-        return float(container.duration / av.time_base)
-
-
 def watch_clip(
     engine: Engine,
     clip: Path,
@@ -164,15 +148,18 @@ def watch_clip(
     Raises:
         EgoliveError: The clip cannot be read, the engine failed, or the disk is full.
     """
-    length = length_of(clip)
     answers: list[Answer] = []
     reached = _Progress(progress)
     profile, metrics = engine.profile, Metrics()
     raw = folder / "overlay.part.mp4"
     questions = live_questions(("intent", "next", "ground"), think=profile.think)
-    with Assistant(engine, questions=questions, metrics=metrics) as assistant:
+    with (
+        IsolatedClip(clip) as source,
+        Assistant(engine, questions=questions, metrics=metrics) as assistant,
+    ):
+        length = source.seconds
         report = run_stream(
-            open_source(clip),
+            source,
             assistant,
             [
                 EventSink(folder / "events.jsonl"),
@@ -201,7 +188,12 @@ def find_when(engine: Engine, watched: Watched, event: str) -> Answer:
         EgoliveError: The clip cannot be read, or the engine failed.
     """
     question = _question("when", event, "write what you did, for example: open the fridge")
-    answer = ask_task(question, engine, video=watched.clip, clip=ClipOptions(end=watched.seconds))
+    profile = engine.profile
+    # As many frames as the longest rolling window has.
+    most = 2 * (2 * profile.window_slices - 1)
+    frames = clip_frames(watched.clip, fps=profile.fps, max_frames=most, end=watched.seconds)
+    with Assistant(engine) as assistant:
+        (answer,) = assistant.answer([question], window=window_of(frames))
     watched.asked.append(answer)
     return answer
 
@@ -217,7 +209,7 @@ def find_where(engine: Engine, watched: Watched, thing: str) -> tuple[Answer, Fr
         EgoliveError: The clip cannot be read, or the engine failed.
     """
     question = _question("ground", thing, "write what you look for, for example: red mug")
-    frames = load_video(watched.clip, nframes=_LOOKS, end=watched.seconds)
+    frames = clip_frames(watched.clip, nframes=_LOOKS, end=watched.seconds)
     with Assistant(engine) as assistant:
         for frame in reversed(frames):
             (answer,) = assistant.answer([question], picture=frame)
@@ -225,7 +217,11 @@ def find_where(engine: Engine, watched: Watched, thing: str) -> tuple[Answer, Fr
                 break
     watched.asked.append(answer)
     picture = cv2.cvtColor(draw(frame, [answer], frame.time), cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(watched.folder / "where.jpg"), picture)
+    encoded, jpeg = cv2.imencode(".jpg", picture)
+    if not encoded:
+        raise SourceError(f"{watched.clip.name}: its picture cannot be saved as JPEG")
+    with _told_full_disk():
+        (watched.folder / "where.jpg").write_bytes(jpeg.tobytes())
     return answer, frame
 
 
@@ -233,7 +229,7 @@ def write_evidence(engine: Engine, watched: Watched) -> Path:
     """Pack what was answered, by what, and the picture of the last search; returns the file's path."""
     path = watched.folder / "evidence.zip"
     asked = [answer_event(answer, answer.time) for answer in watched.asked]
-    with ZipFile(path, "w", ZIP_DEFLATED) as bundle:
+    with _told_full_disk(), ZipFile(path, "w", ZIP_DEFLATED) as bundle:
         bundle.writestr("engine.json", json.dumps(asdict(engine.info), indent=2))
         bundle.writestr("asked.json", json.dumps(asked, indent=2, ensure_ascii=False))
         for name in ("events.jsonl", "where.jpg"):
@@ -243,30 +239,61 @@ def write_evidence(engine: Engine, watched: Watched) -> Path:
 
 
 class ClipSessions:
-    """All visitors' clips."""
+    """All visitors' clips.
 
-    def __init__(self, folder: Path) -> None:
-        """Keep them under a folder."""
+    Args:
+        folder: They are kept under it.
+        most: Visitors with a clip at once. Where there are so many, whoever has asked nothing for
+            five minutes gives way.
+        clock: What that is measured with; the machine's own without it.
+    """
+
+    def __init__(self, folder: Path, *, most: int = 16, clock: Clock | None = None) -> None:
         self._folder = folder
+        self._most = most
+        self._clock = clock or MonotonicClock()
         self._changing = threading.Lock()
         self._sessions: dict[str, ClipSession] = {}
 
-    def of(self, visitor: str) -> ClipSession:
-        """A visitor's own, made when first asked for."""
+    def find(self, visitor: str) -> ClipSession | None:
+        """A visitor's own; None where no clip was brought."""
+        with self._changing:
+            session = self._sessions.get(visitor)
+            if session is not None:
+                session.used = self._clock.now()
+            return session
+
+    def begin(self, visitor: str) -> ClipSession:
+        """A visitor's own, made where there is none.
+
+        Raises:
+            UsageError: There are as many as may be.
+        """
+        unused = None
+        with self._changing:
+            if visitor not in self._sessions and len(self._sessions) >= self._most:
+                unused = self._longest_unused(_YIELDS)
+                if unused is None:
+                    raise UsageError(f"{self._most} clips are being looked at; try again in a few minutes")
+        if unused is not None:
+            self.leave(unused)
         with self._changing:
             if visitor not in self._sessions:
                 word = secrets.token_urlsafe(16)
                 folder = self._folder / word
                 folder.mkdir(parents=True)
                 self._sessions[visitor] = ClipSession(word, folder)
-            return self._sessions[visitor]
+            session = self._sessions[visitor]
+            session.used = self._clock.now()
+            return session
 
     def file(self, word: str, name: str) -> Path | None:
         """A file that may be given out; None where there is none of that name."""
         with self._changing:
             session = next((session for session in self._sessions.values() if session.word == word), None)
-        if session is None or name not in _SERVED:
+        if session is None or name not in SERVED:
             return None
+        session.used = self._clock.now()
         path = session.folder / name
         return path if path.is_file() else None
 
@@ -278,16 +305,29 @@ class ClipSessions:
             with session.emptied():
                 shutil.rmtree(session.folder, ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Delete what nobody has asked anything of for an hour; a page that was closed tells so itself."""
+        while True:
+            with self._changing:
+                unused = self._longest_unused(_FORGOTTEN)
+            if unused is None:
+                return
+            self.leave(unused)
 
-def add_clip_routes(app: FastAPI, clips: ClipSessions) -> None:
-    """Add the route under which results are seen and downloaded."""
+    def _longest_unused(self, seconds: float) -> str | None:
+        idle = [one for one, session in self._sessions.items() if not session.at_work.locked()]
+        found = min(idle, key=lambda one: self._sessions[one].used, default=None)
+        return found if found and self._clock.now() - self._sessions[found].used > seconds else None
 
-    @app.get("/clip/{word}/{name}")
-    def file(word: str, name: str) -> Response:
-        path = clips.file(word, name)
-        if path is None:
-            return PlainTextResponse("There is no such file, or the visit is over.", status_code=404)
-        return FileResponse(path, media_type=_SERVED[name], headers={"Cache-Control": "no-store"})
+
+@contextmanager
+def _told_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(
+            f"the server cannot keep the result ({error.strerror}); its disk may be full"
+        ) from error
 
 
 def _question(task: str, words: str, hint: str) -> Question:

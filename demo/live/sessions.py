@@ -14,9 +14,10 @@ from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Question, Task
-from egolive.demo.browser_source import BrowserSource
-from egolive.demo.state_sink import State, StateSink
-from egolive.streaming.errors import EgoliveError, SourceError
+from egolive.demo.live.browser_source import BrowserSource
+from egolive.demo.live.state_sink import State, StateSink
+from egolive.demo.security.names import is_loopback
+from egolive.streaming.errors import EgoliveError, SourceError, UsageError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.sources.source import Source
 
@@ -116,14 +117,31 @@ class VisitorSession:
         """Ask other things from now on; what was seen is forgotten.
 
         Raises:
+            UsageError: Another change is under way.
             SourceError: The source cannot be opened again.
         """
-        with self._changing_run:
+        # Nobody waits for another: each would take a thread of the server.
+        if not self._changing_run.acquire(blocking=False):
+            raise UsageError("the change before is not done yet; try again")
+        try:
             self._run.stop()
             self._run.join()
             run = _Run(self._engine, self._open(), settings, pictures=self._pictures)
             self.settings, self._run = settings, run
             run.start()
+        finally:
+            self._changing_run.release()
+
+    @property
+    def quiet(self) -> float:
+        """Seconds without a picture of the visitor's camera; 0 where the server's is watched."""
+        source = self._run.source
+        return source.quiet if isinstance(source, BrowserSource) else 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has ended too."""
+        return not self.changing and not self._run.alive
 
     def close(self) -> None:
         """End the run, without waiting for it."""
@@ -169,6 +187,10 @@ class _Run:
     def join(self, timeout: float | None = None) -> None:
         self._thread.join(timeout)
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def _play(self) -> None:
         error = ""
         try:
@@ -193,29 +215,43 @@ class _Run:
 
 
 class VisitorSessions:
-    """All sessions of a server, at most so many at once; each has a random identifier."""
+    """All sessions of a server, at most so many at once; each has a random identifier.
+
+    Args:
+        engine: What answers all of them.
+        open_source: Opens the server's own source, which all pages watch; pages bring their cameras
+            without it.
+        most: Visitors with a camera at once. A place is free again when its thread has ended.
+        first_picture: Seconds within which a visitor's camera has to send its first picture, and
+            after which one that sends none gives way where others wait.
+    """
 
     def __init__(
-        self, engine: SharedEngine, open_source: Callable[[], Source] | None = None, *, most: int = 4
+        self,
+        engine: SharedEngine,
+        open_source: Callable[[], Source] | None = None,
+        *,
+        most: int = 4,
+        first_picture: float = 10.0,
     ) -> None:
-        """Start with nobody.
-
-        Args:
-            engine: What answers all of them.
-            open_source: Opens the server's own source, which all pages watch; pages bring their cameras
-                without it.
-            most: Visitors with a camera at once.
-        """
         self.engine = engine
         self.watched = open_source is not None
         """Whether pages watch a source of the server."""
         self._open = open_source or BrowserSource
         self._most = most
+        self._patience = first_picture
         self._changing = threading.Lock()
         self._sessions: dict[str, VisitorSession] = {}
+        self._address: dict[str, str] = {}
+        self._ending: list[VisitorSession] = []
+        """Closed ones whose thread has not ended yet: they keep their place."""
 
-    def open(self, settings: Settings) -> str | None:
+    def open(self, settings: Settings, address: str = "127.0.0.1") -> str | None:
         """Begin a session; returns its identifier, or None where the server is full.
+
+        Args:
+            settings: What is asked.
+            address: Whose it is. One address of the network may have half of the places; this machine all.
 
         Raises:
             SourceError: The server's source cannot be opened.
@@ -226,9 +262,15 @@ class VisitorSessions:
             if self.watched and self._sessions:
                 return next(iter(self._sessions))
             if len(self._sessions) >= self._most:
+                self._close_quiet()
+            if len(self._sessions) + len(self._ending) >= self._most:
+                return None
+            theirs = sum(address == one for one in self._address.values())
+            if not is_loopback(address) and theirs >= max(1, self._most // 2):
                 return None
             word = secrets.token_urlsafe(16)
             self._sessions[word] = VisitorSession(self.engine, self._open, settings, pictures=self.watched)
+            self._address[word] = address
             return word
 
     def get(self, word: str) -> VisitorSession | None:
@@ -238,27 +280,48 @@ class VisitorSessions:
     def leave(self, word: str) -> None:
         """A page was closed; what is watched by all goes on."""
         with self._changing:
-            if not self.watched and (session := self._sessions.pop(word, None)):
-                session.close()
+            if not self.watched and word in self._sessions:
+                self._end(word)
+
+    def sweep(self) -> None:
+        """End the sessions that never sent a picture, and forget those that have ended."""
+        with self._changing:
+            self._sweep()
 
     def close(self) -> None:
         """End all sessions and wait for them."""
         with self._changing:
-            sessions = list(self._sessions.values())
-            self._sessions.clear()
-        for session in sessions:
-            session.close()
+            for word in list(self._sessions):
+                self._end(word)
+            sessions = list(self._ending)
         started = time.monotonic()
         for session in sessions:
             session.join(max(0.0, 10.0 - (time.monotonic() - started)))
 
     def __len__(self) -> int:
+        """Places that are taken."""
         with self._changing:
             self._sweep()
-            return len(self._sessions)
+            return len(self._sessions) + len(self._ending)
 
     def _sweep(self) -> None:
-        """Forget sessions whose run has ended, for example because no picture came any more."""
         for word, session in list(self._sessions.items()):
-            if session.over:
-                del self._sessions[word]
+            source = session.source
+            silent = isinstance(source, BrowserSource) and source.origin is None
+            # A run also ends by itself, for example because no picture came any more.
+            if session.over or (silent and not session.changing and session.quiet > self._patience):
+                self._end(word)
+        self._ending = [session for session in self._ending if not session.ended]
+
+    def _close_quiet(self) -> None:
+        """Where all places are taken, the one that has sent nothing for longest gives way."""
+        word, session = max(self._sessions.items(), key=lambda item: item[1].quiet)
+        if session.quiet > self._patience:
+            self._end(word)
+
+    def _end(self, word: str) -> None:
+        session = self._sessions.pop(word)
+        del self._address[word]
+        session.close()
+        if not session.ended:
+            self._ending.append(session)

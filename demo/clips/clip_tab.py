@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from html import escape
-from pathlib import Path
+from pathlib import PurePath
 from typing import Literal
 
 import gradio as gr
@@ -13,76 +13,82 @@ import gradio as gr
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.engine_lock import SharedEngine
-from egolive.demo.clip_jobs import (
+from egolive.demo.clips.clip_jobs import (
     ClipSession,
     ClipSessions,
     Watched,
     find_when,
     find_where,
-    length_of,
     watch_clip,
     write_evidence,
 )
-from egolive.demo.live_tab import static_text
-from egolive.demo.timeline import rows_of, timeline
+from egolive.demo.clips.isolated import clip_seconds
+from egolive.demo.clips.timeline import rows_of, timeline
+from egolive.demo.clips.uploads import Uploads
+from egolive.demo.static_text import static_text
 from egolive.streaming.errors import EgoliveError, UsageError
 
 __all__ = ["ClipPage", "clip_tab"]
 
 MOST_SECONDS = 300.0
 """Of a clip that are watched."""
+_NO_CLIP = "Bring a clip first: upload one, or take the bundled one."
+_NOT_WATCHED = "Watch a clip first; then ask about it."
 _BUSY = "Your clip is being looked at; wait until what is under way has ended, or stop it."
 
 
 class ClipPage:
-    """What the tab's buttons do; each visitor has a session in `clips`."""
+    """What the tab's buttons do; each visitor has a session in `clips`.
 
-    def __init__(self, engine: SharedEngine, clips: ClipSessions, uploads: Path) -> None:
+    What comes from a page is of any kind: the functions take nothing but text from it.
+    """
+
+    def __init__(self, engine: SharedEngine, clips: ClipSessions, uploads: Uploads) -> None:
         """Work with an engine and the visitors' clips.
 
         Args:
             engine: What answers.
             clips: Of all visitors.
-            uploads: Where Gradio puts files; nothing is taken from elsewhere.
+            uploads: What was sent and not taken yet.
         """
-        self._uploads = uploads.resolve()
+        self._uploads = uploads
         self._engine = engine
         self._clips = clips
 
-    def take_upload(self, upload: str | None, request: gr.Request) -> tuple[None, str]:
-        """Move an upload out of Gradio's folder into the visitor's; returns the status line."""
+    def take_upload(self, token: object, request: gr.Request) -> str:
+        """Take what was uploaded under a token; returns the status line."""
+        upload = self._uploads.claim(token) if isinstance(token, str) else None
         if upload is None:
-            return None, status("")
-        source = Path(upload).resolve()
-        if not source.is_relative_to(self._uploads) or not source.is_file():
-            return None, status("The upload is not there any more; upload it again.")
+            return status("The upload is not there any more; upload it again.")
 
         def take(session: ClipSession) -> str:
             with session.emptied():
-                clip = session.folder / f"clip{source.suffix[:8]}"
-                shutil.move(source, clip)
+                suffix = PurePath(upload.name).suffix
+                clip = session.folder / f"clip{suffix if suffix[1:].isalnum() else ''}"[:16]
+                shutil.move(upload.path, clip)
                 try:
-                    seconds = length_of(clip)
+                    seconds = clip_seconds(clip)
                 except EgoliveError as error:
                     clip.unlink()
-                    raise UsageError(str(error).replace(str(clip), source.name)) from error
-                session.clip = clip
-            return _ready(source.name, seconds)
+                    raise UsageError(str(error).replace(clip.name, upload.name, 1)) from error
+                session.clip, session.seconds = clip, seconds
+            return _ready(upload.name, seconds)
 
         try:
-            return None, self._reply(request, take)
+            return self._reply(request, take)
         finally:
             # Where it was not taken, it is not kept either.
-            source.unlink(missing_ok=True)
+            upload.path.unlink(missing_ok=True)
 
     def take_bundled(self, request: gr.Request) -> str:
         """Take the clip that comes with the package; returns the status line."""
 
         def take(session: ClipSession) -> str:
             clip = bundled_clip()
+            seconds = clip_seconds(clip)
             with session.emptied():
-                session.clip = clip
-            return _ready(clip.name, length_of(clip))
+                session.clip, session.seconds = clip, seconds
+            return _ready(clip.name, seconds)
 
         return self._reply(request, take)
 
@@ -93,6 +99,8 @@ class ClipPage:
     ) -> tuple[str, str, str, str]:
         """Watch the visitor's clip; returns the status line, the video, the timeline and no answer yet."""
         session = self._session(request)
+        if session is None:
+            return status(_NO_CLIP), "", "", ""
         # Nobody waits here: whoever does takes the place of other visitors.
         if not session.at_work.acquire(blocking=False):
             return status(_BUSY), "", "", ""
@@ -107,8 +115,8 @@ class ClipPage:
 
     def _watch(self, session: ClipSession, progress: gr.Progress) -> tuple[str, str, str, str]:
         if session.clip is None:
-            return status("Bring a clip first: upload one, or take the bundled one."), "", "", ""
-        whole = min(length_of(session.clip), MOST_SECONDS)
+            return status(_NO_CLIP), "", "", ""
+        whole = min(session.seconds, MOST_SECONDS)
         reached = -1.0
 
         def report(time: float) -> None:
@@ -128,33 +136,34 @@ class ClipPage:
                 progress=report,
                 stop=session.stop,
             )
+            write_evidence(self._engine, watched)
         except EgoliveError as error:
             return status(str(error)), "", "", ""
         session.watched = watched
-        write_evidence(self._engine, watched)
         cut = f" Only the first {watched.seconds:.0f} s were watched." if watched.cut else ""
         said = status(f"{len(watched.answers)} answers about {watched.seconds:.1f} s.{cut}")
         return said, _result(session), _strip(watched), ""
 
     def stop(self, request: gr.Request) -> None:
         """End watching; what has been watched by then is shown."""
-        self._session(request).stop.set()
+        if (session := self._session(request)) is not None:
+            session.stop.set()
 
-    def when(self, words: str, request: gr.Request) -> tuple[str, str]:
+    def when(self, words: object, request: gr.Request) -> tuple[str, str]:
         """Answer when something happened; returns the answer and the timeline."""
 
-        def look(watched: Watched) -> str:
-            answer = find_when(self._engine, watched, words)
+        def look(_: ClipSession, watched: Watched) -> str:
+            answer = find_when(self._engine, watched, _text(words))
             return f"<p>{escape(answer.question.phrase)}: <strong>{escape(in_words(answer))}</strong></p>"
 
         return self._asked(request, look)
 
-    def where(self, words: str, request: gr.Request) -> tuple[str, str]:
+    def where(self, words: object, request: gr.Request) -> tuple[str, str]:
         """Answer where something is; returns the answer and the timeline."""
 
-        def look(watched: Watched) -> str:
-            answer, frame = find_where(self._engine, watched, words)
-            word, name = self._session(request).word, escape(answer.question.phrase)
+        def look(session: ClipSession, watched: Watched) -> str:
+            answer, frame = find_where(self._engine, watched, _text(words))
+            word, name = session.word, escape(answer.question.phrase)
             if not answer.boxes:
                 return f"<p>{name}: <strong>not seen</strong> in the pictures that were looked at</p>"
             # The number keeps a browser from showing the picture of an earlier question.
@@ -171,31 +180,33 @@ class ClipPage:
         if request.session_hash:
             self._clips.leave(request.session_hash)
 
-    def _asked(self, request: gr.Request, look: Callable[[Watched], str]) -> tuple[str, str]:
+    def _asked(self, request: gr.Request, look: Callable[[ClipSession, Watched], str]) -> tuple[str, str]:
         session = self._session(request)
+        if session is None:
+            return status(_NOT_WATCHED), ""
         if not session.at_work.acquire(blocking=False):
             return status(_BUSY), "" if session.watched is None else _strip(session.watched)
         try:
             watched = session.watched
             if watched is None:
-                return status("Watch a clip first; then ask about it."), ""
+                return status(_NOT_WATCHED), ""
             try:
-                found = f'<div class="ego-found">{look(watched)}</div>'
+                found = f'<div class="ego-found">{look(session, watched)}</div>'
+                write_evidence(self._engine, watched)
             except EgoliveError as error:
                 found = status(str(error))
-            write_evidence(self._engine, watched)
             return found, _strip(watched)
         finally:
             session.at_work.release()
 
     def _reply(self, request: gr.Request, act: Callable[[ClipSession], str]) -> str:
         try:
-            return status(act(self._session(request)))
+            return status(act(self._clips.begin(request.session_hash or "")))
         except EgoliveError as error:
             return status(str(error))
 
-    def _session(self, request: gr.Request) -> ClipSession:
-        return self._clips.of(request.session_hash or "")
+    def _session(self, request: gr.Request) -> ClipSession | None:
+        return self._clips.find(request.session_hash or "")
 
 
 def clip_tab(page: ClipPage, *, upload_mb: int) -> None:
@@ -205,7 +216,12 @@ def clip_tab(page: ClipPage, *, upload_mb: int) -> None:
         "It stays on this server and is deleted when you close the page."
     )
     with gr.Row():
-        upload = gr.File(label="Your clip", file_types=["video"], type="filepath", height=140)
+        upload = gr.HTML(
+            "",
+            html_template=static_text("upload.html"),
+            js_on_load=static_text("upload.js"),
+            elem_id="clip-upload",
+        )
         with gr.Column():
             bundled = gr.Button("Take the bundled clip")
             watch = gr.Button("Watch it", variant="primary")
@@ -219,14 +235,15 @@ def clip_tab(page: ClipPage, *, upload_mb: int) -> None:
     found = gr.HTML("", elem_id="clip-found", padding=False)
 
     hidden: Literal["private"] = "private"
-    upload.upload(page.take_upload, upload, [upload, said], api_visibility=hidden)
+    upload.upload(page.take_upload, upload, said, api_visibility=hidden)
     bundled.click(page.take_bundled, None, said, api_visibility=hidden)
     # One clip is watched at a time; Gradio tells the others their place in the queue.
     shown = [said, result, strip, found]
-    watch.click(lambda: status(""), None, said, queue=False, api_visibility=hidden).then(
+    watch.click(None, None, said, js=f"() => `{status('')}`", api_visibility=hidden).then(
         page.watch, None, shown, concurrency_limit=1, show_progress_on=said, api_visibility=hidden
     )
-    stop.click(page.stop, None, None, queue=False, api_visibility=hidden)
+    # Never waits in the queue.
+    stop.click(page.stop, None, None, concurrency_limit=None, api_visibility=hidden)
     for field, button, look in ((when, ask_when, page.when), (where, ask_where, page.where)):
         gr.on(
             [field.submit, button.click],
@@ -249,6 +266,10 @@ def _question(name: str, label: str, example: str, action: str) -> tuple[gr.Text
 def status(text: str) -> str:
     """One line of plain text that screen readers read out when it changes."""
     return f'<p class="ego-note" role="status">{escape(text)}</p>'
+
+
+def _text(words: object) -> str:
+    return words if isinstance(words, str) else ""
 
 
 def _ready(name: str, seconds: float) -> str:

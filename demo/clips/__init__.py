@@ -1,0 +1,1 @@
+"""The Clip tab: uploads, decoding in a process of its own, watching, questions, the timeline."""

@@ -1,0 +1,1 @@
+"""The Live tab: pictures of a browser's camera, sessions of visitors, and their routes."""

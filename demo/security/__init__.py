@@ -1,0 +1,1 @@
+"""Who may ask the page's server for what: names, origins, passwords, certificates, limits."""
