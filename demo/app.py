@@ -67,7 +67,8 @@ def demo(
     auth: Annotated[str | None, _SERVER] = None,
     open_: Annotated[bool, Parameter(name="--open", negative="", group=_SERVER.group)] = False,
     allowed_host: Annotated[list[str] | None, _SERVER] = None,
-    https: Annotated[bool | None, _SERVER] = None,
+    https: Annotated[bool, _SERVER] = False,
+    http: Annotated[bool, Parameter(negative="", group=_SERVER.group)] = False,
     certificate: Annotated[Path | None, _SERVER] = None,
     key: Annotated[Path | None, _SERVER] = None,
     visitors: Annotated[int, _SERVER] = 4,
@@ -86,7 +87,8 @@ def demo(
         open_: Let in everybody who reaches --host, without a password.
         allowed_host: Further name under which the page is reached, such as that of a proxy; may be repeated.
         https: Serve over HTTPS, which browsers want before they give a camera to a page of another machine;
-            as it is, wherever other machines are let in. With a certificate of its own where none is given.
+            with a certificate of its own where none is given. So it is wherever other machines are let in.
+        http: Serve plain HTTP there too, for example behind a proxy that does HTTPS.
         certificate: Certificate file for HTTPS.
         key: Key file of the certificate.
         visitors: Visitors with a camera at once; further ones wait.
@@ -101,6 +103,8 @@ def demo(
         )
     if (certificate is None) != (key is None):
         raise UsageError("HTTPS with a certificate of yours needs --certificate and --key")
+    if http and (https or certificate is not None):
+        raise UsageError("--http and HTTPS exclude each other; give one")
     for name, value in {"visitors": visitors, "upload-mb": upload_mb}.items():
         if value < 1:
             raise UsageError(f"--{name} is 1 or more, got {value}")
@@ -125,7 +129,7 @@ def demo(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egolive-demo-")))
         named = list(allowed_host or [])
         reached = [host] if alone or host not in _EVERYWHERE else own_addresses()
-        if certificate is None and (not alone if https is None else https):
+        if certificate is None and (https or not (alone or http)):
             certificate, key = self_signed(folder, [*own_names(), "127.0.0.1", "::1", *named, *reached])
         engine = model.load()
         stack.callback(engine.close)

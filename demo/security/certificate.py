@@ -32,7 +32,7 @@ def self_signed(folder: Path, names: Iterable[str]) -> tuple[Path, Path]:
     if program is None:
         raise ConfigError(
             "making a certificate needs the program openssl; install it, give --certificate and --key, "
-            "or serve plain HTTP with --no-https"
+            "or serve plain HTTP with --http"
         )
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     entries = ",".join(dict.fromkeys(map(_entry, names)))

@@ -240,6 +240,7 @@ def test_a_certificate_of_ones_own_names_what_the_page_is_reached_by(tmp_path: P
         (["--auth", "/nowhere.txt"], "there is no such file"),
         (["--host", "0.0.0.0"], "--auth FILE or EGOLIVE_AUTH"),
         (["--host", "192.168.1.7"], "--open"),
+        (["--http", "--https"], "--http"),
         (["--certificate", "a.pem"], "--certificate and --key"),
         (["--visitors", "0"], "--visitors"),
         (["--upload-mb", "0"], "--upload-mb"),
