@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import psutil
 from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.options import GIVEN, MODEL, ModelOptions
@@ -48,6 +50,8 @@ __all__ = ["build_page", "demo"]
 
 _MODEL = ModelOptions()
 _SERVER = Parameter(group=Group("Server", sort_key=4))
+_FOLDER = "egolive-demo-"
+"""How the name of the folder begins where visitors' clips are; the process's number follows."""
 _EVERYWHERE = ("0.0.0.0", "::")
 _MOST_CONNECTIONS = 800
 """Fewer than the files that a process may have open, 1,024 on most machines."""
@@ -124,9 +128,12 @@ def demo(
     # Imported here, as below: it needs a package that an installation may lack, and takes seconds.
     import uvicorn
 
+    from egolive.demo.security.connections import ImpatientProtocol
+
+    _remove_leftovers(Path(tempfile.gettempdir()))
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egolive-demo-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")))
         named = list(allowed_host or [])
         reached = [host] if alone or host not in _EVERYWHERE else own_addresses()
         if certificate is None and (https or not (alone or http)):
@@ -143,6 +150,7 @@ def demo(
             ssl_keyfile=key,
             timeout_graceful_shutdown=2,
             limit_concurrency=_MOST_CONNECTIONS,
+            http=ImpatientProtocol,
             server_header=False,
         )
         scheme = "http" if certificate is None else "https"
@@ -172,6 +180,15 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {host}:{port} ({error}); give another --port or --host"
         ) from error
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what servers have left behind that were killed."""
+    for path in folder.glob(f"{_FOLDER}*-*"):
+        number = path.name.removeprefix(_FOLDER).partition("-")[0]
+        ours = path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
+        if ours and number.isdecimal() and not psutil.pid_exists(int(number[:9])):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def build_page(

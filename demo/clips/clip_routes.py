@@ -36,7 +36,7 @@ def add_clip_routes(app: FastAPI, clips: ClipSessions, uploads: Uploads) -> None
             )
         except UploadRefusedError as error:
             # What is still on its way is not read.
-            headers = {"Connection": "close"}
+            headers = {"Connection": "close"} | ({"Retry-After": "10"} if error.status in (429, 507) else {})
             return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)
         return JSONResponse({"upload": token})
 

@@ -100,7 +100,8 @@ async function openCamera(device) {
 }
 
 async function enter(mine) {
-  // Waits for room where the server is full.
+  // Waits for room where the server is full, longer each time: others may wait too.
+  let pause = 2;
   while (mine === run) {
     try {
       const told = await call("open", settings());
@@ -116,7 +117,8 @@ async function enter(mine) {
     } catch (trouble) {
       if (!trouble.again) throw trouble;
       note(trouble.message);
-      await wait(2);
+      await wait(pause * (0.8 + 0.4 * Math.random()));
+      pause = Math.min(15, 1.5 * pause);
     }
   }
   return false;
