@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from egolive.assistant.model.checkpoint import inspect_checkpoint, resolve_model
 from egolive.assistant.schema.profiles import load_profile, save_profile
 from egolive.quantize.output_folder import copy_small_files
 from egolive.streaming.errors import EngineError
+from egolive.streaming.json_files import read_json_object
 
 __all__ = ["checkpoint_of"]
 
@@ -52,7 +52,9 @@ def _merge(adapter: Path, out: Path) -> None:
         raise EngineError(
             f"{adapter} holds LoRA weights: pip install 'egolive[train]' to merge them"
         ) from error
-    settings = json.loads((adapter / _ADAPTER).read_text(encoding="utf-8"))
+    settings = read_json_object(
+        adapter / _ADAPTER, remedy="copy or train the adapter again", error=EngineError
+    )
     name = settings.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise EngineError(f"{adapter / _ADAPTER} does not name the model that it was trained on")

@@ -7,7 +7,6 @@ egolive ask kitchen.jpg "red mug" --task ground
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from egolive.assistant.model.media import Video, check_media, is_video
 from egolive.assistant.schema.answers import Question, Task
 from egolive.assistant.schema.profiles import PictureSize
 from egolive.streaming.errors import DataError, UsageError
+from egolive.streaming.json_files import json_value
 from egolive.streaming.paths import brief, existing_path
 from egolive.streaming.sources.files.media_kind import kind_of
 
@@ -35,6 +35,8 @@ __all__ = ["ask_command"]
 
 _WORDLESS = ("intent", "next")
 _ASK = Parameter(group=ASKED)
+_MOST_LINE = 256 * 1024**2
+"""Bytes of a conversation in a batch, whose pictures may stand in it as base64."""
 _MODEL, _LOOK, _CLIP, _GREEDY = ModelOptions(), PictureSize(), ClipOptions(), Sampling()
 
 
@@ -195,10 +197,8 @@ def _read_batch(path: Path) -> list[Conversation]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            turns = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON; write one list of messages a line") from error
+        where = f"{path}, line {number}: not JSON"
+        turns = json_value(line, where=where, remedy="write one list of messages a line", most=_MOST_LINE)
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise DataError(
                 f"{path}, line {number}: not a list of messages; write one list of messages a line"

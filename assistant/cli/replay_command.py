@@ -8,7 +8,6 @@ egolive replay bundle               the same answer, byte for byte
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -39,12 +38,14 @@ from egolive.assistant.recording.evidence import (
 from egolive.assistant.recording.run_replay import replay_run, settings_of
 from egolive.assistant.schema.answers import Question
 from egolive.streaming.errors import DataError, EngineError
+from egolive.streaming.json_files import json_object
 from egolive.streaming.paths import existing_path
 from egolive.streaming.recording.recording import Recording, is_recording
 from egolive.streaming.video_writer import VideoWriter
 
 __all__ = ["replay_command"]
 
+_REMEDY = "copy the bundle again"
 _TOLD = 5
 """Answers that differ are named up to so many."""
 
@@ -143,7 +144,10 @@ def _replay_bundle(
     verdict = "the same, byte for byte" if same else "another answer"
     sys.stdout.write(printable(f"{verdict}: {_asked(bundle.generation.question)} ({about})\n"))
     if not same:
-        then, now = (_in_short(json.loads(given)) for given in (bundle.answer, answer))
+        then, now = (
+            _in_short(json_object(given, where="the answer", remedy=_REMEDY))
+            for given in (bundle.answer, answer)
+        )
         sys.stdout.write(printable(f"then     {then}\nnow      {now}\n"))
     wrote(out)
     return int(not same)

@@ -10,6 +10,7 @@ from egolive.assistant.model.prompt_tokens import slices_of
 from egolive.assistant.runtime.engine_session import Session
 from egolive.assistant.schema.engine import Engine, EngineSession, Vision
 from egolive.streaming.errors import DataError
+from egolive.streaming.json_files import json_value
 
 __all__ = ["encoding_of", "give_encoding", "maker_of"]
 
@@ -55,12 +56,12 @@ def give_encoding(
         return False
     head, _, data = encoding.partition(b"\n")
     try:
-        maker, name, shape = json.loads(head)
+        maker, name, shape = json_value(head, where="an encoding", remedy="forget it")
         if maker != made_by:
             return False
         flat = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(getattr(torch, name))
         tokens = flat.reshape(shape).to(device)
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (DataError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError("a remembered picture's encoding is damaged; forget it") from error
     session.slices.put(slices_of(vision)[0].name, tokens)
     return True

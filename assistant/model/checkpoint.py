@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from egolive.streaming.errors import EngineError, one_line
+from egolive.streaming.json_files import read_json_object
 from egolive.streaming.paths import existing_path
 
 __all__ = ["BUNDLED", "Checkpoint", "inspect_checkpoint", "model_folder", "resolve_model"]
@@ -30,6 +30,8 @@ BUNDLED = "nano"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "merges.txt"]
 _CONNECT_SECONDS = 10.0
+_MOST_JSON = 16 * 1024**2
+"""Bytes of a configuration or of the index of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +188,4 @@ def _from_hub(model: str) -> Path:
 
 
 def _read_object(path: Path) -> dict[str, object]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{path} cannot be read as JSON ({one_line(error)}); download it again") from error
-    if not isinstance(values, dict):
-        raise EngineError(f"{path} is no JSON object; download it again")
-    return values
+    return read_json_object(path, remedy="download it again", most=_MOST_JSON, error=EngineError)

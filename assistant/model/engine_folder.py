@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from egolive.assistant.model.checkpoint import inspect_checkpoint
 from egolive.streaming.errors import DataError, EngineError
-from egolive.streaming.json_files import JsonModel, json_bytes, parse_json
+from egolive.streaming.json_files import MOST_BYTES, JsonModel, json_bytes, parse_json, read_at_most
 
 __all__ = [
     "CACHE_FILE",
@@ -141,10 +141,7 @@ def read_engine_card(folder: Path) -> EngineCard:
         EngineError: It cannot be read, or another version of egolive wrote it.
     """
     path, remedy = folder / ENGINE_FILE, "export the engine again"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
+    data = read_at_most(path, MOST_BYTES, where=f"{path} cannot be read", remedy=remedy, error=EngineError)
     try:
         return parse_json(_CardFile, data, where=f"{path} cannot be read or is incomplete", remedy=remedy)
     except DataError as error:

@@ -9,7 +9,6 @@ is decided in `egolive.assistant.prompts.prompts`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from egolive.streaming.errors import EngineError
 from egolive.streaming.frames import Image
+from egolive.streaming.json_files import read_json_object
 
 __all__ = ["Preprocessor"]
 
@@ -53,7 +53,7 @@ class Preprocessor:
         if not path.is_file():
             return cls()
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json_object(path, remedy="download it again", error=EngineError)
             made = cls(
                 mean=_triple(config.get("image_mean", _CLIP_MEAN)),
                 std=_triple(config.get("image_std", _CLIP_STD)),

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from egolive.streaming.errors import ConfigError, UsageError
+from egolive.streaming.json_files import read_json_object
 
 __all__ = [
     "EGOTHINKER_V1",
@@ -282,14 +283,8 @@ def _error(key: str, rule: str, value: object) -> ConfigError:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as JSON ({reason}); mend or remove it") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values
+    where = f"{path}: cannot be read as JSON"
+    return read_json_object(path, where=where, remedy="mend or remove it", nan=True, error=ConfigError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ Decoding goes token by token over bytes, so that a live answer never shows half 
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Protocol, cast
 from transformers import AutoTokenizer
 
 from egolive.streaming.errors import EngineError
+from egolive.streaming.json_files import read_json_object
 
 __all__ = ["TextDecoder", "Tokenizer", "load_tokenizer"]
 
@@ -165,8 +165,8 @@ def _speaks_bytes(tokenizer: Tokenizer) -> bool:
 
 def _generation_config(folder: Path) -> dict[str, object]:
     path = folder / "generation_config.json"
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return dict(values)
+    remedy = "copy it from the base model again"
+    return read_json_object(path, remedy=remedy, error=EngineError) if path.is_file() else {}
 
 
 def _ids(value: object) -> frozenset[int]:

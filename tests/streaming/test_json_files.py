@@ -1,13 +1,23 @@
 """JSON that is read from files: what does not fit ends in one line, however absurd it is."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from egolive.streaming.errors import DataError
-from egolive.streaming.json_files import Count, JsonModel, Seconds, json_bytes, read_json
+from egolive.streaming.errors import ConfigError, DataError
+from egolive.streaming.json_files import (
+    Count,
+    JsonModel,
+    Seconds,
+    json_bytes,
+    json_object,
+    json_value,
+    read_json,
+    read_json_object,
+)
 
 
 class Inner(JsonModel):
@@ -42,6 +52,13 @@ class Outer(JsonModel):
         ('{"format": 3, "inner": {"time": NaN}}', "inner.time: Input should be a finite number"),
         ('{"format": 3, "inner": {"time": 1e999}}', "inner.time: Input should be"),
         ('{"format": 3, "inner": {"time": "0"}}', "inner.time: Input should be a valid number"),
+        ('{"format": 3, "format": 3}', "the key 'format' stands twice"),
+        ('{"format": 3, "anything": {"a": 1, "a": 2}}', "the key 'a' stands twice"),
+        ('{"format": 3, "anything": NaN}', "Invalid JSON"),
+        ('{"format": 3, "anything": -1e999}', "the number -1e999 is out of range"),
+        ('{"format": 3, "anything": [' + "{}," * 200_000 + "{}]}", "more than 131072 values"),
+        ('{"format": 3, "anything": "' + "x" * 5_000_000 + '"}', "larger than 4 MiB"),
+        ('{"format": 3, "inner": {"time": 0, "' + "x" * 3000 + '\\n": 1}, "count": "\\u001b"}', "count"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -72,3 +89,49 @@ def test_keys_of_a_later_version_are_ignored(tmp_path: Path) -> None:
 
 def test_what_is_written_is_json_whatever_the_text() -> None:
     assert json.loads(json_bytes({"name": "caf\udce9 \u4f60\u2028"})) == {"name": "caf? \u4f60\u2028"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"[" * 100_000, b"9" * 10_000, b"NaN", b"\xff\xfe[]", b'{"a": 1, "a": 1}', b"[1e999]"),
+        *(b'"\\ud800"', b"[" + b"[]," * 200_000 + b"0]", b" " * 5_000_000 + b"0", b"7", b"[]"),
+    ],
+    ids=lambda text: str(text[:12]),
+)
+def test_a_request_that_is_no_object_is_one_line_of_the_kind_that_its_caller_wants(text: bytes) -> None:
+    with pytest.raises(ConfigError) as caught:
+        json_object(text, where="the request", remedy="send an object", error=ConfigError)
+    told = str(caught.value)
+    assert told.startswith("the request (")
+    assert told.endswith("; send an object")
+    assert len(told.splitlines()) == 1
+    assert len(told) < 200
+
+
+def test_depth_does_not_hang_on_how_deep_the_caller_is() -> None:
+    def inside(levels: int) -> object:
+        return json_value(b"[" * 150 + b"]" * 150, where="", remedy="") if not levels else inside(levels - 1)
+
+    assert str(inside(300)) == "[" * 150 + "]" * 150
+
+
+def test_text_with_a_byte_order_mark_is_read() -> None:
+    assert json_value(b'\xef\xbb\xbf{"a": 1.5}', where="", remedy="") == {"a": 1.5}
+
+
+def test_only_plain_files_are_read_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "\0"):
+        with pytest.raises(DataError, match="cannot be read as JSON"):
+            read_json_object(tmp_path / name, remedy="copy it")
+
+
+def test_of_a_file_that_is_too_long_no_more_is_read_than_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "long.json"
+    with path.open("wb") as file:
+        # Sparse: 1 TB that takes no place.
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"larger than 1 KiB\); copy it"):
+        read_json_object(path, remedy="copy it", most=1024)

@@ -12,7 +12,7 @@ import difflib
 import json
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import field
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from egolive.streaming.errors import ConfigError
+from egolive.streaming.errors import ConfigError, one_line
+from egolive.streaming.json_files import read_at_most
 from egolive.streaming.paths import existing_path
 
 __all__ = [
@@ -116,8 +117,45 @@ class Recipe:
 R = TypeVar("R")
 
 
+_MOST_BYTES = 256 * 1024
+"""Of a recipe."""
+_MOST_DEPTH = 20
+"""Of lists and mappings inside of each other."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-3` as a number, as YAML 1.2 does; to YAML 1.1, a number without a point is a text."""
+    """Reads `1e-3` as a number, as YAML 1.2 does; to YAML 1.1, a number without a point is a text.
+
+    Recipes may come from others: what stands twice has to be written twice, because a few lines of aliases of
+    aliases become gigabytes, and there are limits to depth and size.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias (*): write the values again", mark)
+        if self._depth >= _MOST_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"more than {_MOST_DEPTH} levels", mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r:.60} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -143,14 +181,16 @@ def read_recipe(name: str) -> tuple[dict[str, Any], str]:
         if existing_path(path) is None:
             known = ", ".join(sorted(p.name for p in bundled.glob("*-*.yaml")))
             raise ConfigError(f"no recipe {name!r}: give a YAML file, or one of {known}")
+    where = f"{path} is not readable as YAML"
+    data = read_at_most(path, _MOST_BYTES, where=where, remedy="give a recipe", error=ConfigError)
     try:
         # A safe loader: it makes plain values only.
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = yaml.load(data.decode(), Loader=_Loader)
+    except Exception as error:  # PyYAML raises many kinds for a text that is not what its tag says
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(f"{path} is not readable as YAML: {place}{reason}") from error
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(f"{where}: {place}{one_line(reason)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no settings: a recipe is a mapping of keys to values")
     return raw, str(path)
@@ -171,7 +211,7 @@ def validate(kind: type[R], raw: dict[str, Any], where: str) -> R:
         # As JSON, for which strict mode still takes a text as a path and a mapping as a class of settings.
         text = json.dumps(raw, default=str)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where} is no recipe: {error}") from error
+        raise ConfigError(f"{where} is no recipe: {one_line(error)}") from error
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from egolive.streaming.errors import ConfigError
+from egolive.streaming.json_files import read_json_object
 
 __all__ = ["claim", "first_process", "keep_settings", "plain"]
 
@@ -37,7 +38,8 @@ def keep_settings(out: Path, settings: dict[str, Any]) -> None:
     if out.is_dir() and any(path.is_dir() for path in out.iterdir()):
         if not told.exists():
             raise ConfigError(f"{out} holds something else than such a run: give another folder (--out)")
-        kept = dict(_flat(json.loads(told.read_text())))
+        remedy = "delete the run, or give another folder (--out)"
+        kept = dict(_flat(read_json_object(told, remedy=remedy, error=ConfigError)))
         changed = [
             f"{name}: {kept.get(name, 'not set')}, now {found.get(name, 'not set')}"
             for name in (kept | found)

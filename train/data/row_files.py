@@ -7,7 +7,6 @@ order.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import mmap
@@ -21,6 +20,7 @@ from datasets import IterableDataset
 from numpy.typing import NDArray
 
 from egolive.streaming.errors import DataError
+from egolive.streaming.json_files import json_value
 from egolive.streaming.paths import existing_path
 from egolive.train.data.rows import BoxUnit, Row, RowError, Tally, row_from_dict
 
@@ -28,6 +28,8 @@ __all__ = ["RowFile", "RowMix", "mix_rows", "row_stream"]
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
 _LINE = re.compile(rb"[^\n]*\S[^\n]*")
+_MOST_BYTES = 64 * 1024**2
+"""Of one row."""
 _LOGGER = logging.getLogger(__name__)
 _LOOKED_AT = 1000
 """Rows, evenly spread over a file, that tell the unit of its boxes."""
@@ -77,8 +79,8 @@ class RowFile:
             file.seek(start)
             text = file.read(end - start)
         try:
-            return json.loads(text)
-        except ValueError as error:
+            return json_value(text, where="not JSON", remedy="", most=_MOST_BYTES)
+        except DataError as error:
             raise RowError(self.where(number), "not JSON", str(error)) from error
 
     def __getitem__(self, number: int) -> Row:

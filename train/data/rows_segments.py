@@ -10,7 +10,6 @@ annotations are CC BY-NC 4.0, EgoExoLearn's MIT.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -22,6 +21,7 @@ from typing import Any
 
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Interval
+from egolive.streaming.json_files import read_json_value
 from egolive.train.data.csv_lines import Line, finite, read_lines, read_table
 from egolive.train.data.rows import RowError, Tally
 
@@ -29,6 +29,8 @@ __all__ = ["TAXONOMIES", "Segment", "read_egoexolearn", "read_epic", "temporal_r
 
 TAXONOMIES = ("narration_verb_taxonomy.csv", "narration_noun_taxonomy.csv")
 """Names of EgoExoLearn's verbs and of its nouns, beside a file of its segments."""
+_MOST_BYTES = 1024**3
+"""Of a file of a data set, which its user has chosen."""
 _LOGGER = logging.getLogger(__name__)
 _NEARLY = 0.7
 """IoU from which on one stretch stands for another: either answer then counts as right at the strictest of
@@ -192,10 +194,13 @@ def video_lengths(path: Path) -> dict[str, float]:
 
 
 def _json_lengths(path: Path, tally: Tally) -> dict[str, float]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: holds no lengths of videos ({error})") from error
+    found = read_json_value(
+        path,
+        where=f"{path}: holds no lengths of videos",
+        remedy="give a file as it comes with the data set",
+        most=_MOST_BYTES,
+        nan=True,
+    )
     lengths = {}
     for number, one in enumerate(found if isinstance(found, list) else (), start=1):
         try:

@@ -9,7 +9,6 @@ VISOR-HOS. The annotations are CC BY-NC 4.0.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from egolive.assistant.schema.coordinates import Size
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Box
+from egolive.streaming.json_files import read_json_value
 from egolive.train.data.rows import RowError, Tally
 
 __all__ = ["SPARSE_SIZE", "read_visor"]
@@ -26,6 +26,8 @@ __all__ = ["SPARSE_SIZE", "read_visor"]
 SPARSE_SIZE: Size = (1920, 1080)
 """Width and height of the frames that the sparse masks are drawn on; the dense ones are on (854, 480)."""
 SIDES = ("left hand", "right hand")
+_MOST_BYTES = 1024**3
+"""Of a file of a data set, which its user has chosen."""
 _HANDS = {300: "left hand", 301: "right hand"}
 _GLOVES = {303: "left hand", 304: "right hand"}
 _GLOVE = 60
@@ -212,7 +214,6 @@ def _errata(path: Path) -> Errata:
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())})") from error
+    return read_json_value(
+        path, remedy="give the file as it comes with the data set", most=_MOST_BYTES, nan=True
+    )

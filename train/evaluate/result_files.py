@@ -10,9 +10,12 @@ from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.schema.engine import Engine
 from egolive.assistant.schema.profiles import profile_to_dict
 from egolive.streaming.errors import ConfigError, DataError
+from egolive.streaming.json_files import json_value
 
 __all__ = ["Record", "Results", "engine_settings", "model_stamp", "read_records"]
 
+_MOST_BYTES = 16 * 1024**2
+"""Of one line."""
 Record = dict[str, Any]
 """One line of results: `id`, what was asked, `truth`, `said`, and `values` by measure."""
 
@@ -110,14 +113,15 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Record]]:
     """The first line, and all lines with values; half a last line is passed over."""
     header: dict[str, Any] = {}
     records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines):
+        where = f"{path}: line {number + 1} is not JSON"
         try:
-            values = json.loads(line)
-        except ValueError as error:
+            values = json_value(line, where=where, remedy="it is no file of results", most=_MOST_BYTES)
+        except DataError:
             if number == len(lines) - 1:
                 break
-            raise DataError(f"{path}: line {number + 1} is not JSON; it is no file of results") from error
+            raise
         if isinstance(values, dict) and values.get("type") == "run":
             header = values
         elif isinstance(values, dict) and isinstance(values.get("values"), dict) and "id" in values:

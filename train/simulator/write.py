@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from egolive.assistant.cli.options import OUTPUT
 from egolive.assistant.cli.printing import note
 from egolive.streaming.errors import DataError
+from egolive.streaming.json_files import read_json_object
 from egolive.train.simulator.episode import Episode, FrameTruth, Step, episode_of, plan_episode, render_frame
 
 __all__ = ["LOOK", "load_episode", "simulate"]
@@ -30,6 +31,8 @@ __all__ = ["LOOK", "load_episode", "simulate"]
 LOOK = 2
 """Counts changes of the pictures or labels: folders written with different numbers are not mixed."""
 _MANIFEST = "manifest.json"
+_MOST_BYTES = 64 * 1024**2
+"""Of the facts of an episode."""
 
 
 def simulate(
@@ -114,10 +117,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         raise DataError(f"cannot write to {out}: {error.strerror}") from error
     path = out / _MANIFEST
     if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is not readable as JSON: delete it or choose another folder") from error
+        found = read_json_object(path, remedy="delete it or choose another folder")
         if found != settings:
             shown = ", ".join(f"{k} {found.get(k)} != {v}" for k, v in settings.items() if found.get(k) != v)
             raise DataError(
@@ -179,7 +179,12 @@ def load_episode(path: Path) -> tuple[Episode, list[FrameTruth]]:
     """
     path = path.with_suffix(".json")
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_json_object(
+            path,
+            where=f"cannot read the episode {path}",
+            remedy="write it again with egolive simulate",
+            most=_MOST_BYTES,
+        )
         told = facts["episode"]
         told["steps"] = tuple(Step(**step) for step in told["steps"])
         frames = [
@@ -187,7 +192,5 @@ def load_episode(path: Path) -> tuple[Episode, list[FrameTruth]]:
             for time, boxes, held, states, step in facts["frames"]
         ]
         return Episode(**told), frames
-    except OSError as error:
-        raise DataError(f"cannot read the episode {path}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a simulated episode: write it again with egolive simulate") from error

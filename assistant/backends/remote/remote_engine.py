@@ -25,8 +25,9 @@ from PIL import Image as PillowImage
 
 from egolive.assistant.schema.engine import FULL_REUSE, Delta, EngineInfo, Prompt, Request, Reuse, Vision
 from egolive.assistant.schema.profiles import Profile
-from egolive.streaming.errors import ConfigError, EngineError, one_line
+from egolive.streaming.errors import ConfigError, DataError, EngineError, one_line
 from egolive.streaming.frames import Image
+from egolive.streaming.json_files import json_object
 
 __all__ = ["RemoteEngine", "RemoteSession", "messages_of"]
 
@@ -267,12 +268,9 @@ class _Server:
 
     def _parsed(self, text: bytes) -> dict[str, Any]:
         try:
-            found = json.loads(text)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise EngineError(self.stranger())
-        return found
+            return json_object(text, where=self.name, remedy="")
+        except DataError:
+            raise EngineError(self.stranger()) from None
 
 
 def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
