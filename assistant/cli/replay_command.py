@@ -31,13 +31,14 @@ from egolive.assistant.load import check_model
 from egolive.assistant.recording.evidence import (
     EvidenceWriter,
     is_bundle,
+    named_model,
     read_bundle,
     reproduce,
     weights_hash,
 )
-from egolive.assistant.recording.run_replay import replay_run, settings_of
+from egolive.assistant.recording.run_replay import recorded_hash, replay_run, settings_of
 from egolive.assistant.schema.answers import Question
-from egolive.streaming.errors import DataError, EngineError
+from egolive.streaming.errors import DataError
 from egolive.streaming.json_files import json_object
 from egolive.streaming.paths import existing_path
 from egolive.streaming.recording.recording import Recording, is_recording
@@ -66,7 +67,8 @@ def replay_command(
 
     Args:
         folder: What `egolive run --record` or `--evidence` wrote.
-        model: What answers; the model that answered then without it. `--engine` says the same.
+        model: What answers; without it the model that answered then, if it is nano or in a local folder.
+            `--engine` says the same.
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, fp32 or bf16.
         threads: CPU threads of the model.
@@ -85,7 +87,7 @@ def replay_command(
         raise DataError(f"{folder}: neither a recording nor a bundle; make one: egolive run --record DIR")
     recording = Recording(folder)
     settings = settings_of(recording)
-    named = model or settings.model
+    named = model or named_model(settings.model, recorded_hash(recording), where=folder)
     options = ModelOptions(model=named, device=device, dtype=dtype, threads=threads)
     with closing(options.load()) as engine:
         sinks: list[Sink] = []
@@ -130,12 +132,7 @@ def _replay_bundle(
     folder: Path, model: str | None, device: str, dtype: str, threads: int | None, out: Path | None
 ) -> int:
     bundle = read_bundle(folder)
-    named = model or bundle.engine["model"]
-    if model is None and weights_hash(named) != bundle.engine["sha256"]:
-        raise EngineError(
-            f"{folder}: was answered by weights with the hash {bundle.engine['sha256'][:12]}…, {named} has "
-            "others; name the right ones with --model"
-        )
+    named = model or named_model(bundle.engine["model"], bundle.engine["sha256"], where=folder)
     options = ModelOptions(model=named, device=device, dtype=dtype, threads=threads)
     with closing(options.load()) as engine:
         answer = reproduce(bundle, engine, out)

@@ -36,11 +36,12 @@ from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.recording.run_replay import RunSettings, record_into
-from egolive.assistant.schema.answers import Question, Task
+from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine
 from egolive.streaming.errors import SinkError, UsageError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.paths import existing_path
+from egolive.streaming.recording.recording import Recorder
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
 from egolive.streaming.video_writer import VideoWriter
@@ -190,7 +191,7 @@ def run(
     with ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(opened.close)
-        recorder = record_into(record, settings, engine) if record else None
+        recorder = _recorder(record, settings, engine) if record else None
         observer: AnswerObserver | None = _observer(evidence, model.model, engine) if evidence else None
         remembered = None
         played = opened
@@ -275,6 +276,12 @@ def _check(
         raise UsageError("--phrase needs words: what to find")
     if not tasks and not phrase:
         raise UsageError("nothing is asked: give --tasks or --phrase")
+
+
+def _recorder(folder: Path, settings: RunSettings, engine: Engine) -> Recorder[Question, Answer]:
+    from egolive.assistant.recording.evidence import local_hash
+
+    return record_into(folder, settings, engine, sha256=local_hash(settings.model))
 
 
 def _observer(folder: Path, model: str, engine: Engine) -> AnswerObserver:

@@ -17,19 +17,31 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
-from egolive.assistant.model.checkpoint import resolve_model
+from egolive.assistant.load import is_address
+from egolive.assistant.model.checkpoint import BUNDLED, model_folder, resolve_model
 from egolive.assistant.model.engine_folder import ENGINE_FILE, hash_checkpoint, is_engine_folder
 from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine, EngineInfo, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import Profile, profile_from_dict, profile_to_dict
 from egolive.streaming.clock import VirtualClock
-from egolive.streaming.errors import DataError, SinkError
+from egolive.streaming.errors import DataError, EngineError, SinkError
 from egolive.streaming.frames import Image, Interval
 from egolive.streaming.json_files import AtLeastOne, JsonModel, Seconds, json_bytes, read_json
+from egolive.streaming.paths import brief
 from egolive.streaming.recording.pictures import read_png, write_png
+from egolive.streaming.sources.addresses import without_password
 
-__all__ = ["Bundle", "EvidenceWriter", "is_bundle", "read_bundle", "reproduce", "weights_hash"]
+__all__ = [
+    "Bundle",
+    "EvidenceWriter",
+    "is_bundle",
+    "local_hash",
+    "named_model",
+    "read_bundle",
+    "reproduce",
+    "weights_hash",
+]
 
 _BUNDLE, _ANSWER = "bundle.json", "answer.json"
 _FORMAT = 2
@@ -41,7 +53,7 @@ class _Engine(JsonModel):
     name: str
     backend: str
     precision: str
-    sha256: str
+    sha256: Annotated[str, Field(min_length=1)]
 
 
 class _Settings(JsonModel, extra="forbid"):
@@ -255,6 +267,49 @@ def weights_hash(model: str) -> str:
         # It lists the hashes of all files beside it, which loading has compared.
         return hashlib.sha256((folder / ENGINE_FILE).read_bytes()).hexdigest()
     return hash_checkpoint(folder)
+
+
+def local_hash(model: str) -> str:
+    """As `weights_hash`, of a model in a local folder; empty for a server's address and a hub id."""
+    local = not is_address(model) and model_folder(model) is not None
+    return weights_hash(model) if local else ""
+
+
+def named_model(model: str, sha256: str, *, where: Path) -> str:
+    """The model that a recording or bundle names, where the user need not name it.
+
+    Whoever wrote the folder may be somebody else. So it decides neither to whom pictures are sent nor what is
+    downloaded: what answers is the bundled model, or a local folder with the very weights that answered then.
+
+    Args:
+        model: As it is named in the folder.
+        sha256: Of its weights, see `weights_hash`; empty where the folder does not tell.
+        where: The folder, for the error.
+
+    Raises:
+        EngineError: It is a server, a hub id, no model, or has other weights.
+    """
+    remedy = "name the model that is to answer with --model"
+    if is_address(model) or model.startswith(("//", "\\\\")):
+        raise EngineError(
+            f"{where}: names the server {brief(without_password(model))}, to which nothing is sent because a "
+            f"folder says so; {remedy}"
+        )
+    if model_folder(model) is None:
+        raise EngineError(
+            f"{where}: names {brief(model)}, a model of the hub, which is not loaded because a folder says "
+            f"so; {remedy}"
+        )
+    if not sha256 and model == BUNDLED:
+        return model
+    if not sha256:
+        raise EngineError(f"{where}: does not tell the hash of the weights of {brief(model)}; {remedy}")
+    if weights_hash(model) != sha256:
+        raise EngineError(
+            f"{where}: was answered by weights with the hash {brief(sha256)[:12]}…, "
+            f"{brief(model)} has others; {remedy}"
+        )
+    return model
 
 
 def _settings(generation: GenerationRequest, request: Request) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from egolive.streaming.pipeline.scheduler import Work
 from egolive.streaming.recording.recording import Outcome, RecordedWork, Recorder, Recording
 from egolive.streaming.recording.replay import replay
 
-__all__ = ["Replayed", "RunSettings", "record_into", "replay_run", "settings_of"]
+__all__ = ["Replayed", "RunSettings", "record_into", "recorded_hash", "replay_run", "settings_of"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -82,14 +82,23 @@ class Replayed:
     """Those that do not, as they are now."""
 
 
-def record_into(folder: Path, settings: RunSettings, engine: Engine) -> Recorder[Question, Answer]:
+def record_into(
+    folder: Path, settings: RunSettings, engine: Engine, *, sha256: str = ""
+) -> Recorder[Question, Answer]:
     """A recorder for a run with these settings, to be handed to `play`.
+
+    Args:
+        folder: A new or empty one.
+        settings: Of the run.
+        engine: What answers.
+        sha256: Of its weights, where they are local: a replay takes no other weights unless they are named.
 
     Raises:
         SinkError: The folder is not empty, or cannot be written.
     """
     info = engine.info
     about = {"name": info.name, "backend": info.backend, "precision": info.precision, "device": info.device}
+    about |= {"sha256": sha256} if sha256 else {}
     return Recorder(
         folder,
         settings=asdict(settings) | {"engine": about},
@@ -109,6 +118,13 @@ def settings_of(recording: Recording) -> RunSettings:
     """
     values = {key: value for key, value in recording.settings.items() if key != "engine"}
     return _checked(_Settings, {"settings": values}, f"{recording.folder}: its settings are damaged").settings
+
+
+def recorded_hash(recording: Recording) -> str:
+    """The hash of the weights that answered in a recorded run; empty where it is not told."""
+    engine = recording.settings.get("engine")
+    found = engine.get("sha256") if isinstance(engine, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def replay_run(
