@@ -183,7 +183,9 @@ def parse_json(model: type[M], data: str | bytes, *, where: str, remedy: str, mo
     return found
 
 
-def read_json(model: type[M], path: Path, *, kind: str, remedy: str, most: int = MOST_BYTES) -> M:
+def read_json(
+    model: type[M], path: Path, *, kind: str, remedy: str, most: int = MOST_BYTES, links: bool = True
+) -> M:
     """Read a JSON file and check it.
 
     Args:
@@ -192,17 +194,24 @@ def read_json(model: type[M], path: Path, *, kind: str, remedy: str, most: int =
         kind: What it is called in the error: "recording", "bundle".
         remedy: What to do where it cannot be read or does not fit.
         most: Bytes that it may have.
+        links: Whether it may be a symbolic link.
 
     Raises:
         DataError: It cannot be read, or does not fit.
     """
     where = f"{path}: no {kind} that can be read"
-    data = read_at_most(path, most, where=where, remedy=remedy)
+    data = read_at_most(path, most, where=where, remedy=remedy, links=links)
     return parse_json(model, data, where=where, remedy=remedy, most=most)
 
 
 def read_at_most(
-    path: Path, most: int, *, where: str, remedy: str, error: type[EgoliveError] = DataError
+    path: Path,
+    most: int,
+    *,
+    where: str,
+    remedy: str,
+    links: bool = True,
+    error: type[EgoliveError] = DataError,
 ) -> bytes:
     """The bytes of a plain file, if there are not too many; nothing else is opened for long, such as a pipe.
 
@@ -211,12 +220,15 @@ def read_at_most(
         most: Bytes that it may have.
         where: Names it in the error.
         remedy: What to do where it cannot be read.
+        links: Whether it may be a symbolic link; in a folder of somebody else's, one can lead to any file.
         error: What is raised.
 
     Raises:
         EgoliveError: As `error`: it cannot be read, is no plain file, or has more bytes.
     """
     try:
+        if not links and path.is_symlink():
+            raise ValueError("a symbolic link")
         # Without waiting: to open a pipe to which nobody writes would never end.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(handle, "rb") as file:

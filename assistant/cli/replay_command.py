@@ -38,7 +38,7 @@ from egolive.assistant.recording.evidence import (
 )
 from egolive.assistant.recording.run_replay import recorded_hash, replay_run, settings_of
 from egolive.assistant.schema.answers import Question
-from egolive.streaming.errors import DataError
+from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.json_files import json_object
 from egolive.streaming.paths import existing_path
 from egolive.streaming.recording.recording import Recording, is_recording
@@ -85,6 +85,10 @@ def replay_command(
         return _replay_bundle(folder, model, device, dtype, threads, out)
     if not is_recording(folder):
         raise DataError(f"{folder}: neither a recording nor a bundle; make one: egolive run --record DIR")
+    for written in (out / "events.jsonl", out / "overlay.mp4") if out is not None else ():
+        if written.is_symlink():
+            # A folder of somebody else's, into which a link may have been put that leads to any file.
+            raise SinkError(f"{written}: is a symbolic link, which is not written through; remove it")
     recording = Recording(folder)
     settings = settings_of(recording)
     named = model or named_model(settings.model, recorded_hash(recording), where=folder)

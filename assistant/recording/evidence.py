@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.load import is_address
@@ -27,9 +26,17 @@ from egolive.assistant.schema.profiles import Profile, profile_from_dict, profil
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import DataError, EngineError, SinkError
 from egolive.streaming.frames import Image, Interval
-from egolive.streaming.json_files import AtLeastOne, JsonModel, Seconds, json_bytes, read_json
+from egolive.streaming.json_files import (
+    MOST_BYTES,
+    AtLeastOne,
+    JsonModel,
+    Seconds,
+    json_bytes,
+    parse_json,
+    read_at_most,
+)
 from egolive.streaming.paths import brief
-from egolive.streaming.recording.pictures import read_png, write_png
+from egolive.streaming.recording.pictures import png_size, read_png, write_png
 from egolive.streaming.sources.addresses import without_password
 
 __all__ = [
@@ -45,6 +52,15 @@ __all__ = [
 
 _BUNDLE, _ANSWER = "bundle.json", "answer.json"
 _FORMAT = 2
+_MOST_FILE = 128 * 1024**2
+"""Bytes of one picture; one of 24 million pixels without any redundance has 72 MB."""
+_MOST_PIXELS = 256 * 1024**2
+"""Of all pictures of a bundle together: 32 frames of 4K."""
+_MOST_TOKENS = 128 * 1024
+"""Visual tokens, 28 x 28 pixels of what the model sees; more than any model holds."""
+_MOST_TEXT = 128 * 1024
+"""Characters of a prompt or a question: about as many as 32768 tokens have, and read in 2 s."""
+_TOKEN = 28
 _REMEDY = "copy the bundle again, or write it again with egolive run --evidence"
 
 
@@ -75,11 +91,15 @@ class _Settings(JsonModel, extra="forbid"):
         return window
 
 
+_PictureName = Annotated[str, Field(pattern=r"^frame-[0-9]{3,6}\.png$")]
+"""Of a file in the bundle's folder itself."""
+
+
 class _Vision(JsonModel):
     kind: Literal["image", "video"]
     height: AtLeastOne
     width: AtLeastOne
-    frames: Annotated[tuple[str, ...], Field(min_length=1)]
+    frames: Annotated[tuple[_PictureName, ...], Field(min_length=1)]
 
 
 class _BundleFile(JsonModel):
@@ -91,8 +111,36 @@ class _BundleFile(JsonModel):
     settings: _Settings
     profile: dict[str, Any]
     prompt: tuple[str | _Vision, ...]
-    frames: dict[str, str]
+    frames: dict[_PictureName, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     """SHA-256 of each PNG file, by name."""
+
+    @field_validator("question")
+    @classmethod
+    def _is_a_question(cls, question: Question) -> Question:
+        if len(question.phrase) > _MOST_TEXT:
+            raise ValueError(f"a question of more than {_MOST_TEXT} characters")
+        return question
+
+    @field_validator("prompt")
+    @classmethod
+    def _can_be_read(cls, prompt: tuple[str | _Vision, ...]) -> tuple[str | _Vision, ...]:
+        pictures = [part for part in prompt if isinstance(part, _Vision)]
+        if sum(len(part) for part in prompt if isinstance(part, str)) > _MOST_TEXT:
+            raise ValueError(f"a prompt of more than {_MOST_TEXT} characters")
+        cells = (one.height * one.width * len(one.frames) for one in pictures)
+        if sum(cells) > _MOST_TOKENS * _TOKEN**2:
+            raise ValueError(f"pictures of more than {_MOST_TOKENS} visual tokens")
+        if not pictures:
+            raise ValueError("no picture, so there is no evidence of what was seen")
+        return prompt
+
+    @model_validator(mode="after")
+    def _frames_are_those_of_the_prompt(self) -> Self:
+        shown = {name for part in self.prompt if isinstance(part, _Vision) for name in part.frames}
+        if odd := sorted(shown ^ self.frames.keys()):
+            known = "is not in the prompt" if odd[0] in self.frames else "has no hash among its frames"
+            raise ValueError(f"{odd[0]} {known}")
+        return self
 
 
 class _AnswerFile(JsonModel):
@@ -162,6 +210,8 @@ class Bundle:
     profile: Profile
     answer: bytes
     """What `answer.json` holds."""
+    files: Mapping[str, bytes]
+    """The other files by name, as they were checked."""
 
 
 def is_bundle(folder: Path) -> bool:
@@ -176,15 +226,24 @@ def read_bundle(folder: Path) -> Bundle:
         DataError: It is none, or something in it is missing or damaged.
         ConfigError: Its profile has a mistake.
     """
-    file = read_json(_BundleFile, folder / _BUNDLE, kind="bundle", remedy=_REMEDY)
-    read_json(_AnswerFile, folder / _ANSWER, kind="answer", remedy=_REMEDY)
-    images = {name: _read_frame(folder / Path(name).name, expected) for name, expected in file.frames.items()}
+    files = {_BUNDLE: _read(folder / _BUNDLE, "bundle", MOST_BYTES)}
+    file = parse_json(_BundleFile, files[_BUNDLE], where=_told(folder / _BUNDLE, "bundle"), remedy=_REMEDY)
+    answer = _read(folder / _ANSWER, "answer", MOST_BYTES)
+    parse_json(_AnswerFile, answer, where=_told(folder / _ANSWER, "answer"), remedy=_REMEDY)
+    pixels = 0
+    for name, expected in file.frames.items():
+        files[name] = data = _read(folder / name, "picture", _MOST_FILE)
+        if _hash(data) != expected:
+            raise DataError(f"{folder / name}: is not the picture that was answered about; {_REMEDY}")
+        width, height = png_size(data) or (0, 0)
+        pixels += width * height
+        if pixels > _MOST_PIXELS:
+            raise DataError(f"{folder}: its pictures have more than {_MOST_PIXELS} pixels; {_REMEDY}")
+    images = {name: _decoded(folder / name, files[name]) for name in file.frames}
     parts: list[str | Vision] = []
     for part in file.prompt:
         if isinstance(part, str):
             parts.append(part)
-        elif missing := [name for name in part.frames if name not in images]:
-            raise DataError(f"{folder / _BUNDLE}: {missing[0]} is not among its frames; {_REMEDY}")
         else:
             frames = tuple(images[name] for name in part.frames)
             parts.append(Vision(frames, part.height, part.width, part.kind))
@@ -204,7 +263,8 @@ def read_bundle(folder: Path) -> Bundle:
         sampling=Sampling(**sampling),
         grammar=settings.grammar,
         profile=profile_from_dict(file.profile, where=str(folder)),
-        answer=(folder / _ANSWER).read_bytes(),
+        answer=answer,
+        files=files,
     )
 
 
@@ -245,9 +305,10 @@ def reproduce(bundle: Bundle, engine: Engine, folder: Path | None = None) -> byt
         list(answers)
     if folder is not None:
         try:
-            if folder.resolve() != bundle.folder.resolve():
-                shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
-            (folder / _ANSWER).write_bytes(said[0])
+            folder.mkdir(parents=True, exist_ok=True)
+            # What was checked, not what stands in the bundle's folder by now, and nothing else that is there.
+            for name, data in (*bundle.files.items(), (_ANSWER, said[0])):
+                _write(folder / name, data)
         except OSError as error:
             raise SinkError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return said[0]
@@ -360,14 +421,24 @@ def _write_prompt(prompt: Prompt, folder: Path) -> list[object]:
     return parts
 
 
-def _read_frame(path: Path, expected: str) -> Image:
-    """A picture of a bundle; `expected` is the SHA-256 of its file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: is missing or cannot be read; {_REMEDY}") from error
-    if _hash(data) != expected:
-        raise DataError(f"{path}: is not the picture that was answered about; {_REMEDY}")
+def _read(path: Path, kind: str, most: int) -> bytes:
+    return read_at_most(path, most, where=_told(path, kind), remedy=_REMEDY, links=False)
+
+
+def _told(path: Path, kind: str) -> str:
+    return f"{path}: no {kind} that can be read"
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file in place of what stands there; a symbolic link is replaced, not followed."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.unlink(missing_ok=True)
+    with partial.open("xb") as file:
+        file.write(data)
+    partial.replace(path)
+
+
+def _decoded(path: Path, data: bytes) -> Image:
     image = read_png(data)
     if image is None:
         raise DataError(f"{path}: no picture that can be read; {_REMEDY}")

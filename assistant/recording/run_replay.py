@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, field_validator
 
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant
@@ -36,6 +36,9 @@ __all__ = ["Replayed", "RunSettings", "record_into", "recorded_hash", "replay_ru
 
 M = TypeVar("M", bound=BaseModel)
 
+_LONGEST_QUESTION = 128 * 1024
+"""Characters; as many as the prompt of a bundle may have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
@@ -54,12 +57,26 @@ class RunSettings:
     grammar: bool = True
 
 
+def _no_book(question: Question) -> Question:
+    """A prompt of megabytes takes minutes to read."""
+    if len(question.phrase) > _LONGEST_QUESTION:
+        raise ValueError(f"a question of more than {_LONGEST_QUESTION} characters")
+    return question
+
+
 class _Settings(JsonModel, extra="forbid"):
     settings: RunSettings
 
+    @field_validator("settings")
+    @classmethod
+    def _questions_are_questions(cls, settings: RunSettings) -> RunSettings:
+        for question in settings.questions:
+            _no_book(question)
+        return settings
+
 
 class _Question(JsonModel, extra="forbid"):
-    question: Question
+    question: Annotated[Question, AfterValidator(_no_book)]
 
 
 class _Note(JsonModel):

@@ -14,9 +14,12 @@ from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Image
 from egolive.streaming.sources.rgb import RgbConverter
 
-__all__ = ["PictureFiles", "read_pictures", "read_png", "write_png"]
+__all__ = ["PictureFiles", "png_size", "read_pictures", "read_png", "write_png"]
 
 _PATTERN = "pictures-{:03d}.mkv"
+_MOST_PIXELS = 64 * 1024**2
+"""Of one picture that is read."""
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class PictureFiles:
@@ -97,10 +100,22 @@ def read_pictures(folder: Path) -> Iterator[Image]:
     """
     to_rgb = RgbConverter()
     for path in sorted(folder.glob(_PATTERN.replace("{:03d}", "*"))):
+        if path.is_symlink() or not path.is_file():
+            raise DataError(f"{path}: is no plain file; copy the recording again")
         try:
-            with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+            # Of nothing but what a recorder writes: a recording may come from others.
+            with av.open(
+                str(path.absolute()),
+                format="matroska",
+                container_options={"protocol_whitelist": "file"},
+                metadata_errors="ignore",
+            ) as container:
                 if not container.streams.video:
                     raise DataError(f"{path}: holds no pictures; record again")
+                decoder = container.streams.video[0].codec_context
+                if decoder is None or decoder.name != "h264":
+                    raise DataError(f"{path}: holds another video than a recorder writes; record again")
+                decoder.options = {"max_pixels": str(_MOST_PIXELS)}
                 for picture in container.decode(video=0):
                     yield to_rgb(picture)
         except av.EOFError:
@@ -119,8 +134,18 @@ def write_png(path: Path, image: Image) -> None:
     path.write_bytes(data.tobytes())
 
 
+def png_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels of a PNG file's bytes, without decoding; None where it is none."""
+    if not data.startswith(_SIGNATURE) or data[12:16] != b"IHDR" or len(data) < 24:
+        return None
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
 def read_png(data: bytes) -> Image | None:
     """The RGB picture, (H, W, 3), of a PNG file's bytes; None where it cannot be decoded."""
+    if png_size(data) is None:
+        # OpenCV would try its other formats.
+        return None
     # Of bytes: what it cannot open, OpenCV tells in lines of its own.
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)

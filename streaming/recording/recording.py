@@ -26,6 +26,7 @@ from egolive.streaming.json_files import (
     Seconds,
     json_bytes,
     parse_json,
+    read_at_most,
     read_json,
 )
 from egolive.streaming.pipeline.latest_results import Showing
@@ -43,6 +44,8 @@ T = TypeVar("T")
 
 _HEAD, _LOG = "recording.json", "recording.jsonl"
 _FORMAT = 1
+_MOST_LOG = 256 * 1024**2
+"""Bytes of `recording.jsonl`: about a day at 30 frames a second."""
 _REMEDY = "record again with egolive run --record"
 
 
@@ -278,7 +281,7 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        head = read_json(_Head, folder / _HEAD, kind="recording", remedy=_REMEDY)
+        head = read_json(_Head, folder / _HEAD, kind="recording", remedy=_REMEDY, links=False)
         self.source, self.live, self.source_fps = head.source.name, head.source.live, head.source.fps
         self.fps, self.slices, self.seconds = head.fps, head.slices, head.seconds
         self.settings: Mapping[str, Any] = head.settings
@@ -291,12 +294,8 @@ class Recording:
         self._read_log(folder / _LOG)
 
     def _read_log(self, path: Path) -> None:
-        try:
-            lines = path.read_bytes().splitlines()
-        except OSError as error:
-            raise DataError(
-                f"{path}: no recording that can be read ({error.strerror or error}); {_REMEDY}"
-            ) from error
+        where = f"{path}: no recording that can be read"
+        lines = read_at_most(path, _MOST_LOG, where=where, remedy=_REMEDY, links=False).splitlines()
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}: damaged"
             try:

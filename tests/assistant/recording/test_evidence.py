@@ -151,7 +151,7 @@ def test_a_damaged_bundle_is_told_in_one_line(tmp_path: Path) -> None:
         (
             ("prompt",),
             [{"kind": "image", "height": 28, "width": 28, "frames": ["../../x.png"]}],
-            "x.png is not among its frames",
+            "prompt.0",
         ),
         (("frames",), {"frame-000.png": 7}, "frames.frame-000.png"),
         (("profile",), {}, "the key 'name' is missing"),
