@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 from transformers import Qwen2VLConfig
 
+from egolive.assistant.model.checkpoint import is_within
 from egolive.assistant.model.engine_folder import EngineCard, Shapes, is_engine_folder, write_engine_card
-from egolive.streaming.errors import ConfigError
+from egolive.streaming.errors import ConfigError, EngineError
 
 __all__ = [
     "DEFAULT_SIZE",
@@ -72,6 +73,11 @@ def copy_small_files(source: Path, out: Path) -> None:
     """Configuration and tokenizer files of a checkpoint; those that `out` has already stay."""
     for name in _SMALL:
         if (source / name).is_file() and not (out / name).exists():
+            if not is_within(source, source / name):
+                raise EngineError(
+                    f"{source / name} leads out of its folder, and its target would become part of the "
+                    "engine; copy the checkpoint with its files"
+                )
             shutil.copyfile(source / name, out / name)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from egolive.assistant.backends.onnx.graph_limits import Ranges, Sizes
+from egolive.assistant.backends.onnx.graph_limits import Ranges, sizes_of
 from egolive.assistant.backends.tensorrt.tensorrt_engine import DECODE_ENGINE, DECODER_ENGINE, TOWER_ENGINE
 from egolive.assistant.backends.tensorrt.tensorrt_runtime import (
     complaint,
@@ -66,7 +66,7 @@ def build_engines(folder: Path, *, device: torch.device | None = None) -> Engine
     # Engines and timings are made anew, whatever became of them.
     graphs = {name: known for name, known in card.files.items() if Path(name).suffix not in _BUILT}
     verify_files(folder, card.model_copy(update={"files": graphs}))
-    ranges = Sizes(**card.sizes).ranges(card.shapes)
+    ranges = sizes_of(card).ranges(card.shapes)
     plans: list[tuple[str, str, Sequence[Ranges]]] = [
         # One slice, and one decode step, have one shape each; prompts come in a range of them.
         (TOWER_FILE, TOWER_ENGINE, []),

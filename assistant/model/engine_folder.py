@@ -2,21 +2,24 @@
 
 `egolive export` and `egolive quantize` write such folders, `egolive.assistant.load_local` opens them. Nothing
 in a folder is trusted before its size and hash are those that were written down; only files that are listed
-are opened, and none of them can hold code for the processor (ONNX graphs, safetensors, JSON; engines of
-TensorRT are programs of the GPU, and are built on the machine that runs them).
+are opened, none of them through a link, and none of them can hold code for the processor (ONNX graphs,
+safetensors, JSON; engines of TensorRT are programs of the GPU, and are built on the machine that runs them).
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from egolive.assistant.model.checkpoint import inspect_checkpoint
+from egolive.assistant.model.checkpoint import read_files, small_files
 from egolive.streaming.errors import DataError, EngineError
 from egolive.streaming.json_files import MOST_BYTES, JsonModel, json_bytes, parse_json, read_at_most
+from egolive.streaming.paths import brief
 
 __all__ = [
     "CACHE_FILE",
@@ -32,6 +35,7 @@ __all__ = [
     "describe_files",
     "hash_checkpoint",
     "is_engine_folder",
+    "listed_file",
     "read_engine_card",
     "verify_files",
     "write_engine_card",
@@ -50,6 +54,9 @@ EMBEDDINGS_FILE = "embeddings.safetensors"
 """The token embeddings, which stay outside the decoder: one row of the table is read for a token."""
 
 Backend = Literal["torch", "onnx", "tensorrt"]
+
+_LOCATION = re.compile(rb"\n\x08location\x12([\x01-\x7f])(.{1,127})", re.DOTALL)
+"""How a graph names a file of weights: a length and a name."""
 
 _PLAIN = {".onnx", ".data", ".safetensors", ".json", ".jinja", ".txt", ".engine", ".cache"}
 """Kinds of files that a folder may list; none of them is a pickle."""
@@ -78,21 +85,25 @@ def _plain_files(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return files
 
 
+_Extent = Annotated[int, Field(ge=0, le=2**20)]
+"""No size of a model is larger; memory is taken by these numbers."""
+
+
 class Shapes(JsonModel, extra="forbid"):
     """Sizes that the backend needs before it can run anything."""
 
-    height: int
+    height: _Extent
     """Pixels of the pictures that the tower takes; 0 where it takes any."""
-    width: int
+    width: _Extent
     """As `height`."""
-    hidden: int
+    hidden: _Extent
     """Width of embeddings and visual tokens."""
-    layers: int
+    layers: Annotated[int, Field(ge=0, le=1024)]
     """Of the decoder."""
-    kv_heads: int
-    head_width: int
-    vocabulary: int
-    context: int
+    kv_heads: Annotated[int, Field(ge=0, le=1024)]
+    head_width: Annotated[int, Field(ge=0, le=4096)]
+    vocabulary: _Extent
+    context: _Extent
     """Tokens that the model can hold."""
 
 
@@ -152,10 +163,19 @@ def verify_files(folder: Path, card: EngineCard) -> None:
     """Compare every file with what was written down when the folder was made.
 
     Raises:
-        EngineError: One is missing, cut off or changed.
+        EngineError: One is missing, cut off, changed or a link, or one would be read that is not listed.
     """
+    # transformers takes more than it needs, such as special tokens or an adapter put beside the rest.
+    there = read_files(folder) if card.backend == "torch" else small_files(folder)
+    for path in there:
+        if str(path.relative_to(folder)) not in card.files:
+            raise EngineError(
+                f"{path} would be read, and is not among the files that were exported; remove it"
+            )
     for name, known in card.files.items():
         path = folder / name
+        if path.is_symlink():
+            raise EngineError(f"{path} is a symbolic link; copy the engine with its files")
         if not path.is_file():
             raise EngineError(f"{folder} is incomplete: {name} is missing; copy it again")
         size = path.stat().st_size
@@ -166,6 +186,40 @@ def verify_files(folder: Path, card: EngineCard) -> None:
             )
         if _sha256(path) != known["sha256"]:
             raise EngineError(f"{path} is not the file that was exported (its hash differs); copy it again")
+        if path.suffix == ".onnx":
+            _check_weight_files(path, card)
+
+
+def listed_file(folder: Path, card: EngineCard, name: str) -> Path:
+    """A file of an engine folder, if the card lists it, so that `verify_files` has compared it.
+
+    Raises:
+        EngineError: It does not.
+    """
+    if name not in card.files:
+        raise EngineError(f"{folder / ENGINE_FILE} does not list {name}; export the engine again")
+    return folder / name
+
+
+def _check_weight_files(path: Path, card: EngineCard) -> None:
+    """Refuse a graph whose weights are in a file that the card does not list.
+
+    A graph names such a file as a pair of texts in protobuf: field 1 is "location", field 2 the name.
+
+    Raises:
+        EngineError: It does, or the pair is written in another way than by every writer of protobuf.
+    """
+    if not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        for key in re.finditer(b"location", graph):
+            told = _LOCATION.match(graph, key.start() - 2) if key.start() >= 2 else None
+            name = told[2][: told[1][0]].decode(errors="replace") if told else ""
+            if name not in card.files:
+                raise EngineError(
+                    f"{path} takes weights from {brief(name) or 'a file without a name'}, which is not among "
+                    "the files that were exported; export the engine again"
+                )
 
 
 def write_engine_card(folder: Path, card: EngineCard) -> None:
@@ -187,13 +241,15 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """One hash over a checkpoint's configuration and weights.
+    """One hash over every file of a checkpoint that is read: configurations, tokenizer, index and weights.
+
+    Its profile is left out: `egolive doctor` and people may change it, and bundles hold their own.
 
     Raises:
         EngineError: It is no checkpoint.
     """
     whole = hashlib.sha256()
-    for path in (folder / "config.json", *inspect_checkpoint(folder).weights):
+    for path in read_files(folder):
         whole.update(f"{path.name} {_sha256(path)}\n".encode())
     return whole.hexdigest()
 

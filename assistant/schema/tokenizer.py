@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from transformers import AutoTokenizer
 
+from egolive.assistant.schema.tokenizer_files import check_tokenizer_files
 from egolive.streaming.errors import EngineError
 from egolive.streaming.json_files import read_json_object
 
@@ -132,6 +133,7 @@ def load_tokenizer(folder: Path, *, image_token: int, video_token: int) -> Token
             f"{folder} has no tokenizer: put tokenizer.json (or vocab.json and merges.txt) "
             "of its base model there"
         )
+    check_tokenizer_files(folder)
     try:
         found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         eos = _ids(found.eos_token_id) | _ids(_generation_config(folder).get("eos_token_id"))

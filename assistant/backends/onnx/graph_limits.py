@@ -6,18 +6,20 @@ A pass that is too large is split into several; the result is the same, since ap
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from egolive.assistant.backends.torch.kv_cache import TorchKVCache
-from egolive.assistant.model.engine_folder import Shapes
+from egolive.assistant.model.engine_folder import EngineCard, Shapes
 from egolive.assistant.runtime.backend import ForwardInput
 from egolive.streaming.errors import EngineError
 
-__all__ = ["Pass", "Ranges", "Sizes", "passes"]
+__all__ = ["Pass", "Ranges", "Sizes", "passes", "sizes_of"]
 
 Ranges = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """By input, its smallest, usual and largest shape."""
 
+_MOST = 2**20
+"""Of any limit; memory is taken by them."""
 _STEP = 4
 """Tokens of a usual decode step: one a question."""
 _SLICES = 2
@@ -52,6 +54,21 @@ class Sizes:
             _ranges(shapes, (1, opt, tokens), (1, past, self.columns), (1, min(opt, kept), kept))
             for opt, (tokens, kept) in zip(new, most, strict=True)
         ]
+
+
+def sizes_of(card: EngineCard) -> Sizes:
+    """The limits that an engine was exported with; those of today where it tells none.
+
+    Raises:
+        EngineError: They are no such limits.
+    """
+    try:
+        found = Sizes(**card.sizes)
+    except TypeError:
+        found = None
+    if found is None or not all(1 <= number <= _MOST for number in asdict(found).values()):
+        raise EngineError(f"the sizes of the engine {card.name:.60} cannot be right; export it again")
+    return found
 
 
 def _ranges(shapes: Shapes, new: Sequence[int], past: Sequence[int], kept: Sequence[int]) -> Ranges:

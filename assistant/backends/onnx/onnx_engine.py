@@ -8,9 +8,15 @@ import torch
 
 from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower, embedding_table
 from egolive.assistant.backends.onnx.graph_engine import graph_engine
-from egolive.assistant.backends.onnx.graph_limits import Sizes
+from egolive.assistant.backends.onnx.graph_limits import Sizes, sizes_of
 from egolive.assistant.backends.onnx.onnx_runtime import OnnxGraph, tensorrt_cache, tensorrt_settings
-from egolive.assistant.model.engine_folder import DECODER_FILE, EMBEDDINGS_FILE, TOWER_FILE, EngineCard
+from egolive.assistant.model.engine_folder import (
+    DECODER_FILE,
+    EMBEDDINGS_FILE,
+    TOWER_FILE,
+    EngineCard,
+    listed_file,
+)
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.streaming.errors import EngineError
 
@@ -37,7 +43,8 @@ def load_onnx_engine(
         ConfigError: A mistake in the profile.
     """
     shapes = card.shapes
-    sizes = Sizes(**card.sizes) if card.sizes else None
+    graph, decoder_graph = (listed_file(folder, card, name) for name in (TOWER_FILE, DECODER_FILE))
+    sizes = sizes_of(card) if card.sizes else None
     towers = decoders = None
     if tensorrt:
         if card.backend == "onnx" and _OWN_FORMATS & {card.precision["decoder"], card.precision["head"]}:
@@ -53,10 +60,10 @@ def load_onnx_engine(
             raise EngineError(f"cannot keep engines in {cache}: {error.strerror or error}") from error
         towers = tensorrt_settings(cache, {}, bf16=bf16)
         decoders = tensorrt_settings(cache, sizes.ranges(shapes)[0], bf16=bf16)
-    tower = GraphTower(OnnxGraph(folder / TOWER_FILE, device, threads, tensorrt=towers), shapes, device)
+    tower = GraphTower(OnnxGraph(graph, device, threads, tensorrt=towers), shapes, device)
     decoder = GraphDecoder(
-        OnnxGraph(folder / DECODER_FILE, device, threads, tensorrt=decoders),
-        embedding_table(folder / EMBEDDINGS_FILE),
+        OnnxGraph(decoder_graph, device, threads, tensorrt=decoders),
+        embedding_table(listed_file(folder, card, EMBEDDINGS_FILE)),
         shapes,
         device,
         sizes=sizes,

@@ -8,7 +8,7 @@ import torch
 
 from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower, embedding_table
 from egolive.assistant.backends.onnx.graph_engine import graph_engine
-from egolive.assistant.backends.onnx.graph_limits import Sizes
+from egolive.assistant.backends.onnx.graph_limits import sizes_of
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
 from egolive.assistant.backends.tensorrt.tensorrt_runtime import (
     TensorRtGraph,
@@ -16,9 +16,9 @@ from egolive.assistant.backends.tensorrt.tensorrt_runtime import (
     tensorrt_module,
 )
 from egolive.assistant.backends.torch.cuda_graphs import cuda_capture
-from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, EngineCard
+from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, EngineCard, listed_file
 from egolive.assistant.runtime.local_engine import LocalEngine
-from egolive.streaming.errors import EngineError
+from egolive.streaming.errors import EngineError, one_line
 
 __all__ = ["DECODER_ENGINE", "DECODE_ENGINE", "TOWER_ENGINE", "load_tensorrt_engine"]
 
@@ -53,20 +53,21 @@ def load_tensorrt_engine(
     here, there = gpu_fingerprint(trt, device), card.made.get("built", {})
     if here != there:
         told = "{gpu} (capability {capability}) and TensorRT {tensorrt}"
-        was = told.format(**there) if there else "an unknown GPU"
+        known = isinstance(there, dict) and here.keys() <= there.keys()
+        was = one_line(told.format(**there)) if known else "an unknown GPU"
         raise EngineError(
             f"{folder} was built for {was}, here is {told.format(**here)}: "
             f"build it here with egolive export {folder} --to tensorrt"
         )
-    shapes, sizes = card.shapes, Sizes(**card.sizes)
-    tower = GraphTower(TensorRtGraph(trt, folder / TOWER_ENGINE, device), shapes, device)
+    shapes, sizes = card.shapes, sizes_of(card)
+    tower = GraphTower(TensorRtGraph(trt, listed_file(folder, card, TOWER_ENGINE), device), shapes, device)
     steps = None
     if graphs:
-        fixed = TensorRtGraph(trt, folder / DECODE_ENGINE, device)
+        fixed = TensorRtGraph(trt, listed_file(folder, card, DECODE_ENGINE), device)
         steps = GraphSteps(fixed, shapes, sizes, device, cuda_capture(device))
     decoder = GraphDecoder(
-        TensorRtGraph(trt, folder / DECODER_ENGINE, device),
-        embedding_table(folder / EMBEDDINGS_FILE),
+        TensorRtGraph(trt, listed_file(folder, card, DECODER_ENGINE), device),
+        embedding_table(listed_file(folder, card, EMBEDDINGS_FILE)),
         shapes,
         device,
         sizes=sizes,
