@@ -86,7 +86,9 @@ def why_not_opened(name: str, scheme: str, error: av.FFmpegError) -> str:
     # FFmpeg calls it invalid data when an RTSP server does not answer.
     if silent or (scheme.startswith("rtsp") and isinstance(error, av.error.InvalidDataError)):
         return f"{name}: no answer that can be read in time; check the address, the network and the camera"
-    if isinstance(error, (av.error.InvalidDataError, av.error.DecoderNotFoundError)):
+    # An invalid argument is a format that is not read from HTTP, such as a list of files.
+    refused = scheme.startswith("http") and isinstance(error, av.error.ArgumentError)
+    if refused or isinstance(error, (av.error.InvalidDataError, av.error.DecoderNotFoundError)):
         where = "check the path on the camera" if scheme else "it is of another kind, damaged or cut off"
         return f"{name}: not a video that can be read; {where}"
     if scheme and _is_unknown_host(error.filename):

@@ -26,19 +26,33 @@ _HELD = frozenset({"h264", "hevc", "mpegts", "rtp", "rtsp", "sdp"})
 """Containers whose parser hands on an H.264 or H.265 picture when the next one begins, one step late."""
 _SEEK_BACK = (0.0, 0.5, 2.0, 5.0, 12.0, 30.0, 120.0)
 """Seconds before the target at which a key frame is looked for."""
-_FILE_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": (
-        "mov,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,flv,live_flv,ogg,asf,asf_o,rm,wtv,mxf,gxf,nut,"
-        "ivf,yuv4mpegpipe,h261,h263,h264,hevc,vvc,evc,av1,obu,m4v,vc1,vc1test,cavsvideo,avs2,avs3,dirac,"
-        "dnxhd,dv,mjpeg,mjpeg_2000,mpjpeg,gif,apng,jpegxl_anim,jpegxl_pipe,jpeg_pipe,png_pipe,bmp_pipe,"
-        "tiff_pipe,ppm_pipe,pgm_pipe,exr_pipe,hdr_pipe,dpx_pipe,"
-        "pam_pipe,sunrast_pipe,xbm_pipe,xpm_pipe,flic,swf,smk,bink,roq,vivo,nsv,nuv,pva,dhav,cine,r3d,dxa,"
-        "wav,w64,aiff,mp3,aac,ac3,eac3,flac,caf,au,amr"
-    ),
-}
-"""FFmpeg's options for a file: it is read as what it holds. None of these formats opens other
-files, as playlists, descriptions of streams and patterns of names do."""
+_FORMATS = (
+    "mov,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,flv,live_flv,ogg,asf,asf_o,rm,wtv,mxf,gxf,nut,"
+    "ivf,yuv4mpegpipe,h261,h263,h264,hevc,vvc,evc,av1,obu,m4v,vc1,vc1test,cavsvideo,avs2,avs3,dirac,"
+    "dnxhd,dv,mjpeg,mjpeg_2000,mpjpeg,gif,apng,jpegxl_anim,jpegxl_pipe,jpeg_pipe,png_pipe,bmp_pipe,"
+    "tiff_pipe,ppm_pipe,pgm_pipe,exr_pipe,hdr_pipe,dpx_pipe,"
+    "pam_pipe,sunrast_pipe,xbm_pipe,xpm_pipe,flic,swf,smk,bink,roq,vivo,nsv,nuv,pva,dhav,cine,r3d,dxa,"
+    "wav,w64,aiff,mp3,aac,ac3,eac3,flac,caf,au,amr"
+)
+"""Formats that are read as what they hold. None of them opens other files, as playlists, descriptions of
+streams and patterns of names do."""
+_FILE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+"""FFmpeg's options for a file."""
+_HTTP = "http,https,httpproxy,tls,tcp,crypto,data"
+_NETWORK = (
+    f"{_HTTP},udp,udplite,rtp,srtp,dtls,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,ffrtmpcrypt,ffrtmphttp,"
+    "srt,rist,sctp,mmsh,mmst,ftp,sftp"
+)
+"""Protocols that an answer may use in turn: none that reads a file or a program of this machine."""
+
+
+def _address_options(scheme: str) -> dict[str, str]:
+    """FFmpeg's options for an address: what comes from there may name parts by HTTP, nothing else."""
+    protocols = _HTTP if scheme in ("http", "https") else f"{_NETWORK},{scheme}"
+    own = "hls,dash,webvtt" if scheme in ("http", "https") else "rtsp,rtp,sap,rdt"
+    return {"protocol_whitelist": protocols, "format_whitelist": f"{_FORMATS},{own}"}
+
+
 _MAX_FAILED_READS = 100
 """Reads that may fail in a row before the rest of a file is given up."""
 
@@ -105,7 +119,8 @@ class Decoder:
         self._inside = 0
         """Packets that were given to the decoder and have not come out as pictures."""
         self._format = container_format
-        self._options = {**(_FILE_OPTIONS if isinstance(address, Path) else {}), **(options or {})}
+        limits = _address_options(self.scheme) if self.scheme else {}
+        self._options = {**(_FILE_OPTIONS if isinstance(address, Path) else limits), **(options or {})}
         self._timeout = timeout
         self._clock = clock or MonotonicClock()
         # PyAV must not close a container that another thread is reading.
