@@ -305,7 +305,8 @@ def _problem(error: ValidationError) -> str:
     for problem in problems:
         if problem["loc"] == ("format",) and problem["type"] == "literal_error":
             return f"format {problem['input']!r:.20}, which another egolive wrote"
-    # A key of somebody else's may be of any length.
-    field = " ".join(".".join(map(str, problems[0]["loc"])).split())[:_LONGEST_FIELD]
+    # A key of somebody else's may be of any length, and hold what a terminal obeys.
+    field = ".".join(map(str, problems[0]["loc"]))[:_LONGEST_FIELD]
+    field = "".join(one if one.isprintable() else "?" for one in field)
     message = one_line(problems[0]["msg"].removeprefix("Value error, "))
     return f"{field}: {message}" if field else message
