@@ -158,7 +158,15 @@ def read_json_object(
     return _object(found, where, remedy, error)
 
 
-def parse_json(model: type[M], data: str | bytes, *, where: str, remedy: str, most: int = MOST_BYTES) -> M:
+def parse_json(
+    model: type[M],
+    data: str | bytes,
+    *,
+    where: str,
+    remedy: str,
+    most: int = MOST_BYTES,
+    known: bool = False,
+) -> M:
     """Check JSON text.
 
     Args:
@@ -167,6 +175,7 @@ def parse_json(model: type[M], data: str | bytes, *, where: str, remedy: str, mo
         where: Names it in the error.
         remedy: What to do where it does not fit.
         most: Bytes that it may have.
+        known: Whether `json_value` has read it before, so that only the model is left to be checked.
 
     Raises:
         DataError: It is no JSON, more of it than allowed, or does not fit.
@@ -175,7 +184,8 @@ def parse_json(model: type[M], data: str | bytes, *, where: str, remedy: str, mo
         data = _limited(data, most)
         found = model.model_validate_json(data)
         # After the model, which names the field: what it lets pass, such as NaN where it takes anything.
-        _strict(data)
+        if not known:
+            _strict(data)
     except ValidationError as error:
         raise DataError(f"{where} ({_problem(error)}); {remedy}") from None
     except ValueError as error:

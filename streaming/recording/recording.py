@@ -25,6 +25,7 @@ from egolive.streaming.json_files import (
     Positive,
     Seconds,
     json_bytes,
+    json_object,
     parse_json,
     read_at_most,
     read_json,
@@ -125,10 +126,6 @@ class _End(JsonModel):
         if min(counts) < 0:
             raise ValueError("a count below 0")
         return self
-
-
-class _Event(JsonModel, extra="allow"):
-    """Any line; its keys say which kind it is."""
 
 
 _KINDS: dict[str, type[JsonModel]] = {
@@ -299,9 +296,11 @@ class Recording:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}: damaged"
             try:
-                keys = parse_json(_Event, line, where=where, remedy=_REMEDY).model_extra or {}
-                kind = next((kind for key, kind in _KINDS.items() if key in keys), _Event)
-                event = parse_json(kind, line, where=where, remedy=_REMEDY)
+                keys = json_object(line, where=where, remedy=_REMEDY)
+                kind = next((kind for key, kind in _KINDS.items() if key in keys), None)
+                if kind is None:
+                    continue
+                event = parse_json(kind, line, where=where, remedy=_REMEDY, known=True)
             except DataError:
                 if number == len(lines) and self.report is None:
                     # Cut off by a kill.
