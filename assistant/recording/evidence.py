@@ -38,6 +38,7 @@ from egolive.streaming.json_files import (
 from egolive.streaming.paths import brief
 from egolive.streaming.recording.pictures import png_size, read_png, write_png
 from egolive.streaming.sources.addresses import without_password
+from egolive.streaming.sources.limits import check_pixels
 
 __all__ = [
     "Bundle",
@@ -224,6 +225,7 @@ def read_bundle(folder: Path) -> Bundle:
 
     Raises:
         DataError: It is none, or something in it is missing or damaged.
+        SourceError: One of its pictures has more pixels than are decoded.
         ConfigError: Its profile has a mistake.
     """
     files = {_BUNDLE: _read(folder / _BUNDLE, "bundle", MOST_BYTES)}
@@ -236,6 +238,7 @@ def read_bundle(folder: Path) -> Bundle:
         if _hash(data) != expected:
             raise DataError(f"{folder / name}: is not the picture that was answered about; {_REMEDY}")
         width, height = png_size(data) or (0, 0)
+        check_pixels(str(folder / name), width, height)
         pixels += width * height
         if pixels > _MOST_PIXELS:
             raise DataError(f"{folder}: its pictures have more than {_MOST_PIXELS} pixels; {_REMEDY}")

@@ -18,6 +18,7 @@ from egolive.demo.live.sessions import Settings, VisitorSession, VisitorSessions
 from egolive.demo.live.state_sink import State
 from egolive.demo.security.names import client_network
 from egolive.streaming.errors import EgoliveError, SourceError, UsageError
+from egolive.streaming.json_files import json_object
 
 __all__ = ["add_live_routes", "settings_of"]
 
@@ -184,13 +185,9 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 async def _json(request: Request) -> dict[str, object]:
-    try:
-        fields = json.loads(await _body(request, _MOST_JSON) or b"{}")
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        raise UsageError("the request is not a JSON object")
-    return fields
+    body = await _body(request, _MOST_JSON)
+    where = "the request is not a JSON object that can be read"
+    return json_object(body or b"{}", where=where, remedy="send another", most=_MOST_JSON, error=UsageError)
 
 
 def _words(value: object) -> str:

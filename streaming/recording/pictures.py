@@ -12,13 +12,12 @@ import numpy as np
 
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Image
+from egolive.streaming.sources.limits import check_pixels, most_pixels
 from egolive.streaming.sources.rgb import RgbConverter
 
 __all__ = ["PictureFiles", "png_size", "read_pictures", "read_png", "write_png"]
 
 _PATTERN = "pictures-{:03d}.mkv"
-_MOST_PIXELS = 64 * 1024**2
-"""Of one picture that is read."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -107,6 +106,7 @@ def read_pictures(folder: Path) -> Iterator[Image]:
             with av.open(
                 str(path.absolute()),
                 format="matroska",
+                options={"max_pixels": str(most_pixels())},
                 container_options={"protocol_whitelist": "file"},
                 metadata_errors="ignore",
             ) as container:
@@ -115,7 +115,8 @@ def read_pictures(folder: Path) -> Iterator[Image]:
                 decoder = container.streams.video[0].codec_context
                 if decoder is None or decoder.name != "h264":
                     raise DataError(f"{path}: holds another video than a recorder writes; record again")
-                decoder.options = {"max_pixels": str(_MOST_PIXELS)}
+                check_pixels(str(path), decoder.width, decoder.height)
+                decoder.options = {"max_pixels": str(most_pixels())}
                 for picture in container.decode(video=0):
                     yield to_rgb(picture)
         except av.EOFError:

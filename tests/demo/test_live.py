@@ -215,6 +215,17 @@ def test_requests_that_make_no_sense_are_told_so(page: Opener, path: str, fields
     assert told in reply.json()["error"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 9000, b'{"a":' * 1900, b"9" * 9000, b'{"tasks": NaN}', b"\xff\xfe", b"[" + b"{}," * 3000 + b"0]"],
+)
+def test_absurd_json_in_a_request_is_refused_in_one_line(page: Opener, body: bytes) -> None:
+    reply = page().post("/live/open", content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == 400
+    assert "not a JSON object that can be read" in reply.json()["error"]
+    assert "\n" not in reply.json()["error"]
+
+
 def test_the_newest_posted_picture_wins_and_late_ones_are_refused() -> None:
     source = BrowserSource()
     for time in (10.0, 10.1, 10.2):
