@@ -20,6 +20,8 @@ from egolive.train.data.rows import RowError
 from egolive.train.evaluate.result_files import read_records
 from egolive.train.simulator.write import load_episode
 
+pytestmark = pytest.mark.robustness
+
 HOSTILE: dict[str, str | bytes] = {
     "deep": "[" * 100_000,
     "deep object": '{"a":' * 100_000,

@@ -35,7 +35,7 @@ def test_parts_by_http_are_read(clip: bytes) -> None:
         assert sum(1 for _ in source) == 20
 
 
-@pytest.mark.parametrize("framing", ["length", "ranges", "chunked"])
+@pytest.mark.parametrize("framing", ["length", "ranges"])
 @pytest.mark.parametrize(
     ("name", "text"),
     [
