@@ -161,7 +161,7 @@ def _speaks_bytes(tokenizer: Tokenizer) -> bool:
     sample = "a é 猫"
     try:
         return b"".join(map(tokenizer.token_bytes, tokenizer.encode(sample))) == sample.encode()
-    except KeyError:
+    except Exception:  # transformers keeps what its configuration says unchecked, until a text is encoded
         return False
 
 

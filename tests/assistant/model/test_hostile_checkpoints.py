@@ -105,6 +105,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickled shard": (index("pytorch_model.bin"), "no weight file of its folder"),
     "tokenizer class": (tokenizer("tokenizer_class", "BertJapaneseTokenizer"), "BertJapaneseTokenizer"),
     "no class": (tokenizer("tokenizer_class", ["Qwen2Tokenizer"]), "class"),
+    "no length": (tokenizer("model_max_length", ""), "is not the one this model learned"),
     "another tokenizer file": (tokenizer("fast_tokenizer_files", ["tokenizer.1.json"]), "other files"),
     "vocabulary elsewhere": (tokenizer("vocab_file", "/etc/passwd"), "leads to other files"),
     "deep tokenizer": (lambda f: (f / "tokenizer.json").write_text("[" * 100_000), "tokenizer.json"),
