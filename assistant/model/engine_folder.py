@@ -4,6 +4,9 @@
 in a folder is trusted before its size and hash are those that were written down; only files that are listed
 are opened, and none of them can hold code for the processor (ONNX graphs, safetensors, JSON; engines of
 TensorRT are programs of the GPU, and are built on the machine that runs them).
+
+The files lie beside `engine.json`. While an engine is replaced, those of the new one lie in a folder of their
+own beside it, which `engine.json` names: replacing that one file turns one engine into the other.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from egolive.assistant.model.checkpoint import inspect_checkpoint
+from egolive.streaming.durable_files import replace_file
 from egolive.streaming.errors import DataError, EngineError
 from egolive.streaming.json_files import JsonModel, json_bytes, parse_json
 
@@ -30,6 +34,7 @@ __all__ = [
     "EngineCard",
     "Shapes",
     "describe_files",
+    "files_folder",
     "hash_checkpoint",
     "is_engine_folder",
     "read_engine_card",
@@ -78,6 +83,12 @@ def _plain_files(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return files
 
 
+def _plain_name(name: str) -> str:
+    if name and (Path(name).name != name or name in (".", "..") or "\0" in name):
+        raise ValueError(f"{name!r:.60} is no folder inside the engine's own")
+    return name
+
+
 class Shapes(JsonModel, extra="forbid"):
     """Sizes that the backend needs before it can run anything."""
 
@@ -114,6 +125,8 @@ class EngineCard(JsonModel, extra="forbid"):
     """Of the packages that wrote it."""
     files: Annotated[dict[str, dict[str, Any]], Field(min_length=1), AfterValidator(_plain_files)]
     """By name, bytes and sha256 of every file that may be opened."""
+    inside: Annotated[str, AfterValidator(_plain_name)] = ""
+    """Name of the folder beside `engine.json` in which the files lie; empty where they lie beside it too."""
     sizes: dict[str, int] = Field(default_factory=dict)
     """Limits of one pass, as `egolive.assistant.backends.onnx.graph_limits.Sizes` has them; empty where there
     are none."""
@@ -151,6 +164,11 @@ def read_engine_card(folder: Path) -> EngineCard:
         raise EngineError(str(error)) from None
 
 
+def files_folder(folder: Path, card: EngineCard) -> Path:
+    """Where an engine's files lie: its own folder, or the one inside it that its card names."""
+    return folder / card.inside if card.inside else folder
+
+
 def verify_files(folder: Path, card: EngineCard) -> None:
     """Compare every file with what was written down when the folder was made.
 
@@ -158,7 +176,7 @@ def verify_files(folder: Path, card: EngineCard) -> None:
         EngineError: One is missing, cut off or changed.
     """
     for name, known in card.files.items():
-        path = folder / name
+        path = files_folder(folder, card) / name
         if not path.is_file():
             raise EngineError(f"{folder} is incomplete: {name} is missing; copy it again")
         size = path.stat().st_size
@@ -172,11 +190,14 @@ def verify_files(folder: Path, card: EngineCard) -> None:
 
 
 def write_engine_card(folder: Path, card: EngineCard) -> None:
-    """Write `engine.json`, whole or not at all."""
-    values = {"format": FORMAT} | card.model_dump()
-    partial = folder / f"{ENGINE_FILE}.part"
-    partial.write_bytes(json_bytes(values))
-    partial.replace(folder / ENGINE_FILE)
+    """Write `engine.json`, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; the one that was there stays.
+    """
+    # Left out where it says nothing: versions that do not know it read the folder too.
+    values = card.model_dump(exclude=set() if card.inside else {"inside"})
+    replace_file(folder / ENGINE_FILE, json_bytes({"format": FORMAT} | values))
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,13 @@ from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTow
 from egolive.assistant.backends.onnx.graph_engine import graph_engine
 from egolive.assistant.backends.onnx.graph_limits import Sizes
 from egolive.assistant.backends.onnx.onnx_runtime import OnnxGraph, tensorrt_cache, tensorrt_settings
-from egolive.assistant.model.engine_folder import DECODER_FILE, EMBEDDINGS_FILE, TOWER_FILE, EngineCard
+from egolive.assistant.model.engine_folder import (
+    DECODER_FILE,
+    EMBEDDINGS_FILE,
+    TOWER_FILE,
+    EngineCard,
+    files_folder,
+)
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.streaming.errors import EngineError
 
@@ -53,14 +59,15 @@ def load_onnx_engine(
             raise EngineError(f"cannot keep engines in {cache}: {error.strerror or error}") from error
         towers = tensorrt_settings(cache, {}, bf16=bf16)
         decoders = tensorrt_settings(cache, sizes.ranges(shapes)[0], bf16=bf16)
-    tower = GraphTower(OnnxGraph(folder / TOWER_FILE, device, threads, tensorrt=towers), shapes, device)
+    files = files_folder(folder, card)
+    tower = GraphTower(OnnxGraph(files / TOWER_FILE, device, threads, tensorrt=towers), shapes, device)
     decoder = GraphDecoder(
-        OnnxGraph(folder / DECODER_FILE, device, threads, tensorrt=decoders),
-        embedding_table(folder / EMBEDDINGS_FILE),
+        OnnxGraph(files / DECODER_FILE, device, threads, tensorrt=decoders),
+        embedding_table(files / EMBEDDINGS_FILE),
         shapes,
         device,
         sizes=sizes,
     )
     backend = "onnx-tensorrt" if tensorrt else "onnx"
     context = sizes.columns if sizes is not None else None
-    return graph_engine(folder, card, tower, decoder, backend=backend, device=device, context=context)
+    return graph_engine(files, card, tower, decoder, backend=backend, device=device, context=context)

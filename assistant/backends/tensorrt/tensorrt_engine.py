@@ -16,7 +16,7 @@ from egolive.assistant.backends.tensorrt.tensorrt_runtime import (
     tensorrt_module,
 )
 from egolive.assistant.backends.torch.cuda_graphs import cuda_capture
-from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, EngineCard
+from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, EngineCard, files_folder
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.streaming.errors import EngineError
 
@@ -58,20 +58,18 @@ def load_tensorrt_engine(
             f"{folder} was built for {was}, here is {told.format(**here)}: "
             f"build it here with egolive export {folder} --to tensorrt"
         )
-    shapes, sizes = card.shapes, Sizes(**card.sizes)
-    tower = GraphTower(TensorRtGraph(trt, folder / TOWER_ENGINE, device), shapes, device)
+    shapes, sizes, files = card.shapes, Sizes(**card.sizes), files_folder(folder, card)
+    tower = GraphTower(TensorRtGraph(trt, files / TOWER_ENGINE, device), shapes, device)
     steps = None
     if graphs:
-        fixed = TensorRtGraph(trt, folder / DECODE_ENGINE, device)
+        fixed = TensorRtGraph(trt, files / DECODE_ENGINE, device)
         steps = GraphSteps(fixed, shapes, sizes, device, cuda_capture(device))
     decoder = GraphDecoder(
-        TensorRtGraph(trt, folder / DECODER_ENGINE, device),
-        embedding_table(folder / EMBEDDINGS_FILE),
+        TensorRtGraph(trt, files / DECODER_ENGINE, device),
+        embedding_table(files / EMBEDDINGS_FILE),
         shapes,
         device,
         sizes=sizes,
         steps=steps,
     )
-    return graph_engine(
-        folder, card, tower, decoder, backend="tensorrt", device=device, context=sizes.columns
-    )
+    return graph_engine(files, card, tower, decoder, backend="tensorrt", device=device, context=sizes.columns)
