@@ -73,14 +73,27 @@ def open_file(folder: Path | None, *, read_only: bool = False) -> sqlite3.Connec
         file.executescript(
             "PRAGMA secure_delete = ON; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY;"
         )
-        file.executescript(_TABLES)
+        # All of them or none: a disk may be full from the start.
+        file.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
     except sqlite3.Error as error:
         file.close()
+        if folder is not None and not read_only:
+            _remove_empty(folder / FILE)
         raise DataError(f"{place}: no memory that can be used ({reason(error)}); {remedy}") from error
     except DataError:
         file.close()
         raise
     return file
+
+
+def _remove_empty(path: Path) -> None:
+    """Remove a file that was made and got nothing; one with anything in it stays."""
+    try:
+        if path.stat().st_size == 0:
+            path.unlink()
+    except OSError:
+        # The folder went, or is not ours: nothing was lost.
+        return
 
 
 def reason(error: BaseException) -> str:

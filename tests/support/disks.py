@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["small_disk"]
+__all__ = ["files_end_at", "small_disk"]
 
 
 @contextmanager
@@ -31,3 +31,18 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond so many bytes: as on a full disk, writing more fails."""
+    if os.name != "posix":
+        pytest.skip("needs limits of a POSIX system")
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -23,7 +23,7 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.prompts.prompts import Message
 from egolive.assistant.schema.profiles import NANO
 from egolive.streaming.errors import ConfigError, DataError
-from egolive.train.common.loop import last_checkpoint
+from egolive.train.common.run_files import last_checkpoint
 from egolive.train.common.trainer_recipe import CheckpointRecipe, Lora, Rates
 from egolive.train.data.rows import Tally
 from egolive.train.finetune import grpo
