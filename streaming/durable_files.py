@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 import weakref
+from io import FileIO
 from pathlib import Path
 
 __all__ = ["CheckedFile", "LineFile", "replace_file", "sync_file", "sync_folder", "sync_later", "sync_tree"]
@@ -37,7 +39,7 @@ class LineFile:
         self._lock = threading.Lock()
         # Without a buffer nothing is left for the end, which would block or fail where writing did.
         self._file = path.open("wb", buffering=0)
-        self._appending = _Appending(path)
+        self._appending = _Appending(self._file)
         self._length = 0
 
     @property
@@ -95,9 +97,8 @@ class CheckedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._file = path.open("wb", buffering=0)
-        self._appending = _Appending(path)
+        self._appending = _Appending(self._file)
         self._error: OSError | None = None
 
     @property
@@ -153,8 +154,10 @@ class CheckedFile:
 class _Appending:
     """Brings a growing file to the disk each second, whoever writes it, until it is closed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        # A pipe or a device has no disk below it.
+        self._on_disk = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self._error: OSError | None = None
         self._open = True
         _syncer.add(self)
@@ -182,12 +185,15 @@ class _Appending:
 
     def sync(self) -> None:
         """Bring to the disk what is written by now; what fails is told by `check`."""
+        if not self._on_disk:
+            return
         try:
-            # A pipe or a device has no disk below it, and opening it could block.
-            if self._path.is_file():
-                sync_file(self._path)
+            os.fsync(self._file.fileno())
         except OSError as error:
             self._error = error
+        except ValueError:
+            # Closed meanwhile, after what was in it was brought to the disk.
+            return
 
 
 class _Syncer:

@@ -30,7 +30,7 @@ _BT709, _BT601, _LIMITED = 1, 6, 1
 
 
 class VideoWriter:
-    """An MP4 file in fragments of about half a second: what was written a second ago survives a kill.
+    """An MP4 file in fragments of about a quarter of a second: what was written a second ago survives a kill.
 
     Frames may come at any times, as long as these go up. The first picture decides the size, rounded up to
     even numbers; pictures of another size are stretched to it. No sound.
@@ -58,7 +58,7 @@ class VideoWriter:
                 format="mp4",
                 container_options={
                     "movflags": "frag_keyframe+empty_moov+default_base_moof",
-                    "frag_duration": "500000",
+                    "frag_duration": "250000",
                     "flush_packets": "1",
                 },
             )
@@ -92,7 +92,7 @@ class VideoWriter:
         picture.time_base = Fraction(1, _TICKS)
         self._pictures += 1
         # A key frame ends a fragment. So the first one holds a single picture: the file can be played from
-        # then on. Later they are cut each half second too, and each with the first picture behind it.
+        # then on. Later they are cut each quarter of a second too, each by the first picture behind it.
         if time - self._last_key >= 1.0 or self._pictures == 2:
             picture.pict_type = PictureType.I
             self._last_key = time

@@ -145,7 +145,7 @@ def test_a_video_on_a_full_disk_ends_with_its_last_whole_fragment(tmp_path: Path
         return
     with open_source(path) as source:
         frames = list(source)
-    assert written - 17 <= len(frames) <= written
+    assert written - 10 <= len(frames) <= written
     assert [round(int(f.image[8, 8, 0]) / 4) for f in frames] == pytest.approx(
         [number / 4 for number in range(len(frames))], abs=1.5
     )
@@ -159,7 +159,7 @@ def test_a_disk_that_is_full_when_the_video_is_finished_is_told(tmp_path: Path) 
     with files_end_at((tmp_path / "clip.mp4").stat().st_size + 5000), pytest.raises(SinkError, match="large"):
         writer.close()
     with open_source(writer.path) as source:
-        assert len(list(source)) == 16
+        assert len(list(source)) >= 16
 
 
 @pytest.mark.parametrize("size", [500, 20_000, 100_000])
