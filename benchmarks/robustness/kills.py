@@ -231,8 +231,9 @@ def _judged(how: str, root: Path, beside: Path) -> Ended:
     for name, values in told.items():
         found = getattr(kept, name)
         if name in _IN_SECONDS:
-            # Before the first picture nothing is there, and nothing has been lost before its time.
-            lost[name] = round(values[-1] - max(found, values[0] - 1 / 30), 3)
+            # The picture that is shown until the next one counts for a thirtieth of a second.
+            gone = [value for value in values if value > found + 1e-3]
+            lost[name] = round(gone[-1] - gone[0] + 1 / 30, 3) if gone else 0.0
         else:
             lost[name] = len(values) - found
     wrong = list(kept.wrong)
