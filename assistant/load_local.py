@@ -15,7 +15,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.model.checkpoint import BUNDLED, Checkpoint, inspect_checkpoint, resolve_model
-from egolive.assistant.model.engine_folder import EngineCard, is_engine_folder, read_engine_card, verify_files
+from egolive.assistant.model.engine_folder import (
+    EngineCard,
+    files_folder,
+    is_engine_folder,
+    read_engine_card,
+    verify_files,
+)
 from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.runtime.backend import Decoder, VisionTower
@@ -128,11 +134,12 @@ def _open_torch_engine(folder: Path, card: EngineCard, device: str, *, graphs: b
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise EngineError(f"{folder} needs bitsandbytes: pip install 'egolive[quantize]'") from error
-    inspect_checkpoint(folder)
+    files = files_folder(folder, card)
+    inspect_checkpoint(files)
     place = _device(device)
     # What is not quantised is stored as the checkpoint had it, and computed with as a checkpoint is.
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-    return _torch_engine(folder, card.name, place, dtype, card.precision["decoder"], graphs=graphs)
+    return _torch_engine(files, card.name, place, dtype, card.precision["decoder"], graphs=graphs)
 
 
 def _torch_engine(

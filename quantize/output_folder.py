@@ -1,25 +1,45 @@
-"""Writes all of an engine folder but its weights, and moves it into place once it is complete."""
+"""Writes all of an engine folder but its weights, and lets it take its place once it is complete.
+
+A folder is never renamed: it may be a mount point, or be reached by a link. The new files are written into a
+folder of their own inside it; `engine.json`, replaced in one step once they are on the disk, makes them the
+engine. Only then are the old files deleted and the new ones moved up.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import psutil
+from safetensors import SafetensorError
 from transformers import Qwen2VLConfig
 
 from egolive.assistant.model.checkpoint import is_within
-from egolive.assistant.model.engine_folder import EngineCard, Shapes, is_engine_folder, write_engine_card
-from egolive.streaming.errors import ConfigError, EngineError
+from egolive.assistant.model.engine_folder import (
+    ENGINE_FILE,
+    EngineCard,
+    Shapes,
+    files_folder,
+    is_engine_folder,
+    read_engine_card,
+    write_engine_card,
+)
+from egolive.assistant.schema.profiles import PROFILE_FILE
+from egolive.streaming.durable_files import sync_folder, sync_tree
+from egolive.streaming.errors import ConfigError, EngineError, SinkError
 
 __all__ = [
     "DEFAULT_SIZE",
     "copy_small_files",
+    "link_files",
     "model_shapes",
     "new_folder",
     "package_versions",
@@ -43,30 +63,70 @@ _SMALL = (
     "vocab.json",
     "merges.txt",
 )
+_log = logging.getLogger(__name__)
+_INSIDE = "files-"
+"""Beginning of the name of a folder in which a new engine is written; its process follows."""
+_writing: set[Path] = set()
+"""Such folders that this process is writing."""
 _PACKAGES = ("egolive", "torch", "transformers", "onnx", "onnxruntime", "nvidia-modelopt", "bitsandbytes")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into; it becomes `out` only if nothing goes wrong inside.
+    """A folder to write an engine into, its card included; it becomes `out` only if nothing goes wrong.
 
-    An engine that is there already is replaced, anything else is left alone.
+    An engine that is there already is replaced: it can be loaded until the new one is whole, and stays if
+    writing fails. Other files in the folder are left alone.
 
     Raises:
         ConfigError: Something else is there.
+        SinkError: The disk is full or gone; what was there stays.
     """
-    if out.exists() and not is_engine_folder(out) and not (out.is_dir() and not any(out.iterdir())):
+    # Of a link its target is written to, also where that is not there yet.
+    folder = out.resolve()
+    if folder.exists() and not is_engine_folder(folder) and not _is_free(folder):
         raise ConfigError(f"{out} is there already and is no engine folder; give another name with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    made = not folder.exists()
+    new = folder / f"{_INSIDE}{os.getpid()}-{token_hex(4)}"
     try:
-        yield partial
-        shutil.rmtree(out, ignore_errors=True)
-        partial.replace(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(folder)
+        _writing.add(new)
+        new.mkdir()
+        yield new
+        sync_tree(new)
+        old = _card_of(folder)
+        card = read_engine_card(new).model_copy(update={"inside": new.name})
+        (new / ENGINE_FILE).unlink()
+        write_engine_card(folder, card)
+    except BaseException as error:
+        known = _card_of(folder)
+        if known is None or known.inside != new.name:
+            shutil.rmtree(new, ignore_errors=True)
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritten(out, error.strerror or str(error)) from error
+        if isinstance(error, SafetensorError) and "I/O error" in str(error):
+            raise _unwritten(out, str(error).rpartition("I/O error: ")[2]) from error
+        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _writing.discard(new)
+    try:
+        _remove_old(folder, old, card)
+        _move_up(folder, card)
+    except OSError as error:
+        # The engine is whole where it lies.
+        _log.warning("%s: the old engine's files are still there (%s)", out, error.strerror or error)
+
+
+def link_files(source: Path, names: Iterable[str], out: Path) -> None:
+    """Files of a folder in another one too, without a second copy where the disk can do that."""
+    for name in names:
+        try:
+            os.link(source / name, out / name)
+        except OSError:
+            shutil.copyfile(source / name, out / name)
 
 
 def copy_small_files(source: Path, out: Path) -> None:
@@ -152,6 +212,76 @@ def record_loss(folder: Path, card: EngineCard, loss: dict[str, Any]) -> None:
     card.loss.clear()
     card.loss.update(loss)
     write_card(folder, card)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder holds nothing but what an export that was killed left, and what a file system has."""
+    return folder.is_dir() and all(
+        _is_unfinished(path) or path.name == "lost+found" for path in folder.iterdir()
+    )
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.name.startswith(_INSIDE) or path.name == f"{ENGINE_FILE}.part"
+
+
+def _card_of(folder: Path) -> EngineCard | None:
+    """The card of the engine that is there; None where there is none that can be read."""
+    try:
+        return read_engine_card(folder) if is_engine_folder(folder) else None
+    except EngineError:
+        return None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what exports left that were killed; others that are at work, and the engine itself, stay."""
+    card = _card_of(folder)
+    for path in folder.glob(f"{_INSIDE}*"):
+        process = path.name.removeprefix(_INSIDE).partition("-")[0]
+        other = process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
+        at_work = other or path in _writing
+        if not at_work and (card is None or path.name != card.inside):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_old(folder: Path, old: EngineCard | None, card: EngineCard) -> None:
+    """Remove the files of the engine that was replaced."""
+    if old is None:
+        return
+    if old.inside and old.inside != card.inside:
+        shutil.rmtree(files_folder(folder, old))
+    # Beside the card too where it lay inside: moving up may not have come to its end.
+    for name in (*old.files, PROFILE_FILE, "README.md"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _move_up(folder: Path, card: EngineCard) -> None:
+    """Let an engine's files lie beside its card; at any moment they are where the card says.
+
+    Where the file system has no second names for a file, they stay where they are.
+    """
+    inside = files_folder(folder, card)
+    done = []
+    try:
+        for path in sorted(inside.iterdir()):
+            (folder / path.name).unlink(missing_ok=True)
+            os.link(path, folder / path.name)
+            done.append(folder / path.name)
+    except OSError:
+        for path in done:
+            path.unlink(missing_ok=True)
+        shutil.copyfile(inside / "README.md", folder / "README.md")
+        return
+    sync_folder(folder)
+    write_engine_card(folder, card.model_copy(update={"inside": ""}))
+    shutil.rmtree(inside)
+
+
+def _unwritten(out: Path, reason: str) -> SinkError:
+    return SinkError(
+        f"{out}: the engine cannot be written ({reason}), what was there before is unchanged; "
+        "make room, or give another folder with --out"
+    )
 
 
 def _loss_rows(loss: dict[str, Any]) -> list[str]:

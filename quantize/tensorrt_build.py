@@ -30,22 +30,24 @@ from egolive.assistant.model.engine_folder import (
     TOWER_FILE,
     EngineCard,
     describe_files,
+    files_folder,
     read_engine_card,
     verify_files,
 )
-from egolive.quantize.output_folder import write_card
+from egolive.assistant.schema.profiles import PROFILE_FILE
+from egolive.quantize.output_folder import link_files, new_folder, write_card
 from egolive.streaming.errors import ConfigError, EngineError
 
 __all__ = ["build_engines"]
 
-_BUILT = (".engine", ".cache", ".part")
+_BUILT = (".engine", ".cache")
 """Endings of what is built from the graphs."""
 
 
 def build_engines(folder: Path, *, device: torch.device | None = None) -> EngineCard:
     """Build the engines of a folder of graphs, in place; its card is written last.
 
-    Engines that are there already stay until all new ones are built.
+    Engines that are there already stay until all new ones are built, and if that fails.
 
     Args:
         folder: Written by `build_onnx` with standard nodes; engines in it are built anew.
@@ -73,24 +75,25 @@ def build_engines(folder: Path, *, device: torch.device | None = None) -> Engine
         (DECODER_FILE, DECODER_ENGINE, ranges),
         (DECODE_FILE, DECODE_ENGINE, []),
     ]
-    with torch.cuda.device(place):
-        cache = folder / f"{CACHE_FILE}.part"
-        if (folder / CACHE_FILE).is_file():
-            shutil.copy(folder / CACHE_FILE, cache)
+    files = files_folder(folder, card)
+    with new_folder(folder) as new, torch.cuda.device(place):
+        link_files(files, graphs, new)
+        cache = new / CACHE_FILE
+        for name in (CACHE_FILE, PROFILE_FILE):
+            if (files / name).is_file():
+                shutil.copyfile(files / name, new / name)
         for graph, engine, shapes in plans:
-            _build(trt, folder / graph, folder / f"{engine}.part", shapes, cache)
-    for name in (*(engine for _, engine, _ in plans), CACHE_FILE):
-        (folder / f"{name}.part").replace(folder / name)
-    built = gpu_fingerprint(trt, place)
-    seconds = round(time.monotonic() - started, 1)
-    card = card.model_copy(
-        update={
-            "files": describe_files(folder),
-            "versions": card.versions | {"tensorrt": built["tensorrt"]},
-            "made": card.made | {"built": built, "build_seconds": seconds},
-        }
-    )
-    write_card(folder, card)
+            _build(trt, new / graph, new / engine, shapes, cache)
+        built = gpu_fingerprint(trt, place)
+        card = card.model_copy(
+            update={
+                "files": describe_files(new),
+                "inside": "",
+                "versions": card.versions | {"tensorrt": built["tensorrt"]},
+                "made": card.made | {"built": built, "build_seconds": round(time.monotonic() - started, 1)},
+            }
+        )
+        write_card(new, card)
     return card
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 from av.video.frame import PictureType
 
+from egolive.streaming.durable_files import CheckedFile
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Image
 
@@ -20,12 +23,14 @@ __all__ = ["VideoWriter"]
 
 _TICKS = 90_000
 """Time stamps a second; the usual tick of video containers, finer than any camera."""
+_BOXES = (b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"free", b"sidx", b"styp")
+"""Of an MP4 file in fragments, one after the other; a fragment is a moof and its mdat."""
 _BT709, _BT601, _LIMITED = 1, 6, 1
 """ITU-T H.273: primaries and transfer, matrix, range."""
 
 
 class VideoWriter:
-    """An MP4 file in fragments of about a second: what was written a second ago survives a kill.
+    """An MP4 file in fragments of about a quarter of a second: what was written a second ago survives a kill.
 
     Frames may come at any times, as long as these go up. The first picture decides the size, rounded up to
     even numbers; pictures of another size are stretched to it. No sound.
@@ -43,19 +48,20 @@ class VideoWriter:
         self._preset = preset
         self._last_tick: int | None = None
         self._last_key = -math.inf
+        self._pictures = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = CheckedFile(self.path)
             self._container = av.open(
-                str(self.path.absolute()),
+                self._file,
                 "w",
                 format="mp4",
                 container_options={
                     "movflags": "frag_keyframe+empty_moov+default_base_moof",
+                    "frag_duration": "250000",
                     "flush_packets": "1",
                 },
             )
-            # PyAV opens the file with the first picture; a path that cannot work is better known now.
-            self.path.open("wb").close()
         except OSError as error:
             raise self._failure(error) from error
         except av.FFmpegError as error:
@@ -84,13 +90,17 @@ class VideoWriter:
         picture = _yuv(image, stream.width, stream.height)
         picture.pts = tick
         picture.time_base = Fraction(1, _TICKS)
-        if time - self._last_key >= 1.0:
-            # A fragment begins at a key frame, so the time between them is what a kill can cost.
+        self._pictures += 1
+        # A key frame ends a fragment. So the first one holds a single picture: the file can be played from
+        # then on. Later they are cut each quarter of a second too, each by the first picture behind it.
+        if time - self._last_key >= 1.0 or self._pictures == 2:
             picture.pict_type = PictureType.I
             self._last_key = time
         try:
             self._container.mux(stream.encode(picture))
+            self._file.check()
         except (av.FFmpegError, OSError) as error:
+            self._abandon()
             raise self._failure(error) from error
 
     def close(self) -> None:
@@ -103,12 +113,16 @@ class VideoWriter:
             return
         self._closed = True
         try:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if self._stream is None:
-                self.path.unlink(missing_ok=True)
+            try:
+                if self._stream is not None:
+                    self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
+            self._file.close()
+            if self._stream is None and self.path.is_file():
+                self.path.unlink()
         except (av.FFmpegError, OSError) as error:
+            self._abandon()
             raise self._failure(error) from error
 
     def __enter__(self) -> Self:
@@ -118,6 +132,22 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _abandon(self) -> None:
+        """Give the file up where it cannot grow: it ends with its last whole fragment, if it has one."""
+        self._closed = True
+        for close in (self._container.close, self._file.close):
+            # What is lost by the first failure is told; these are about the same disk.
+            with suppress(av.FFmpegError, OSError):
+                close()
+        with suppress(OSError):
+            if not self.path.is_file():
+                # A device or a pipe is not ours to cut or remove.
+                return
+            if whole := _whole_fragments(self.path):
+                os.truncate(self.path, whole)
+            else:
+                self.path.unlink()
 
     def _start(self, image: Image) -> av.VideoStream:
         height, width = _even(image).shape[:2]
@@ -141,6 +171,25 @@ class VideoWriter:
         return SinkError(
             f"{self.path}: cannot be written ({reason}); check the folder, its rights and free space"
         )
+
+
+def _whole_fragments(path: Path) -> int:
+    """Bytes of an MP4 file up to the end of its last whole fragment; 0 where it has none.
+
+    What a full disk tore off is not decoded by every player.
+    """
+    length, whole, place = path.stat().st_size, 0, 0
+    with path.open("rb") as file:
+        before = b""
+        while True:
+            file.seek(place)
+            head = file.read(8)
+            size, kind = int.from_bytes(head[:4]), head[4:]
+            if before == b"mdat" and (place == length or kind in _BOXES):
+                whole = place
+            if kind not in _BOXES or size < 8 or place + size > length:
+                return whole
+            place, before = place + size, kind
 
 
 def _even(image: Image) -> Image:

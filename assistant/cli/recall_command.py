@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
 from egolive.assistant.cli.printing import check_folders, json_text, printable, readable, wrote
+from egolive.assistant.memory.memory_file import FILE
 from egolive.assistant.memory.moment_store import Memory
 from egolive.streaming.errors import DataError, SinkError, UsageError
 from egolive.streaming.paths import existing_path
@@ -60,7 +61,7 @@ def recall_command(
     from egolive.assistant.memory.live_memory import in_words
     from egolive.assistant.memory.recall import recall, thing_asked_for
 
-    with Memory(folder) as memory, closing(model.load()) as engine:
+    with Memory(folder, read_only=True) as memory, closing(model.load()) as engine:
         found = recall(memory, engine, question, looks=looks)
         spoken = () if found else memory.search(thing_asked_for(question), limit=1)
     if found is not None and thumbnail is not None:
@@ -96,14 +97,13 @@ def forget_command(folder: Path, minutes: float) -> int:
         raise UsageError(f"minutes is more than 0, got {minutes:g}")
     _check(folder)
     with Memory(folder) as memory:
-        last = memory.newest(limit=1)
-        gone = memory.forget(last[0].at - minutes * 60, last[0].at) if last else 0
+        gone = memory.forget_last(minutes * 60)
     sys.stdout.write(f"forgot {gone} moments\n")
     return 0
 
 
 def _check(folder: Path) -> None:
-    if existing_path(folder / "memory.sqlite") is None:
+    if existing_path(folder / FILE) is None:
         raise DataError(f"{folder}: holds no memory; egolive run SOURCE --memory {folder}")
 
 

@@ -222,6 +222,7 @@ def run(
         )
         if remembered is not None:
             remembered.attend(assistant)
+            stack.enter_context(remembered)
 
         def take(line: str) -> None:
             if remembered is None or not remembered.take(line, note):

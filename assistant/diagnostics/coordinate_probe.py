@@ -18,6 +18,7 @@ import numpy as np
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.checkpoint import resolve_model
+from egolive.assistant.model.engine_folder import files_folder, is_engine_folder, read_engine_card
 from egolive.assistant.prompts.boxes_in_text import find_boxes
 from egolive.assistant.prompts.prompts import build_prompt, make_vision
 from egolive.assistant.schema.answers import Question
@@ -115,6 +116,8 @@ def store_unit(model: str, unit: Unit) -> Path:
         SinkError: The file cannot be written.
     """
     folder = resolve_model(model)
+    if is_engine_folder(folder):
+        folder = files_folder(folder, read_engine_card(folder))
     path = folder / PROFILE_FILE
     try:
         # A model from the hub lies in a cache of links, whose targets are not ours to change.

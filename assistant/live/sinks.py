@@ -15,6 +15,7 @@ from typing import Protocol
 
 from egolive.assistant.live.overlay import draw
 from egolive.assistant.schema.answers import Answer
+from egolive.streaming.durable_files import LineFile
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.video_writer import VideoWriter
@@ -115,8 +116,7 @@ class EventSink:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a buffer nothing is left for the end, which would block where writing blocked.
-            self._file = path.open("wb", buffering=0)
+            self._file = LineFile(path)
         except OSError as error:
             raise SinkError(_unwritable(path, error)) from error
 
@@ -129,14 +129,20 @@ class EventSink:
         """Write one line."""
         line = (json.dumps(event, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
         try:
-            while line:
-                line = line[self._file.write(line) :]
+            self._file.write(line)
         except OSError as error:
             raise SinkError(_unwritable(self._path, error)) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file.
+
+        Raises:
+            SinkError: The disk did not keep it.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise SinkError(_unwritable(self._path, error)) from error
 
 
 class VideoSink:

@@ -7,8 +7,10 @@ forget the last 5 minutes
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from egolive.assistant.generation.generate import AnswerObserver, GenerationRequest
 from egolive.assistant.live.assistant import Assistant
@@ -29,11 +31,17 @@ _FORGET = re.compile(
     r"^\s*forget\s+(?:the\s+)?(?:last\s+)?(?P<number>\d+(?:\.\d+)?)?\s*(?P<unit>second|minute|hour)s?\s*[.!]?\s*$",
     re.IGNORECASE,
 )
+_LOOK_EVERY = 0.25
+"""Seconds between two looks at whether another process has forgotten something."""
 _UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
 
 class LiveMemory:
-    """Stands between a source, an assistant and a memory."""
+    """Stands between a source, an assistant and a memory.
+
+    As a context manager it also obeys other processes that forget, within a quarter of a second; without it
+    does so with the next answer. In either case nothing is remembered any more of what they forgot.
+    """
 
     def __init__(
         self,
@@ -59,6 +67,8 @@ class LiveMemory:
         self._source: Interruptible | None = None
         self._also = also
         self._started = started
+        self._watcher: threading.Thread | None = None
+        self._ended = threading.Event()
         self._rememberer = MemoryWriter(
             memory,
             started=self._began,
@@ -69,6 +79,7 @@ class LiveMemory:
         self, generation: GenerationRequest, request: Request, answer: Answer, tokens: Sequence[int]
     ) -> None:
         """Take an answer, as an `AnswerObserver` does."""
+        self.obey()
         for observer in (self._rememberer, *self._also):
             observer.keep(generation, request, answer, tokens)
 
@@ -81,18 +92,33 @@ class LiveMemory:
         """Tell whose answers these are."""
         self._assistant = assistant
 
+    def obey(self) -> bool:
+        """Forget all before now where another process has forgotten something; returns whether one has."""
+        number = self._memory.forgotten_elsewhere()
+        if not number:
+            return False
+        # What is held is dropped before anything is taken again.
+        self._rememberer.drop(self._drop_frames())
+        self._memory.obeyed(number)
+        return True
+
+    def __enter__(self) -> Self:
+        self._watcher = threading.Thread(target=self._watch_others, name="memory", daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
     def forget(self, seconds: float) -> int:
         """Forget what was seen, encoded, read and written in the last seconds; returns how many moments.
 
         The stream goes on as behind a gap. Files that other sinks write are not touched.
         """
-        now = self._source.now if self._source else 0.0
-        # First what needs no file: it is done even if the file cannot be written. And first of that the cut:
-        # a frame that came without it would bring the old window back.
-        if self._source is not None:
-            self._source.cut()
-        if self._assistant is not None:
-            self._assistant.forget_soon()
+        # First what needs no file: it is done even if the file cannot be written.
+        now = self._drop_frames()
         return self._rememberer.forget(seconds, now)
 
     def take(self, line: str, tell: Callable[[str], object]) -> bool:
@@ -121,6 +147,20 @@ class LiveMemory:
         except EgoliveError as error:
             tell(str(error))
         return True
+
+    def _drop_frames(self) -> float:
+        """Let stream and assistant drop what they hold; returns the stream time up to which."""
+        now = self._source.now if self._source else 0.0
+        # First the cut: a frame that came without it would bring the old window back.
+        if self._source is not None:
+            self._source.cut()
+        if self._assistant is not None:
+            self._assistant.forget_soon()
+        return now
+
+    def _watch_others(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            self.obey()
 
     def _began(self) -> float:
         """When stream time was 0, seconds since 1970; the first call decides."""

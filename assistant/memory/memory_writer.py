@@ -86,7 +86,9 @@ class MemoryWriter:
         if answer.status != "ok":
             return
         with self._lock:
-            if answer.time <= self._forgotten_until:
+            # An answer on its way may be about frames from before, though its newest one is later.
+            began = answer.time if answer.window is None else min(answer.time, answer.window.start)
+            if began <= self._forgotten_until:
                 return
             if answer.question.task in ("intent", "next"):
                 self._say(answer)
@@ -101,11 +103,23 @@ class MemoryWriter:
             now: Stream time.
         """
         with self._lock:
-            self._forgotten_until = now
-            self._hands.clear()
-            self._words.clear()
-            self._seen.clear()
+            self._drop(now)
             return self._memory.forget(self._started() + now - seconds, self._started() + now)
+
+    def drop(self, now: float) -> None:
+        """Drop what is held here of the time before now, and take no answer about it any more.
+
+        Args:
+            now: Stream time.
+        """
+        with self._lock:
+            self._drop(now)
+
+    def _drop(self, now: float) -> None:
+        self._forgotten_until = now
+        self._hands.clear()
+        self._words.clear()
+        self._seen.clear()
 
     def _say(self, answer: Answer) -> None:
         task = answer.question.task

@@ -7,11 +7,13 @@ name while the stream runs; words of the timeline only say where else to look wh
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from PIL import Image as PillowImage
 
 from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.memory.encodings import give_encoding, maker_of
@@ -26,6 +28,8 @@ from egolive.streaming.frames import Box, Image
 
 __all__ = ["Recalled", "picture_of", "recall", "thing_asked_for"]
 
+_MOST_PIXELS = 4_000_000
+"""Of a remembered picture; they are 640 pixels wide at most."""
 _OVERLAP = 0.3
 """IoU from which the thing that was found is what the hand held."""
 _FILLING = re.compile(
@@ -112,6 +116,16 @@ def picture_of(jpeg: bytes) -> Image:
     Raises:
         DataError: It is damaged.
     """
+    try:
+        with PillowImage.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
+            width, height = picture.size
+    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
+        raise DataError("a remembered picture is damaged; forget it") from error
+    if width * height > _MOST_PIXELS:
+        # The file may come from elsewhere: no picture in it is worth gigabytes.
+        raise DataError(
+            f"a remembered picture has {width}x{height} pixels, egolive keeps small ones; forget it"
+        )
     pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise DataError("a remembered picture is damaged; forget it")

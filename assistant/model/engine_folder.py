@@ -4,6 +4,9 @@
 in a folder is trusted before its size and hash are those that were written down; only files that are listed
 are opened, none of them through a link, and none of them can hold code for the processor (ONNX graphs,
 safetensors, JSON; engines of TensorRT are programs of the GPU, and are built on the machine that runs them).
+
+The files lie beside `engine.json`. While an engine is replaced, those of the new one lie in a folder of their
+own beside it, which `engine.json` names: replacing that one file turns one engine into the other.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from egolive.assistant.model.checkpoint import read_files, small_files
+from egolive.streaming.durable_files import replace_file
 from egolive.streaming.errors import DataError, EngineError
 from egolive.streaming.json_files import MOST_BYTES, JsonModel, json_bytes, parse_json, read_at_most
 from egolive.streaming.paths import brief
@@ -33,6 +37,7 @@ __all__ = [
     "EngineCard",
     "Shapes",
     "describe_files",
+    "files_folder",
     "hash_checkpoint",
     "is_engine_folder",
     "listed_file",
@@ -89,6 +94,12 @@ _Extent = Annotated[int, Field(ge=0, le=2**20)]
 """No size of a model is larger; memory is taken by these numbers."""
 
 
+def _plain_name(name: str) -> str:
+    if name and (Path(name).name != name or name in (".", "..") or "\0" in name):
+        raise ValueError(f"{name!r:.60} is no folder inside the engine's own")
+    return name
+
+
 class Shapes(JsonModel, extra="forbid"):
     """Sizes that the backend needs before it can run anything."""
 
@@ -125,6 +136,8 @@ class EngineCard(JsonModel, extra="forbid"):
     """Of the packages that wrote it."""
     files: Annotated[dict[str, dict[str, Any]], Field(min_length=1), AfterValidator(_plain_files)]
     """By name, bytes and sha256 of every file that may be opened."""
+    inside: Annotated[str, AfterValidator(_plain_name)] = ""
+    """Name of the folder beside `engine.json` in which the files lie; empty where they lie beside it too."""
     sizes: dict[str, int] = Field(default_factory=dict)
     """Limits of one pass, as `egolive.assistant.backends.onnx.graph_limits.Sizes` has them; empty where there
     are none."""
@@ -159,21 +172,30 @@ def read_engine_card(folder: Path) -> EngineCard:
         raise EngineError(str(error)) from None
 
 
+def files_folder(folder: Path, card: EngineCard) -> Path:
+    """Where an engine's files lie: its own folder, or the one inside it that its card names."""
+    return folder / card.inside if card.inside else folder
+
+
 def verify_files(folder: Path, card: EngineCard) -> None:
     """Compare every file with what was written down when the folder was made.
 
     Raises:
         EngineError: One is missing, cut off, changed or a link, or one would be read that is not listed.
     """
+    files = files_folder(folder, card)
+    # The folder itself may be one: the user named it.
+    if card.inside and files.is_symlink():
+        raise EngineError(f"{files} is a symbolic link; copy the engine with its files")
     # transformers takes more than it needs, such as special tokens or an adapter put beside the rest.
-    there = read_files(folder) if card.backend == "torch" else small_files(folder)
+    there = read_files(files) if card.backend == "torch" else small_files(files)
     for path in there:
-        if str(path.relative_to(folder)) not in card.files:
+        if str(path.relative_to(files)) not in card.files:
             raise EngineError(
                 f"{path} would be read, and is not among the files that were exported; remove it"
             )
     for name, known in card.files.items():
-        path = folder / name
+        path = files / name
         if path.is_symlink():
             raise EngineError(f"{path} is a symbolic link; copy the engine with its files")
         if not path.is_file():
@@ -198,7 +220,7 @@ def listed_file(folder: Path, card: EngineCard, name: str) -> Path:
     """
     if name not in card.files:
         raise EngineError(f"{folder / ENGINE_FILE} does not list {name}; export the engine again")
-    return folder / name
+    return files_folder(folder, card) / name
 
 
 def _check_weight_files(path: Path, card: EngineCard) -> None:
@@ -223,11 +245,14 @@ def _check_weight_files(path: Path, card: EngineCard) -> None:
 
 
 def write_engine_card(folder: Path, card: EngineCard) -> None:
-    """Write `engine.json`, whole or not at all."""
-    values = {"format": FORMAT} | card.model_dump()
-    partial = folder / f"{ENGINE_FILE}.part"
-    partial.write_bytes(json_bytes(values))
-    partial.replace(folder / ENGINE_FILE)
+    """Write `engine.json`, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; the one that was there stays.
+    """
+    # Left out where it says nothing: versions that do not know it read the folder too.
+    values = card.model_dump(exclude=set() if card.inside else {"inside"})
+    replace_file(folder / ENGINE_FILE, json_bytes({"format": FORMAT} | values))
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,11 @@ profile or wording does not change it), the PNG files are its frames, `answer.js
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +27,7 @@ from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine, EngineInfo, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import Profile, profile_from_dict, profile_to_dict
 from egolive.streaming.clock import VirtualClock
+from egolive.streaming.durable_files import sync_later
 from egolive.streaming.errors import DataError, EngineError, SinkError
 from egolive.streaming.frames import Image, Interval
 from egolive.streaming.json_files import (
@@ -178,20 +182,28 @@ class EvidenceWriter:
         """
         words = re.sub(r"\W+", "-", f"{generation.question.task} {generation.question.phrase}".strip())[:60]
         folder = self._folder / f"{len(self.bundles):06d}-{generation.time:.2f}s-{words}"
+        partial = folder.with_name(f"{folder.name}.part")
         try:
-            folder.mkdir(parents=True)
+            if folder.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
             values = {
                 "format": _FORMAT,
                 "engine": self._engine,
                 "question": asdict(generation.question),
                 "settings": _settings(generation, request),
                 "profile": profile_to_dict(self._profile),
-                "prompt": _write_prompt(request.prompt, folder),
+                "prompt": _write_prompt(request.prompt, partial),
             }
-            values["frames"] = {path.name: _hash(path.read_bytes()) for path in sorted(folder.glob("*.png"))}
-            (folder / _BUNDLE).write_bytes(json_bytes(values))
-            (folder / _ANSWER).write_bytes(_answer_bytes(answer, tokens))
+            values["frames"] = {path.name: _hash(path.read_bytes()) for path in sorted(partial.glob("*.png"))}
+            (partial / _BUNDLE).write_bytes(json_bytes(values))
+            (partial / _ANSWER).write_bytes(_answer_bytes(answer, tokens))
+            # It has its name once it is whole.
+            partial.rename(folder)
+            sync_later(folder)
         except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
             raise SinkError(
                 f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
             ) from error

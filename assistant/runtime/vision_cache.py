@@ -29,7 +29,10 @@ class VisionCache:
         return self._kept.get(name)
 
     def put(self, name: Hashable, tokens: torch.Tensor) -> None:
-        """Add a slice that is not in the cache yet; evicts the least recently used ones."""
+        """Add a slice, in place of what the cache has under its name; evicts the least recently used ones."""
+        before = self._kept.pop(name, None)
+        if before is not None:
+            self._bytes -= before.nbytes
         self._kept[name] = tokens
         self._bytes += tokens.nbytes
         while self._bytes > self._limit or len(self._kept) > _MOST:

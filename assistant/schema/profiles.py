@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from egolive.streaming.durable_files import replace_file
 from egolive.streaming.errors import ConfigError, UsageError
 from egolive.streaming.json_files import read_json_object
 
@@ -216,7 +217,7 @@ def load_profile(folder: str | Path) -> Profile:
 def save_profile(profile: Profile, folder: str | Path) -> None:
     """Write a profile into a checkpoint folder, where `load_profile` finds it."""
     text = json.dumps(profile_to_dict(profile), indent=2, ensure_ascii=False)
-    (Path(folder) / PROFILE_FILE).write_text(text + "\n", encoding="utf-8")
+    replace_file(Path(folder) / PROFILE_FILE, f"{text}\n".encode())
 
 
 def profile_to_dict(profile: Profile) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from egolive.assistant.model.engine_folder import DECODER_FILE, TOWER_FILE
+from egolive.assistant.model.engine_folder import DECODER_FILE, TOWER_FILE, files_folder, read_engine_card
 from egolive.assistant.model.prompt_tokens import Layout, SlicePiece, lay_out
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.local_engine import LocalEngine
@@ -46,8 +46,9 @@ class OnnxBaseline:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        files = files_folder(folder, read_engine_card(folder))
         self._tower, self._decoder = (
-            onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(files / name, options, providers=["CPUExecutionProvider"])
             for name in (TOWER_FILE, DECODER_FILE)
         )
         past = [entry for entry in self._decoder.get_inputs() if entry.name.startswith("past.")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import av
 import cv2
 import numpy as np
 
+from egolive.streaming.durable_files import CheckedFile
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Image
 from egolive.streaming.sources.limits import check_pixels, most_pixels
@@ -34,6 +37,9 @@ class PictureFiles:
         self._folder = folder
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None
+        self._file: CheckedFile | None = None
+        self._path = folder
+        self._whole = 0
         self._size: tuple[int, ...] = ()
         self._files = 0
         self._count = 0
@@ -53,7 +59,11 @@ class PictureFiles:
             picture.pts, picture.time_base = self._count, Fraction(1, 1000)
             self._count += 1
             self._container.mux(self._stream.encode(picture))
+            assert self._file is not None
+            self._file.check()
+            self._whole = self._path.stat().st_size
         except (av.FFmpegError, OSError) as error:
+            self._abandon()
             raise self._failure(error) from error
 
     def close(self) -> None:
@@ -62,21 +72,37 @@ class PictureFiles:
         Raises:
             SinkError: It cannot be written.
         """
-        if self._container is None or self._stream is None:
+        if self._container is None or self._stream is None or self._file is None:
             return
         container, self._container = self._container, None
         try:
-            container.mux(self._stream.encode(None))
-            container.close()
+            try:
+                container.mux(self._stream.encode(None))
+            finally:
+                container.close()
+                self._file.close()
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
+
+    def _abandon(self) -> None:
+        """Give the file up where it cannot grow: it ends with its last whole picture."""
+        container, self._container = self._container, None
+        if container is None or self._file is None:
+            return
+        for close in (container.close, self._file.close):
+            # What is lost by the first failure is told; these are about the same disk.
+            with suppress(av.FFmpegError, OSError):
+                close()
+        with suppress(OSError):
+            os.truncate(self._path, self._whole)
 
     def _start(self, image: Image) -> None:
         self.close()
         path = self._folder / _PATTERN.format(self._files)
-        self._container = av.open(
-            str(path.absolute()), "w", format="matroska", container_options={"flush_packets": "1"}
-        )
+        # A cluster of pictures is kept in memory until it is complete: each picture is one.
+        options = {"flush_packets": "1", "cluster_size_limit": "1"}
+        self._file, self._path, self._whole = CheckedFile(path), path, 0
+        self._container = av.open(self._file, "w", format="matroska", container_options=options)
         # RGB throughout: a detour by YUV would round.
         options = {"qp": "0", "preset": "ultrafast", "tune": "zerolatency", "g": "300"}
         stream = self._container.add_stream("libx264rgb", options=options)

@@ -7,7 +7,6 @@ the caller's. `egolive.streaming.recording.replay` runs a recording again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from egolive.streaming.durable_files import LineFile, replace_file
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame
 from egolive.streaming.json_files import (
@@ -171,12 +171,11 @@ class Recorder(Generic[K, T]):
         self._settings = settings
         self._name = name
         self._note = note
-        self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise SinkError(f"{folder}: is not empty; name a new folder to record into")
-            self._log = (folder / _LOG).open("wb")
+            self._log = LineFile(folder / _LOG)
         except OSError as error:
             raise self._failure(error) from error
         self._pictures = PictureFiles(folder)
@@ -186,7 +185,7 @@ class Recorder(Generic[K, T]):
         about = {"name": source.name, "live": source.live, "fps": source.fps}
         head = self._head | {"source": about, "settings": self._settings}
         try:
-            (self._folder / _HEAD).write_bytes(json_bytes(head))
+            replace_file(self._folder / _HEAD, json_bytes(head))
         except OSError as error:
             raise self._failure(error) from error
         return _Recorded(source, self._frame)
@@ -227,7 +226,11 @@ class Recorder(Generic[K, T]):
         return recorded
 
     def close(self, report: Report | None = None) -> None:
-        """Finish the files, with what the run counted where it came to its end; twice does nothing."""
+        """Finish the files, with what the run counted where it came to its end; twice does nothing.
+
+        Raises:
+            SinkError: The disk is full or gone.
+        """
         if self._log.closed:
             return
         try:
@@ -235,22 +238,24 @@ class Recorder(Generic[K, T]):
                 self._write(end=asdict(report))
             self._pictures.close()
         finally:
-            self._log.close()
+            try:
+                self._log.close()
+            except OSError as error:
+                raise self._failure(error) from error
 
     def _frame(self, frame: Frame) -> None:
         self._pictures.write(frame.image)
         self._write(frame=frame.index, t=frame.time, gap=frame.gap)
 
     def _write(self, **event: object) -> None:
-        with self._lock:
-            try:
-                self._log.write(json_bytes(event, indent=None))
-                self._log.flush()
-            except OSError as error:
-                raise self._failure(error) from error
+        try:
+            self._log.write(json_bytes(event, indent=None))
+        except OSError as error:
+            raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> SinkError:
-        return SinkError(f"{self._folder}: cannot be written ({error.strerror or error}); check the folder")
+        reason = error.strerror or error
+        return SinkError(f"{self._folder}: cannot be written ({reason}); check the folder and the free space")
 
 
 class _Recorded(SourceWrapper):

@@ -24,12 +24,14 @@ from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.schema.profiles import NANO
 from egolive.assistant.schema.tokenizer import load_tokenizer
+from egolive.streaming.durable_files import replace_file
 from egolive.train.ablation.ablation_questions import answer_questions, encode_questions, stored_questions
 from egolive.train.ablation.ablation_recipe import AblationRecipe
 from egolive.train.ablation.ablation_report import Run, write_report
 from egolive.train.ablation.ablation_rows import GroundingBatches, StoredSamples, look_tokens_up, plain_loss
-from egolive.train.common.loop import Batches, fit, last_checkpoint
+from egolive.train.common.loop import Batches, fit
 from egolive.train.common.recipe import Phase
+from egolive.train.common.run_files import last_checkpoint, partial_of, put_in_place, writing_into
 from egolive.train.common.run_folder import keep_settings, plain
 from egolive.train.common.trainer_recipe import SimulatorShares
 from egolive.train.data.simulated_data import SimulatedData, load_simulated
@@ -143,8 +145,9 @@ class AblationRuns:
             look_tokens_up(loaded.model)
             if trainer.ref_model is not None:
                 look_tokens_up(trainer.accelerator.unwrap_model(trainer.ref_model))
-            trainer.train(resume_from_checkpoint=last_checkpoint(out))
-            (out / "history.json").write_text(json.dumps(trainer.state.log_history))
+            with writing_into(out):
+                trainer.train(resume_from_checkpoint=last_checkpoint(out))
+                (out / "history.json").write_text(json.dumps(trainer.state.log_history))
             return loaded.model
 
         seconds = self._once(f"grpo-{seed}", grpo.steps * grpo.updates, self.start, train)
@@ -233,9 +236,11 @@ class AblationRuns:
         model = train()
         # Of a run that was interrupted, what was spent before is known by its steps alone.
         seconds = (core_seconds() - began) * steps / max(1, steps - done)
-        model.save_pretrained(out / "model")
-        WindowProcessor(base, NANO).save_pretrained(out / "model")
-        told.write_text(json.dumps({"seconds": round(seconds, 1), "steps": steps}))
+        with writing_into(out):
+            model.save_pretrained(partial_of(out / "model"))
+            WindowProcessor(base, NANO).save_pretrained(partial_of(out / "model"))
+            put_in_place(out / "model")
+            replace_file(told, json.dumps({"seconds": round(seconds, 1), "steps": steps}).encode())
         return seconds
 
 

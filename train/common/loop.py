@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as transformers_logging
 
 from egolive.train.common.processes import processes, together
 from egolive.train.common.recipe import Phase
+from egolive.train.common.run_files import last_checkpoint, writing_into
 from egolive.train.common.training_clock import Clock
 
 __all__ = ["Batches", "Loss", "fit"]
@@ -215,7 +214,8 @@ def fit(
         Console(stderr=True).print(
             f"{out}: {phase.steps} steps{done}", markup=False, highlight=False, soft_wrap=True
         )
-    trainer.train(resume_from_checkpoint=newest)
+    with writing_into(out):
+        trainer.train(resume_from_checkpoint=newest)
     history: list[dict[str, float]] = trainer.state.log_history
     return history
 
@@ -229,10 +229,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(before)
-
-
-def last_checkpoint(out: Path) -> str | None:
-    """The newest complete checkpoint in `out`; an incomplete one lacks the Trainer's state."""
-    whole = [path.parent for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-    return str(newest) if newest else None

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from egolive.streaming.durable_files import replace_file
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.json_files import read_json_object
 
@@ -53,7 +54,7 @@ def keep_settings(out: Path, settings: dict[str, Any]) -> None:
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        told.write_text(json.dumps(_decisive(settings), indent=2))
+        replace_file(told, json.dumps(_decisive(settings), indent=2).encode())
     except OSError as error:
         raise ConfigError(f"cannot write a run to {out}: {error.strerror}") from error
 

@@ -14,6 +14,7 @@ from egolive.assistant.schema.profiles import NANO
 from egolive.train.common.hub import upload
 from egolive.train.common.model_card import write_tuned_card
 from egolive.train.common.plots import plot_curves
+from egolive.train.common.run_files import partial_of, put_in_place, writing_into
 from egolive.train.common.run_folder import plain
 from egolive.train.common.trainer_recipe import GrpoRecipe, TrainerRecipe
 from egolive.train.common.training_clock import seconds_of, spoken
@@ -58,15 +59,18 @@ def finish(
     """
     folder = out / "model"
     saved = out / "adapters" if recipe.lora else folder
-    trainer.save_model(str(saved))
-    if not trainer.is_world_process_zero():
-        return folder
-    if recipe.lora:
-        merge(loaded, saved, folder)
-    # A pickle that only the Trainer writes and nobody reads.
-    (saved / "training_args.bin").unlink(missing_ok=True)
-    history = trainer.state.log_history
-    (out / "history.json").write_text(json.dumps(history))
+    with writing_into(out):
+        trainer.save_model(str(partial_of(saved)))
+        if not trainer.is_world_process_zero():
+            return folder
+        # A pickle that only the Trainer writes and nobody reads.
+        (partial_of(saved) / "training_args.bin").unlink(missing_ok=True)
+        put_in_place(saved)
+        if recipe.lora:
+            merge(loaded, saved, partial_of(folder))
+            put_in_place(folder)
+        history = trainer.state.log_history
+        (out / "history.json").write_text(json.dumps(history))
     plot_curves(history, out / "curves.png", CURVES)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     write_tuned_card(

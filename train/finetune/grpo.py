@@ -18,8 +18,8 @@ from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 
 from egolive.streaming.errors import ConfigError, DataError
-from egolive.train.common.loop import last_checkpoint
 from egolive.train.common.processes import together
+from egolive.train.common.run_files import last_checkpoint, writing_into
 from egolive.train.common.run_folder import claim
 from egolive.train.common.trainer_recipe import GrpoRecipe
 from egolive.train.data.row_files import mix_rows
@@ -68,7 +68,8 @@ def run_grpo(recipe: GrpoRecipe, out: Path, *, command: str, push_to_hub: str = 
     samples = samples_for(recipe, loaded)
     trainer = trainer_for(recipe, loaded, samples, out)
     newest = last_checkpoint(out)
-    trainer.train(resume_from_checkpoint=newest)
+    with writing_into(out):
+        trainer.train(resume_from_checkpoint=newest)
     return finish(
         trainer,
         loaded,

@@ -24,7 +24,8 @@ from trl import SFTConfig, SFTTrainer
 
 from egolive.assistant.schema.engine import Vision
 from egolive.streaming.errors import DataError
-from egolive.train.common.loop import Tensors, last_checkpoint
+from egolive.train.common.loop import Tensors
+from egolive.train.common.run_files import last_checkpoint, writing_into
 from egolive.train.common.run_folder import claim
 from egolive.train.common.trainer_recipe import CheckpointRecipe
 from egolive.train.data.row_files import RowMix, mix_rows
@@ -64,7 +65,8 @@ def run_checkpoint_sft(recipe: CheckpointRecipe, out: Path, *, command: str, pus
     tally = Tally()
     trainer = trainer_for(recipe, loaded, rows_of(recipe, loaded, tally), out)
     newest = last_checkpoint(out)
-    trainer.train(resume_from_checkpoint=newest)
+    with writing_into(out):
+        trainer.train(resume_from_checkpoint=newest)
     return finish(
         trainer,
         loaded,

@@ -25,6 +25,7 @@ from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.prompts.prompts import build_prompt
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import NANO, save_profile
+from egolive.streaming.durable_files import sync_file
 from egolive.streaming.frames import Interval
 from egolive.train.common.hub import check_loggers, upload
 from egolive.train.common.loop import fit
@@ -32,6 +33,7 @@ from egolive.train.common.model_card import write_card
 from egolive.train.common.plots import plot_history
 from egolive.train.common.processes import part_of, together
 from egolive.train.common.recipe import AnswerPhase, Recipe
+from egolive.train.common.run_files import partial_of, put_in_place, writing_into
 from egolive.train.common.run_folder import first_process, keep_settings, plain
 from egolive.train.common.training_clock import seconds_of, spoken
 from egolive.train.data.simulated_data import Clip, SimulatedData, load_simulated
@@ -88,10 +90,13 @@ def run_recipe(
         return finished
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU core"
     frames = sum(len(clip.truths) for clip in clips)
-    model.to("cpu").save_pretrained(finished)
-    tokenizer.save_pretrained(finished)
-    save_profile(NANO, finished)
-    write_preprocessor(finished)
+    with writing_into(out):
+        new = partial_of(finished)
+        model.to("cpu").save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        save_profile(NANO, new)
+        write_preprocessor(new)
+        put_in_place(finished)
     write_card(
         finished,
         {
@@ -147,11 +152,16 @@ def train_tower(
     whiten_tokens(tower, train)
     processes = together()
     if processes.is_main_process:
-        (out / "history.json").write_text(json.dumps(history))
-        plot_history(history, out / "tower.png", "Vision tower, dense loss")
-        # Visual tokens of an earlier tower would go unnoticed.
-        shutil.rmtree(out.parent / "tokens", ignore_errors=True)
-        save_model(tower, str(done))
+        with writing_into(out):
+            (out / "history.json").write_text(json.dumps(history))
+            plot_history(history, out / "tower.png", "Vision tower, dense loss")
+            # Visual tokens of an earlier tower would go unnoticed.
+            shutil.rmtree(out.parent / "tokens", ignore_errors=True)
+            # It is loaded instead of training again, so it has its name once it is whole.
+            partial = out / "finished.part"
+            save_model(tower, str(partial))
+            sync_file(partial)
+            partial.replace(done)
     processes.wait_for_everyone()
     return tower
 

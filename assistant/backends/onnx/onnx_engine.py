@@ -15,6 +15,7 @@ from egolive.assistant.model.engine_folder import (
     EMBEDDINGS_FILE,
     TOWER_FILE,
     EngineCard,
+    files_folder,
     listed_file,
 )
 from egolive.assistant.runtime.local_engine import LocalEngine
@@ -70,4 +71,6 @@ def load_onnx_engine(
     )
     backend = "onnx-tensorrt" if tensorrt else "onnx"
     context = sizes.columns if sizes is not None else None
-    return graph_engine(folder, card, tower, decoder, backend=backend, device=device, context=context)
+    return graph_engine(
+        files_folder(folder, card), card, tower, decoder, backend=backend, device=device, context=context
+    )

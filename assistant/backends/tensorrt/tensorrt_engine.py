@@ -16,7 +16,7 @@ from egolive.assistant.backends.tensorrt.tensorrt_runtime import (
     tensorrt_module,
 )
 from egolive.assistant.backends.torch.cuda_graphs import cuda_capture
-from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, EngineCard, listed_file
+from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, EngineCard, files_folder, listed_file
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.streaming.errors import EngineError, one_line
 
@@ -59,7 +59,7 @@ def load_tensorrt_engine(
             f"{folder} was built for {was}, here is {told.format(**here)}: "
             f"build it here with egolive export {folder} --to tensorrt"
         )
-    shapes, sizes = card.shapes, sizes_of(card)
+    shapes, sizes, files = card.shapes, sizes_of(card), files_folder(folder, card)
     tower = GraphTower(TensorRtGraph(trt, listed_file(folder, card, TOWER_ENGINE), device), shapes, device)
     steps = None
     if graphs:
@@ -73,6 +73,4 @@ def load_tensorrt_engine(
         sizes=sizes,
         steps=steps,
     )
-    return graph_engine(
-        folder, card, tower, decoder, backend="tensorrt", device=device, context=sizes.columns
-    )
+    return graph_engine(files, card, tower, decoder, backend="tensorrt", device=device, context=sizes.columns)

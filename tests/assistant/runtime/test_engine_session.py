@@ -332,6 +332,24 @@ def test_the_slice_cache_keeps_to_its_limit_and_drops_what_was_not_used_longest(
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
+def test_a_slice_that_is_put_again_counts_once() -> None:
+    cache = VisionCache(1200)
+    cache.put("a", torch.zeros(100))
+    cache.put("b", torch.zeros(100))
+    cache.put("a", torch.ones(200))
+    assert (len(cache), cache.nbytes) == (2, 1200)
+    kept = cache.get("a")
+    assert kept is not None
+    assert kept.sum() == 200
+    for _ in range(5):
+        cache.put("b", torch.zeros(100))
+    assert cache.nbytes == 1200
+    # The one that was put last is the most recently used.
+    cache.put("c", torch.zeros(100))
+    assert cache.get("a") is None
+    assert cache.nbytes == 800
+
+
 def test_the_slice_cache_keeps_no_more_than_windows_can_hold() -> None:
     cache = VisionCache(10**9)
     for name in range(2000):

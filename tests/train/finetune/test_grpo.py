@@ -21,7 +21,7 @@ from egolive.assistant.prompts.prompts import build_prompt
 from egolive.assistant.schema.answers import Question
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Interval
-from egolive.train.common.loop import last_checkpoint
+from egolive.train.common.run_files import last_checkpoint
 from egolive.train.common.trainer_recipe import (
     GrpoRecipe,
     Lora,

@@ -14,7 +14,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from disks import files_end_at
 from paths import SUPPORT
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from tuning import PROFILE, video, vision, with_profile
 from two_processes import grpo_run, loop_run
@@ -22,8 +24,8 @@ from two_processes import grpo_run, loop_run
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.prompts.prompts import Message
 from egolive.assistant.schema.profiles import NANO
-from egolive.streaming.errors import ConfigError, DataError
-from egolive.train.common.loop import last_checkpoint
+from egolive.streaming.errors import ConfigError, DataError, SinkError
+from egolive.train.common.run_files import last_checkpoint
 from egolive.train.common.trainer_recipe import CheckpointRecipe, Lora, Rates
 from egolive.train.data.rows import Tally
 from egolive.train.finetune import grpo
@@ -333,3 +335,20 @@ def test_two_processes_make_nano_from_nothing(two_processes: Path) -> None:
     tokens = {path.name for path in (out / "tokens").iterdir()}
     assert tokens == {f"0000{clip}.{kind}.npy" for clip in range(2) for kind in ("pictures", "slices")}
     assert load_engine(str(out / "model"), device="cpu").profile == NANO
+
+
+@pytest.mark.robustness
+def test_a_run_whose_disk_is_full_goes_on_from_its_last_whole_checkpoint(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(checkpoint, rows, tmp_path / "run", steps=3)
+    whole = recipe_of(checkpoint, rows, tmp_path / "whole", steps=3)
+    expected = run_checkpoint_sft(whole, whole.out, command="")
+    for size in (30_000, 300_000):
+        with files_end_at(size), pytest.raises(SinkError, match="make room"):
+            run_checkpoint_sft(recipe, recipe.out, command="")
+        assert last_checkpoint(recipe.out) is None
+        assert not (recipe.out / "model").exists()
+    model = run_checkpoint_sft(recipe, recipe.out, command="")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (model, expected))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
