@@ -12,11 +12,11 @@ from typing import Protocol
 
 from egolive.assistant.generation.audit import Audit
 from egolive.assistant.prompts.grammar import GrammarMatchers
-from egolive.assistant.prompts.parsing import parse
+from egolive.assistant.prompts.parsing import TokenProbability, parse
 from egolive.assistant.prompts.prompts import uses_thinking
 from egolive.assistant.schema.answers import Answer, Question, Task, Timing, Usage
 from egolive.assistant.schema.coordinates import Size
-from egolive.assistant.schema.engine import EngineSession, Prompt, Request, Vision
+from egolive.assistant.schema.engine import Delta, EngineSession, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.clock import Clock
 from egolive.streaming.frames import Interval
@@ -81,7 +81,7 @@ class AnswerObserver(Protocol):
 class _Draft:
     """The tokens of one answer so far, with their probabilities."""
 
-    tokens: list[tuple[str, float]] = field(default_factory=list)
+    tokens: list[tuple[str, TokenProbability]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     first_token: float = 0.0
 
@@ -132,7 +132,7 @@ def generate_answers(
             draft = drafts[delta.request]
             if not draft.tokens:
                 draft.first_token = clock.now() - start
-            draft.tokens.append((delta.text, math.exp(delta.logprob)))
+            draft.tokens.append((delta.text, _probability(delta)))
             draft.ids.append(delta.token)
             if delta.finished:
                 timing = Timing(first_token=draft.first_token, total=clock.now() - start)
@@ -168,6 +168,13 @@ def generate_answers(
                 timing=timing,
             ),
         )
+
+
+def _probability(delta: Delta) -> TokenProbability:
+    if delta.forced:
+        return "forced"
+    # A logarithm above 0 is no probability's; parsing leaves out what is none.
+    return None if delta.logprob is None or not delta.logprob < 1 else math.exp(delta.logprob)
 
 
 def _request(

@@ -132,12 +132,14 @@ class Delta:
     text: str
     """The text that this token completes; may be empty inside a character. Special tokens are text
     too, except the one that ends the answer."""
-    logprob: float
-    """Natural logarithm of its probability."""
+    logprob: float | None
+    """Natural logarithm of its probability; None where the engine does not tell it, and where `forced`."""
     finished: Literal["", "stop", "length"] = ""
     """Why the request ends with this token, or empty."""
     margin: float = math.inf
     """By how much the likeliest token's logarithm lies above that of the second; infinite where unknown."""
+    forced: bool = False
+    """The grammar allowed no other token: it says nothing about how sure the model was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,8 @@ class _TruthSession:
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         for number, request in enumerate(requests):
-            yield Delta(number, 0, self._answer(request), 0.0)
-            yield Delta(number, 0, "", 0.0, "stop")
+            yield Delta(number, 0, self._answer(request), None)
+            yield Delta(number, 0, "", None, "stop")
 
     def _answer(self, request: Request) -> str:
         text = "".join(part for part in request.prompt.parts if isinstance(part, str))

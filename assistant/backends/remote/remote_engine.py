@@ -11,6 +11,7 @@ import base64
 import io
 import itertools
 import json
+import math
 import queue
 import ssl
 import threading
@@ -94,7 +95,7 @@ class RemoteSession:
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         """Answer all requests; see `EngineSession`.
 
-        A delta is what the server sends at once, mostly a token. Its logprob is 0 where none is told.
+        A delta is what the server sends at once, mostly a token. Its logprob is None where none is told.
 
         Raises:
             EngineError: The server cannot be reached, refuses, or breaks off.
@@ -181,7 +182,7 @@ class RemoteSession:
 
 
 def _last(number: int, ended: str) -> Delta:
-    return Delta(number, 0, "", 0.0, "length" if ended == "length" else "stop")
+    return Delta(number, 0, "", None, "length" if ended == "length" else "stop")
 
 
 class _Server:
@@ -313,13 +314,24 @@ def _data_url(image: Image, vision: Vision) -> str:
     return "data:image/png;base64," + base64.b64encode(made.getvalue()).decode()
 
 
-def _pieces(choice: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Text of one event, token by token where the server tells them."""
-    told = (choice.get("logprobs") or {}).get("content")
-    if told:
-        yield from ((str(token["token"]), float(token["logprob"])) for token in told)
-    elif text := (choice.get("delta") or {}).get("content"):
-        yield str(text), 0.0
+def _pieces(choice: dict[str, Any]) -> Iterator[tuple[str, float | None]]:
+    """Text of one event, token by token where the server tells them, and logprobs, None where it does not.
+
+    The text is the event's own where the tokens are written otherwise, as pieces of characters are.
+    """
+    said = str((choice.get("delta") or {}).get("content") or "")
+    told = (choice.get("logprobs") or {}).get("content") or ()
+    tokens = [(str(token["token"]), _logprob(token.get("logprob"))) for token in told]
+    if "".join(text for text, _ in tokens) == said:
+        yield from tokens
+    elif said:
+        yield said, None
+
+
+def _logprob(told: object) -> float | None:
+    """A finite number, or None: a missing one, and one that JSON cannot write, are unknown."""
+    number = isinstance(told, int | float) and not isinstance(told, bool)
+    return float(told) if number and math.isfinite(told) else None  # type: ignore[arg-type]
 
 
 def _parsed(address: str) -> httpx.URL:

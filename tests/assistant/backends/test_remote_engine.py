@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 from egolive.assistant.backends.remote.remote_engine import RemoteEngine, messages_of
 from egolive.assistant.cli import main as cli
 from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.prompts.prompts import build_prompt, chat_prompt, make_vision
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Delta, Message, Prompt, Request, Vision
@@ -187,7 +188,38 @@ def test_the_assistant_reads_boxes_and_words_of_a_server(engine: RemoteEngine) -
     with Assistant(engine) as assistant:
         hand, intent = assistant.answer([Question("ground", "right hand"), Question("intent")], window=window)
     assert [tuple(box) for box in hand.boxes] == [(56.0, 35.0, 84.0, 70.0)]
+    # The server told the probability of the last piece only.
+    assert hand.boxes[0].score is None
+    assert answer_event(hand, 1.5)["boxes"][0]["score"] is None  # type: ignore[index]
     assert intent.text == "make tea"
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "score"),
+    [
+        ({}, None),
+        ({"logprobs": None}, None),
+        ({"logprobs": {"content": []}}, None),
+        ({"logprobs": {"content": [{"token": "[500,500,750,1000]"}]}}, None),
+        ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": None}]}}, None),
+        ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": 0.7}]}}, None),
+        ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": True}]}}, None),
+        ({"logprobs": {"content": [{"token": "[500", "logprob": -0.5}]}}, None),
+        ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": -0.5}]}}, 0.60653),
+        ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": -9999}]}}, 0.0),
+        ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": 0}]}}, 1.0),
+    ],
+)
+def test_a_probability_that_the_server_does_not_tell_is_unknown(
+    server: Server, engine: RemoteEngine, logprobs: dict[str, Any], score: float | None
+) -> None:
+    said = {"delta": {"content": "[500,500,750,1000]"}, "finish_reason": "stop"}
+    server.body = f"data: {json.dumps({'choices': [said | logprobs]})}\n\ndata: [DONE]\n\n".encode()
+    with Assistant(engine) as assistant:
+        (hand,) = assistant.answer([Question("ground", "hand")], picture=Frame(IMAGES[0], 0.0, 0))
+    (box,) = hand.boxes
+    assert tuple(box) == (56.0, 35.0, 84.0, 70.0)
+    assert box.score == (None if score is None else pytest.approx(score, abs=1e-5))
 
 
 def test_the_command_line_takes_an_address(
