@@ -134,12 +134,15 @@ class Delta:
     too, except the one that ends the answer."""
     logprob: float | None
     """Natural logarithm of its probability; None where the engine does not tell it, and where `forced`."""
-    finished: Literal["", "stop", "length"] = ""
-    """Why the request ends with this token, or empty."""
+    finished: Literal["", "stop", "length", "broken"] = ""
+    """Why the request ends with this token, or empty. stop: the answer is complete; length: the limit of
+    tokens ended it; broken: the engine ended it early, and what there is of it counts for nothing."""
     margin: float = math.inf
     """By how much the likeliest token's logarithm lies above that of the second; infinite where unknown."""
     forced: bool = False
     """The grammar allowed no other token: it says nothing about how sure the model was."""
+    error: str = ""
+    """What happened, where, and what to do, in one line, where it is broken."""
 
 
 @dataclass(frozen=True, slots=True)

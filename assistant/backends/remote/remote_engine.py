@@ -28,6 +28,7 @@ from egolive.assistant.schema.engine import FULL_REUSE, Delta, EngineInfo, Promp
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.errors import ConfigError, EngineError, one_line
 from egolive.streaming.frames import Image
+from egolive.streaming.paths import brief
 
 __all__ = ["RemoteEngine", "RemoteSession", "messages_of"]
 
@@ -35,6 +36,10 @@ _SECONDS = 60.0
 """A server that says nothing for so long is gone."""
 _CLOSING_SECONDS = 1.0
 """Closing a session waits so long for the end of each answer; a server that hangs is left behind."""
+_COMPLETE = frozenset(["stop", "eos", "eos_token", "stop_sequence", "end_turn"])
+"""Reasons that servers give for the end of a whole answer."""
+_CUT = frozenset(["length", "max_tokens"])
+"""Reasons for the end of an answer that reached the limit of tokens."""
 _KEPT_SECONDS = 4.0
 """A connection that is idle for longer is not used again; servers often close theirs after 5 seconds."""
 
@@ -97,8 +102,11 @@ class RemoteSession:
 
         A delta is what the server sends at once, mostly a token. Its logprob is None where none is told.
 
+        An answer is complete where the server told why it ended and that its message is over; an answer that
+        has begun and ends otherwise is broken.
+
         Raises:
-            EngineError: The server cannot be reached, refuses, or breaks off.
+            EngineError: The server cannot be reached, refuses, or breaks off before an answer has begun.
         """
         self._stop.set()
         self._stop = stop = threading.Event()
@@ -147,7 +155,13 @@ class RemoteSession:
     def _answer(
         self, number: int, request: Request, found: queue.Queue[Delta | EngineError], stop: threading.Event
     ) -> None:
-        finished, ended, counts = False, "stop", self._usage[number]
+        begun, finished, ended, counts = False, False, "", self._usage[number]
+
+        def break_off(error: EngineError) -> None:
+            # What breaks behind a whole answer does not take it back.
+            if not finished:
+                found.put(_broken(number, str(error)) if begun else error)
+
         try:
             asked = {
                 "model": self._engine.model,
@@ -162,27 +176,34 @@ class RemoteSession:
                 for event in events:
                     if event is None:
                         # Told before the rest is read, which frees the connection for the next question.
+                        found.put(self._last(number, ended))
                         finished = True
-                        found.put(_last(number, ended))
                         continue
                     if isinstance(usage := event.get("usage"), dict):
                         counts.update({k: v for k, v in usage.items() if isinstance(v, int)})
                     for choice in event.get("choices") or ():
-                        ended = choice.get("finish_reason") or ended
+                        ended = str(choice.get("finish_reason") or ended)
                         for text, logprob in _pieces(choice):
+                            begun = True
                             found.put(Delta(number, 0, text, logprob))
-            if not finished:
-                found.put(_last(number, ended))
+            break_off(EngineError(self._engine.server.broke_off("its end is missing")))
         except (AttributeError, KeyError, TypeError, ValueError):
-            found.put(EngineError(self._engine.server.stranger()))
+            break_off(EngineError(self._engine.server.stranger()))
         except EngineError as error:
-            # What breaks behind a whole answer does not take it back.
-            if not finished:
-                found.put(error)
+            break_off(error)
+
+    def _last(self, number: int, ended: str) -> Delta:
+        """The end of an answer, by the reason that the server gave for it."""
+        if ended in _COMPLETE:
+            return Delta(number, 0, "", None, "stop")
+        if ended in _CUT:
+            return Delta(number, 0, "", None, "length")
+        why = f"the reason that it gives is {brief(ended)}" if ended else "it gives no reason for the end"
+        return _broken(number, self._engine.server.broke_off(why))
 
 
-def _last(number: int, ended: str) -> Delta:
-    return Delta(number, 0, "", None, "length" if ended == "length" else "stop")
+def _broken(number: int, error: str) -> Delta:
+    return Delta(number, 0, "", None, "broken", error=error)
 
 
 class _Server:
@@ -229,6 +250,10 @@ class _Server:
         """Close all connections."""
         self._client.close()
 
+    def broke_off(self, why: str) -> str:
+        """The message for an answer that the server does not bring to its end."""
+        return f"{self.name} broke off in the middle of an answer: {why}; ask again, or look at its log"
+
     def stranger(self) -> str:
         """The message for an answer that is not the API's."""
         return f"{self.name} does not answer as an OpenAI-compatible server: is it one?"
@@ -254,9 +279,7 @@ class _Server:
         try:
             yield from response.iter_bytes()
         except httpx.HTTPError as error:
-            raise EngineError(
-                f"{self.name} broke off in the middle of an answer: {one_line(error)}"
-            ) from error
+            raise EngineError(self.broke_off(one_line(error))) from error
 
     def _lines(self, response: httpx.Response) -> Iterator[bytes]:
         """The lines of a body. httpx's own end at U+2028 too, which may stand inside of JSON."""
