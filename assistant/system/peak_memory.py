@@ -23,7 +23,7 @@ class PeakMemory:
         return round(peak_rss_bytes() / 1e6, 1) if self._counted else None
 
     def device_mb(self, device: str, backend: str) -> float | None:
-        """Most that an engine has taken of its GPU, in megabytes; both arguments as its `EngineInfo` has them.
+        """Most that an engine has taken of its GPU, in megabytes; arguments as in its `EngineInfo`.
 
         None on a processor, and for engines of graphs: ONNX Runtime and TensorRT take memory of their own,
         which torch does not count.
