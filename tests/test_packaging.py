@@ -65,7 +65,7 @@ def test_every_package_of_a_lock_has_a_version_and_hashes_and_no_address(lock: s
 
 
 def test_packages_are_installed_with_their_hashes_only() -> None:
-    """Of every call of pip and uv in the Makefile: packages come from a lock, the project itself brings none."""
+    """Of each call of pip and uv in the Makefile: packages come from a lock, the project brings none."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     calls = [line for line in text.splitlines() if re.search(r"pip (install|sync)\b", line)]
     assert len(calls) >= 5

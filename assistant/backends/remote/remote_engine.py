@@ -214,8 +214,11 @@ class _Server:
         """Scheme, host and port."""
         self.address = self.name + address.path
         """As it was given, without a password."""
+        # Apart from the address, which httpx logs.
+        login = httpx.BasicAuth(address.username, address.password) if address.userinfo else None
         self._client = httpx.Client(
-            base_url=address.copy_with(query=None, fragment=None),
+            base_url=address.copy_with(username=None, password=None, query=None, fragment=None),
+            auth=login,
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
             timeout=_SECONDS,
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEPT_SECONDS),

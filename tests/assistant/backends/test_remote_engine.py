@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[dict[str, Any]] = []
         self.models = ["nano"]
+        self.logins: set[str | None] = set()
         self.status = 200
         self.body: bytes | None = None
         self.bodies: list[bytes] = []
@@ -82,6 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, body: bytes, missing: int = 0) -> None:
         self.server.connections.add(self.client_address)
+        self.server.logins.add(self.headers["Authorization"])
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(body) + missing))
         for name, value in self.server.headers.items():
@@ -271,14 +274,22 @@ def test_no_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest
         assert len(ask_intent(engine)) > 1
 
 
-def test_a_password_in_the_address_is_told_nowhere(server: Server) -> None:
-    secret = server.address.replace("http://", "http://user:secret@")
-    with closing(RemoteEngine(secret, NANO)) as engine:
+def test_a_password_in_the_address_is_told_to_the_server_alone(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = server.address.replace("http://", "http://user:sec%2Fret@")
+    with caplog.at_level(logging.DEBUG), closing(RemoteEngine(secret, NANO)) as engine:
         assert engine.info.device == server.address
         server.status = 500
         with pytest.raises(EngineError) as error:
             ask_intent(engine)
-    assert "secret" not in str(error.value)
+    assert server.logins == {"Basic " + base64.b64encode(b"user:sec/ret").decode()}
+    # httpx logs the address of each request.
+    assert any(record.name == "httpx" for record in caplog.records)
+    for text in (str(error.value), caplog.text):
+        assert "ret@" not in text
+        assert "sec/ret" not in text
+        assert "user:" not in text
 
 
 def events_of(*events: dict[str, Any], done: bool = True) -> bytes:
