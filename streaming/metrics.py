@@ -90,9 +90,10 @@ class Metrics:
             return dict(self._counts)
 
     def share(self, part: str, whole: str) -> float | None:
-        """One count over another; None while there is no whole."""
+        """One count over another; None while there is no whole, and where nobody has counted the part."""
         with self._lock:
-            return self._counts[part] / self._counts[whole] if self._counts[whole] else None
+            counted = part in self._counts and self._counts[whole]
+            return self._counts[part] / self._counts[whole] if counted else None
 
     def stage(self, name: str) -> Stage | None:
         """Figures of one stage; None where it never happened."""

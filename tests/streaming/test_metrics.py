@@ -54,8 +54,11 @@ def test_shares_are_of_sums_and_none_without_a_whole() -> None:
     for _ in range(3):
         metrics.count({"slices_encoded": 1, "slices_used": 8})
     assert metrics.share("slices_encoded", "slices_used") == pytest.approx(1 / 8)
-    assert metrics.share("draft_accepted", "slices_used") == 0
-    assert metrics.counts == {"slices_encoded": 3, "slices_used": 24}
+    # A server tells how many tokens it read, and not how many of them again.
+    assert metrics.share("prompt_tokens_reused", "slices_used") is None
+    metrics.count({"prompt_tokens_reused": 0})
+    assert metrics.share("prompt_tokens_reused", "slices_used") == 0
+    assert metrics.counts == {"slices_encoded": 3, "slices_used": 24, "prompt_tokens_reused": 0}
 
 
 def test_nothing_is_lost_between_threads_and_memory_is_bounded() -> None:

@@ -130,9 +130,10 @@ class RemoteSession:
             stop.set()
 
     def usage(self, request: int | None = None) -> dict[str, int]:
-        """Counts that the server told; see `EngineSession`."""
+        """Counts that the server told, and no others; see `EngineSession`."""
         counts = self._usage if request is None else [self._usage[request]]
-        return {name: sum(c[name] for c in counts) for name in ("prompt_tokens", "completion_tokens")}
+        names = ("prompt_tokens", "completion_tokens")
+        return {name: sum(c[name] for c in counts) for name in names if any(name in c for c in counts)}
 
     def forget(self) -> None:
         """End what is under way; nothing else is held here."""

@@ -348,11 +348,13 @@ def test_an_answer_without_a_word_before_the_break_is_an_error(server: Server, e
         ask_intent(engine)
 
 
+@pytest.mark.parametrize("how", ["no reason", "no end"])
 def test_ask_fails_where_the_server_breaks_off(
-    broken: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
+    server.body = BROKEN[how]
     PillowImage.fromarray(IMAGES[0]).save(tmp_path / "a.png")
-    asked = ["ask", str(tmp_path / "a.png"), "What?", "--engine", broken.address, "--served-as", "nano"]
+    asked = ["ask", str(tmp_path / "a.png"), "What?", "--engine", server.address, "--served-as", "nano"]
     assert cli.call([*asked, "--json"]) == 1
     told = capsys.readouterr()
     assert told.out == ""
@@ -383,6 +385,7 @@ def test_a_run_counts_broken_answers_apart_and_goes_on(
     events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
     told = [(event["status"], event["text"]) for event in events if event["type"] == "answer"]
     assert told[:4] == [("ok", "make tea"), ("broken", ""), ("broken", ""), ("ok", "drink")]
+    assert events[-1]["reuse"] == dict.fromkeys(("slices_encoded", "prompt_tokens_reused", "draft_accepted"))
     requests = events[-1]["requests"]
     assert requests["broken"] == 2
     assert requests["ok"] == events[-1]["answers"] == len(told) - 2

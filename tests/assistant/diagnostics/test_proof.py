@@ -123,8 +123,7 @@ def test_a_proof_without_an_answer_fails_and_says_so(
 
     monkeypatch.setattr(proof, "load_engine", lambda name: MuteEngine())
     out = tmp_path / "proof"
-    # The clip has to be long enough for a window, the live run may be as short as it likes.
-    assert cli.call(["doctor", "--prove", "nano", "--seconds", "1", "--out", str(out)]) == 1
+    assert cli.call(["doctor", "--prove", "nano", "--seconds", "0.2", "--out", str(out)]) == 1
     told = capsys.readouterr().out
     assert "nano: clip 0 failed: no question was answered, so nothing is proved" in told
     assert "nano: evidence failed: no answer was kept" in told
@@ -155,13 +154,13 @@ def test_latency_of_an_engine_that_answers_nothing_fails(
 
 def test_the_peak_of_one_engine_is_not_that_of_the_one_before() -> None:
     first = PeakMemory()
-    large = np.ones(25_000_000)
+    large = np.ones(10_000_000)
     held = first.process_mb()
     del large
     second = PeakMemory().process_mb()
     if held is None or second is None:
         pytest.skip("this system cannot count the most memory anew")
-    assert held - second > 150
+    assert held - second > 60
 
 
 def test_a_peak_that_cannot_be_counted_anew_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
