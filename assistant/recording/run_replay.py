@@ -36,9 +36,6 @@ __all__ = ["Replayed", "RunSettings", "record_into", "replay_run", "settings_of"
 
 M = TypeVar("M", bound=BaseModel)
 
-_UNTOLD = ("preempted", "broken")
-"""Outcomes that have no answer to be repeated."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
@@ -63,6 +60,10 @@ class _Settings(JsonModel, extra="forbid"):
 
 class _Question(JsonModel, extra="forbid"):
     question: Question
+
+
+_UNTOLD = ("preempted", "broken")
+"""Outcomes that have no answer to be repeated."""
 
 
 class _Note(JsonModel):
