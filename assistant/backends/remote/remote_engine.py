@@ -102,8 +102,8 @@ class RemoteSession:
 
         A delta is what the server sends at once, mostly a token. Its logprob is None where none is told.
 
-        An answer is complete where the server told why it ended and that its message is over; an answer that
-        has begun and ends otherwise is broken.
+        An answer is complete where the server told why it ended, and its message ended as HTTP says or by the
+        API's [DONE]; an answer that has begun and ends otherwise is broken.
 
         Raises:
             EngineError: The server cannot be reached, refuses, or breaks off before an answer has begun.
@@ -187,7 +187,11 @@ class RemoteSession:
                         for text, logprob in _pieces(choice):
                             begun = True
                             found.put(Delta(number, 0, text, logprob))
-            break_off(EngineError(self._engine.server.broke_off("its end is missing")))
+            if ended and not finished and not stop.is_set():
+                # `transformers serve` tells why it ends, and ends its message whole, without the API's [DONE].
+                found.put(self._last(number, ended))
+            else:
+                break_off(EngineError(self._engine.server.broke_off("its end is missing")))
         except (AttributeError, KeyError, TypeError, ValueError):
             break_off(EngineError(self._engine.server.stranger()))
         except EngineError as error:

@@ -304,7 +304,6 @@ def piece(text: str, reason: str | None = None) -> dict[str, Any]:
 BROKEN = {
     "no reason, nothing behind it": events_of(piece("make "), piece("tea"), done=False),
     "no reason": events_of(piece("make "), piece("tea")),
-    "no end": events_of(piece("make "), piece("tea", "stop"), done=False),
     "another reason": events_of(piece("make "), piece("", "content_filter")),
     "an error": events_of(piece("make "), {"error": {"message": "out of memory"}}),
     "no JSON": events_of(piece("make "), done=False) + b'data: {"choi',
@@ -336,6 +335,15 @@ def test_an_answer_that_the_server_breaks_off_is_broken(broken: Server, engine: 
         assistant.answer([Question("ground", "hand")], picture=Frame(IMAGES[0], 0.0, 0))
 
 
+def test_a_whole_message_with_a_reason_needs_no_mark_of_its_end(server: Server, engine: RemoteEngine) -> None:
+    """`transformers serve` sends none."""
+    server.body = events_of(piece("make "), piece("tea", "stop"), done=False)
+    assert ask_intent(engine)[-1].finished == "stop"
+    # Torn behind the reason it is not known whether more was to come.
+    server.missing = 100
+    assert ask_intent(engine)[-1].finished == "broken"
+
+
 def test_a_connection_that_is_lost_breaks_the_answer(torn: Server, engine: RemoteEngine) -> None:
     *_, last = ask_intent(engine)
     assert last.finished == "broken"
@@ -348,7 +356,7 @@ def test_an_answer_without_a_word_before_the_break_is_an_error(server: Server, e
         ask_intent(engine)
 
 
-@pytest.mark.parametrize("how", ["no reason", "no end"])
+@pytest.mark.parametrize("how", ["no reason", "another reason"])
 def test_ask_fails_where_the_server_breaks_off(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
