@@ -188,7 +188,7 @@ class RemoteSession:
                             begun = True
                             found.put(Delta(number, 0, text, logprob))
             if ended and not finished and not stop.is_set():
-                # `transformers serve` tells why it ends, and ends its message whole, without the API's [DONE].
+                # `transformers serve` tells why it ends, and its message ends whole, without [DONE].
                 found.put(self._last(number, ended))
             else:
                 break_off(EngineError(self._engine.server.broke_off("its end is missing")))
