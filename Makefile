@@ -10,15 +10,17 @@ OUT ?= out
 
 setup: .venv/.ready
 
-$(UV):
+# Every package is compared with the hash that its lock names, uv itself included; what has none is refused.
+$(UV): setup.lock
 	$(PYTHON) -m venv .uv
-	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r setup.lock
+	touch $@
 
 .venv/.ready: $(UV) requirements.lock pyproject.toml $(wildcard */*.py */*/*.py */*/*/*.py)
 	test -d .venv || $(UV) venv --quiet --python $(PYTHON) .venv
-	test -f .venv/.locked && cmp -s requirements.lock .venv/.locked || $(UV) pip sync --quiet --compile-bytecode --python .venv requirements.lock
+	test -f .venv/.locked && cmp -s requirements.lock .venv/.locked || $(UV) pip sync --quiet --require-hashes --compile-bytecode --python .venv requirements.lock
 	cp requirements.lock .venv/.locked
-	$(UV) pip install --quiet --python .venv --no-deps --reinstall-package egolive -e .
+	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --reinstall-package egolive -e .
 	touch $@
 
 run: setup
@@ -45,8 +47,8 @@ check: setup
 # does not install them; broken references are errors.
 docs: $(UV)
 	test -d .venv-docs || $(UV) venv --quiet --python $(PYTHON) .venv-docs
-	$(UV) pip sync --quiet --python .venv-docs requirements.lock docs/requirements.lock
-	$(UV) pip install --quiet --python .venv-docs --no-deps --reinstall-package egolive -e .
+	$(UV) pip sync --quiet --require-hashes --python .venv-docs requirements.lock docs/requirements.lock
+	$(UV) pip install --quiet --python .venv-docs --no-deps --no-build-isolation --reinstall-package egolive -e .
 	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env -q docs build/docs
 	@echo "wrote build/docs/index.html"
 
@@ -82,6 +84,8 @@ lock: $(UV)
 	  --python-version 3.11 --extra train --extra quantize --extra demo --group dev pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
 	  --python-version 3.11 --group docs --constraint requirements.lock -o docs/requirements.lock
+	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --python-version 3.11 - -o setup.lock
 
 clean:
 	rm -rf .venv .venv-docs .uv build out *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from egolive.assistant.system import machine
 from egolive.streaming.errors import UsageError
+from egolive.streaming.metrics import known
 
 __all__ = ["check_places", "print_figures", "save_figure", "table"]
 
@@ -40,7 +41,7 @@ def print_figures(figures: Mapping[str, Any], drawn: RenderableType, json_file: 
     """
     # What goes into a file need not be as narrow as a terminal that nobody has.
     Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH).print(drawn)
-    line = json.dumps({**figures, **machine.gather()}) + "\n"
+    line = json.dumps(known({**figures, **machine.gather()})) + "\n"
     if json_file is not None:
         json_file.write_text(line, encoding="utf-8")
     sys.stdout.write(line)

@@ -47,11 +47,11 @@ from egolive.quantize.output_folder import (
     model_shapes,
     new_folder,
     package_versions,
-    peak_memory,
     write_card,
 )
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Window
+from egolive.streaming.metrics import peak_rss_bytes, reset_peak_rss
 
 __all__ = ["Precision", "Recipe", "build_onnx"]
 
@@ -114,6 +114,7 @@ def build_onnx(
         EngineError: The checkpoint cannot be used, or what was written is not what torch computes.
         ConfigError: A setting that cannot work, or something else stands in `out`.
     """
+    reset_peak_rss()
     started = time.monotonic()
     if recipe.precision == "awq-int4" and not windows:
         raise ValueError("AWQ needs windows to be shown")
@@ -150,7 +151,7 @@ def build_onnx(
                 "block": awq.GROUP if recipe.precision == "awq-int4" else recipe.block,
                 "parity": parity,
                 "seconds": round(time.monotonic() - started, 1),
-                "peak_memory_bytes": peak_memory(),
+                "peak_memory_bytes": peak_rss_bytes(),
             },
         )
         write_card(folder, card)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -18,7 +17,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import psutil
 from safetensors import SafetensorError
 from transformers import Qwen2VLConfig
 
@@ -43,7 +41,6 @@ __all__ = [
     "model_shapes",
     "new_folder",
     "package_versions",
-    "peak_memory",
     "record_loss",
     "write_card",
 ]
@@ -165,20 +162,6 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held in memory so far."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    if sys.platform == "linux":
-        # getrusage would count the process that started this one too.
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def write_card(folder: Path, card: EngineCard) -> None:

@@ -197,7 +197,7 @@ class Box:
     y2: float
     label: str = ""
     score: float | None = None
-    """Confidence in [0, 1], or None where the model tells none."""
+    """Probability in [0, 1]; None where it is unknown, as with a server that tells none."""
 
     @property
     def area(self) -> float:

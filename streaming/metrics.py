@@ -5,18 +5,33 @@ Stages and counters are named by their callers.
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
 from egolive.streaming.clock import Clock, MonotonicClock
 
-__all__ = ["Metrics", "Stage", "rss_bytes", "slope_per_hour"]
+__all__ = [
+    "Metrics",
+    "Stage",
+    "known",
+    "peak_rss_bytes",
+    "reset_peak_rss",
+    "rss_bytes",
+    "slope_per_hour",
+]
+
+_GROWN = 2**22
+"""Bytes by which the peak may lie above what is held right after it was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +90,10 @@ class Metrics:
             return dict(self._counts)
 
     def share(self, part: str, whole: str) -> float | None:
-        """One count over another; None while there is no whole."""
+        """One count over another; None while there is no whole, and where nobody has counted the part."""
         with self._lock:
-            return self._counts[part] / self._counts[whole] if self._counts[whole] else None
+            counted = part in self._counts and self._counts[whole]
+            return self._counts[part] / self._counts[whole] if counted else None
 
     def stage(self, name: str) -> Stage | None:
         """Figures of one stage; None where it never happened."""
@@ -106,6 +122,45 @@ class Metrics:
 def rss_bytes() -> int:
     """Memory that this process holds now, in bytes (resident set size)."""
     return int(psutil.Process().memory_info().rss)
+
+
+def peak_rss_bytes() -> int:
+    """Most memory that this process has held, in bytes, since it began or since `reset_peak_rss`."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":
+        # getrusage would count the process that started this one too.
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def reset_peak_rss() -> bool:
+    """Let `peak_rss_bytes` count from now on; False where the system cannot, and the old peak stays."""
+    try:
+        # Linux: 5 sets the peak of the resident set back to what it is now; see proc(5).
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        # Some containers take the number and do nothing. What is held grows by a little meanwhile.
+        return peak_rss_bytes() <= rss_bytes() + _GROWN
+    except (OSError, KeyError, ValueError):
+        return False
+
+
+def known(value: Any) -> Any:
+    """A figure, or a list or mapping of figures, with None for what is no number (NaN) or has no bound.
+
+    JSON has neither: a reader would refuse the whole line, or take it for a number.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: known(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [known(part) for part in value]
+    return value
 
 
 def slope_per_hour(samples: Sequence[tuple[float, float]]) -> float:

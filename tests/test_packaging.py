@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,35 @@ def installed_name(path: Path) -> str:
     if inside.parts[:2] == ("assistant", "api"):
         inside = inside.relative_to("assistant/api")
     return (Path("egolive") / inside).as_posix()
+
+
+LOCKS = ("requirements.lock", "docs/requirements.lock", "setup.lock")
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_package_of_a_lock_has_a_version_and_hashes_and_no_address(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if not line.strip().startswith("#")]
+    assert any(lines)
+    for line in filter(None, lines):
+        package, *hashes = re.split(r"\s+(?=--hash)", line)
+        # No option, as of an index, no address, no file: a name and a version, and when it is needed.
+        assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*(\[[a-z,]+\])?==[^\s/;@]+( ; [^/@]+)?", package), line
+        assert hashes, line
+        assert all(HASH.fullmatch(one) for one in hashes), line
+
+
+def test_packages_are_installed_with_their_hashes_only() -> None:
+    """Of each call of pip and uv in the Makefile: packages come from a lock, the project brings none."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    calls = [line for line in text.splitlines() if re.search(r"pip (install|sync)\b", line)]
+    assert len(calls) >= 5
+    for call in calls:
+        locked = "--require-hashes" in call and any(lock in call for lock in LOCKS)
+        itself = "--no-deps" in call and "--no-build-isolation" in call and call.endswith("-e .")
+        assert locked or itself, call
+    assert "make setup" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_the_wheel_holds_what_the_folders_hold(wheel: Path) -> None:

@@ -15,8 +15,19 @@ Names are imported when they are first used: `import egolive` alone loads neithe
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# Libraries that report how they are used, which some do unless told otherwise: ONNX Runtime sends events to
+# its maker and keeps a number for this machine in the home folder. They read this when they are imported, and
+# every module of ours imports this one first.
+os.environ.update(
+    ORT_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    GRADIO_ANALYTICS_ENABLED="False",
+    DO_NOT_TRACK="1",
+)
 
 if TYPE_CHECKING:
     from egolive.assistant.schema.answers import Answer, Question

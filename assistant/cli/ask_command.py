@@ -26,7 +26,7 @@ from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.model.media import Video, check_media, is_video
 from egolive.assistant.schema.answers import Question, Task
 from egolive.assistant.schema.profiles import PictureSize
-from egolive.streaming.errors import DataError, UsageError
+from egolive.streaming.errors import DataError, EngineError, UsageError
 from egolive.streaming.json_files import json_value
 from egolive.streaming.paths import brief, existing_path
 from egolive.streaming.sources.files.media_kind import kind_of
@@ -108,6 +108,11 @@ def ask_command(
     for answer in answers:
         event = answer_event(answer, answer.time)
         sys.stdout.write((json_text(event) if json_lines else printable(in_words(answer))) + "\n")
+    cut = sum(answer.cut for answer in answers)
+    if cut and sampling.max_tokens is None:
+        # Whoever gave a limit knows it; whoever gave none takes what was printed for the whole answer.
+        which = "the answer was" if len(answers) == 1 else f"{cut} of {len(answers)} answers were"
+        raise EngineError(f"{which} cut off at the limit of tokens; give a larger --max-tokens")
 
 
 def _media_and_words(items: Sequence[str], task: Task) -> tuple[list[str], str]:

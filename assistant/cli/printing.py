@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from egolive.streaming.errors import ConfigError, SinkError, UsageError
+from egolive.streaming.metrics import known
 
 __all__ = [
     "check_folders",
@@ -61,7 +62,7 @@ def json_line(values: Mapping[str, object], json_file: Path | None = None) -> No
     Raises:
         SinkError: The file cannot be written.
     """
-    line = json.dumps(values) + "\n"
+    line = json.dumps(known(values)) + "\n"
     if json_file is not None:
         try:
             json_file.write_text(line, encoding="utf-8")
@@ -75,7 +76,7 @@ def json_line(values: Mapping[str, object], json_file: Path | None = None) -> No
 def json_text(values: Mapping[str, object]) -> str:
     """One JSON object in one line that standard output can hold, letters of other scripts as they are."""
     unicode = (getattr(sys.stdout, "encoding", None) or "").lower() in ("utf-8", "utf8")
-    return printable(json.dumps(values, ensure_ascii=not unicode))
+    return printable(json.dumps(known(values), ensure_ascii=not unicode))
 
 
 def check_folders(*files: Path | None, kind: type[ConfigError] = UsageError) -> None:

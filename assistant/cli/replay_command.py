@@ -129,6 +129,8 @@ def replay_command(
     if out is not None:
         wrote(out / "overlay.mp4" if video and done.report.shown else None, out / "events.jsonl")
     wrote(evidence)
+    if check and not done.answers:
+        raise DataError(f"{folder}: holds no answer, so nothing could be checked; record a longer run")
     return int(check and done.same != done.answers)
 
 

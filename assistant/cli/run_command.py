@@ -38,7 +38,7 @@ from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.recording.run_replay import RunSettings, record_into
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine
-from egolive.streaming.errors import SinkError, UsageError
+from egolive.streaming.errors import EngineError, SinkError, UsageError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.paths import existing_path
 from egolive.streaming.recording.recording import Recorder
@@ -253,6 +253,8 @@ def run(
         audit=checked.counts if checked else None,
         others=(record, evidence, memory),
     )
+    if (broken := report.requests.get("broken", 0)) and not report.results:
+        raise EngineError(f"no answer became complete, the engine broke off {broken}; look at its log")
     return stop.exit_code
 
 

@@ -52,6 +52,8 @@ def tell(
     if age := metrics.stage("answer_age"):
         late = ", ".join(f"{report.requests.get(status, 0)} {status}" for status in ("expired", "preempted"))
         lines.append(f"answers  {age.p50:.2f} s old when shown, 95 % within {age.p95:.2f} s; {late}")
+    if broken := report.requests.get("broken", 0):
+        lines.append(f"broken   {broken} answers that the engine broke off; they are not counted as answers")
     if audit is not None:
         lines.append(f"audit    {audit.summary}")
     for line in lines:

@@ -16,6 +16,7 @@ from egolive.assistant.load import check_model
 from egolive.assistant.system import machine, nvml
 from egolive.assistant.system.jetson import OLDEST_JETPACK
 from egolive.streaming.errors import SinkError, SourceError, UsageError
+from egolive.streaming.metrics import known
 from egolive.streaming.paths import existing_path
 
 __all__ = ["Finding", "Need", "diagnose", "doctor", "engine_needs"]
@@ -204,7 +205,7 @@ def _write(report: machine.Facts, json_file: Path | None, console: Console) -> N
     """The report as one line, in a file and at the end of what is printed."""
     if json_file is None:
         return
-    line = json.dumps(report)
+    line = json.dumps(known(report))
     try:
         json_file.write_text(line + "\n", encoding="utf-8")
     except OSError as error:

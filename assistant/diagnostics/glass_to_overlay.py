@@ -25,7 +25,15 @@ from egolive.streaming.frames import Frame, Image
 from egolive.streaming.metrics import Metrics, Stage
 from egolive.streaming.sources.source import Source
 
-__all__ = ["CodedCamera", "Latency", "measure_latency", "read_code", "run_latency", "write_code"]
+__all__ = [
+    "CodedCamera",
+    "Latency",
+    "measure_latency",
+    "nothing_measured",
+    "read_code",
+    "run_latency",
+    "write_code",
+]
 
 _BITS = 32
 _CELL = 16
@@ -231,4 +239,19 @@ def run_latency(model: str, seconds: float, tell: Callable[[str], object]) -> tu
         tell(f"answers {found.answer_age.p50:.2f} s old when shown, 95 % within {found.answer_age.p95:.2f} s")
     drops = ", ".join(f"{count} {reason}" for reason, count in found.drops.items()) or "none"
     tell(f"{found.shown} of {found.pictures} pictures shown, dropped: {drops}")
-    return {"model": model, "camera": "virtual"} | found.in_ms(), 0
+    figures = found.in_ms()
+    lack = nothing_measured(figures)
+    if lack:
+        tell(lack)
+    return {"model": model, "camera": "virtual"} | figures, int(bool(lack))
+
+
+def nothing_measured(figures: Mapping[str, Any]) -> str:
+    """Why the figures of `Latency.in_ms` say nothing, in a line; empty where they do."""
+    if figures["glass_to_overlay_ms"] is None:
+        return "no picture was shown whose time could be read, so nothing is measured; give more --seconds"
+    if not figures["answers"]:
+        return (
+            "nothing was answered meanwhile, so the figures are those of an idle engine; give more --seconds"
+        )
+    return ""

@@ -43,7 +43,9 @@ class AuditCounts:
 
     @property
     def summary(self) -> str:
-        """The counts in a few words."""
+        """The counts in a few words; none at all does not read like none wrong."""
+        if not self.checked:
+            return "no answer was given again without reuse, so nothing is known"
         return f"{self.checked} answers given again without reuse: {self.errors} errors, {self.ties} ties"
 
 

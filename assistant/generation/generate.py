@@ -5,28 +5,32 @@ Which questions are asked, and when, is decided by `egolive.assistant.live.assis
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from egolive.assistant.generation.audit import Audit
 from egolive.assistant.prompts.grammar import GrammarMatchers
-from egolive.assistant.prompts.parsing import parse
+from egolive.assistant.prompts.parsing import TokenProbability, parse
 from egolive.assistant.prompts.prompts import uses_thinking
 from egolive.assistant.schema.answers import Answer, Question, Task, Timing, Usage
 from egolive.assistant.schema.coordinates import Size
-from egolive.assistant.schema.engine import EngineSession, Prompt, Request, Vision
+from egolive.assistant.schema.engine import Delta, EngineSession, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.clock import Clock
+from egolive.streaming.errors import EngineError
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics
 
 __all__ = ["AnswerObserver", "GenerationRequest", "Sampling", "generate_answers"]
 
+_log = logging.getLogger(__name__)
 _MAX_TOKENS: dict[Task, int] = {"intent": 48, "next": 48, "ground": 96, "when": 48, "ask": 256}
 _THINK_TOKENS = 1024
 """Room for reasoning: a limit that cuts it off leaves no answer."""
+_BROKEN = "the engine broke off in the middle of an answer; ask again"
 _CELL_AREA = 28 * 28
 """Pixels of the resized picture that become one visual token."""
 
@@ -81,7 +85,7 @@ class AnswerObserver(Protocol):
 class _Draft:
     """The tokens of one answer so far, with their probabilities."""
 
-    tokens: list[tuple[str, float]] = field(default_factory=list)
+    tokens: list[tuple[str, TokenProbability]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     first_token: float = 0.0
 
@@ -98,6 +102,7 @@ def generate_answers(
     observer: AnswerObserver | None = None,
     metrics: Metrics | None = None,
     stopped: Callable[[], bool] | None = None,
+    keep_broken: bool = False,
 ) -> Generator[tuple[int, Answer]]:
     """Generate the answers to several prompts as one batch.
 
@@ -112,12 +117,14 @@ def generate_answers(
         observer: Told of each answer that is complete, as the audit is.
         metrics: Takes stages and the engine's counts.
         stopped: Asked after each token; answers that are under way end there, as preempted.
+        keep_broken: Go on where the engine breaks off an answer, which then has the status broken and nothing
+            in it; without this it is an error.
 
     Yields:
-        The index of a prompt and its answer, as soon as that is complete; preempted ones last.
+        The index of a prompt and its answer, as soon as that is complete or broken; preempted ones last.
 
     Raises:
-        EngineError: The engine failed.
+        EngineError: The engine failed, or broke off an answer.
     """
     if not generations:
         return
@@ -127,12 +134,24 @@ def generate_answers(
     requests = [_request(generation, profile, sampling, matchers) for generation in generations]
     under_way = set(range(len(generations)))
     deltas = session.ask(requests)
+    preempted = False
     try:
         for delta in deltas:
             draft = drafts[delta.request]
+            if delta.finished == "broken":
+                if not keep_broken:
+                    raise EngineError(delta.error or _BROKEN)
+                # What the engine tells of it may hold the prompt, which is not for the log.
+                _log.warning(
+                    "the engine broke off an answer to a question of the kind %s",
+                    generations[delta.request].question.task,
+                )
+                under_way.remove(delta.request)
+                yield delta.request, _empty(generations[delta.request], draft, "broken", clock.now() - start)
+                continue
             if not draft.tokens:
                 draft.first_token = clock.now() - start
-            draft.tokens.append((delta.text, math.exp(delta.logprob)))
+            draft.tokens.append((delta.text, _probability(delta)))
             draft.ids.append(delta.token)
             if delta.finished:
                 timing = Timing(first_token=draft.first_token, total=clock.now() - start)
@@ -149,25 +168,38 @@ def generate_answers(
                 if observer is not None:
                     observer.keep(generations[delta.request], requests[delta.request], answer, draft.ids)
             if under_way and stopped is not None and stopped():
+                preempted = True
                 break
     finally:
         if isinstance(deltas, Generator):
             deltas.close()
     metrics.count(session.usage())
+    if under_way and not preempted and not keep_broken:
+        raise EngineError(_BROKEN)
     for number in sorted(under_way):
-        generation = generations[number]
-        timing = Timing(first_token=drafts[number].first_token, total=clock.now() - start)
-        yield (
-            number,
-            Answer(
-                generation.question,
-                "",
-                status="preempted",
-                time=generation.time,
-                window=generation.window,
-                timing=timing,
-            ),
-        )
+        status: Literal["preempted", "broken"] = "preempted" if preempted else "broken"
+        yield number, _empty(generations[number], drafts[number], status, clock.now() - start)
+
+
+def _empty(
+    generation: GenerationRequest, draft: _Draft, status: Literal["preempted", "broken"], total: float
+) -> Answer:
+    """In place of an answer that did not become complete."""
+    return Answer(
+        generation.question,
+        "",
+        status=status,
+        time=generation.time,
+        window=generation.window,
+        timing=Timing(first_token=draft.first_token, total=total),
+    )
+
+
+def _probability(delta: Delta) -> TokenProbability:
+    if delta.forced:
+        return "forced"
+    # A logarithm above 0 is no probability's; parsing leaves out what is none.
+    return None if delta.logprob is None or not delta.logprob < 1 else math.exp(delta.logprob)
 
 
 def _request(

@@ -98,7 +98,8 @@ class Assistant:
             work: The questions, what there is to see, and whether to go on.
 
         Yields:
-            Each answer as soon as it is complete, then those that had to make way; closing stops the work.
+            Each answer as soon as it is complete or broken off, then those that had to make way; closing
+            stops the work.
 
         Raises:
             EngineError: The engine failed.
@@ -192,15 +193,18 @@ class Assistant:
                 )
                 yield Result(generation.question, answer, generation.time, "preempted")
             return
-        with closing(self._answer(generations, work.stopped)) as found:
+        with closing(self._answer(generations, work.stopped, keep_broken=True)) as found:
             for number, answer in found:
                 timing = replace(answer.timing, queued=max(0.0, work.time - answer.time))
                 answer = replace(answer, timing=timing)
-                status: Status = "preempted" if answer.status == "preempted" else "ok"
-                yield Result(work.tasks[number], answer, answer.time, status)
+                yield Result(work.tasks[number], answer, answer.time, _status_of(answer))
 
     def _answer(
-        self, generations: Sequence[GenerationRequest], stopped: Callable[[], bool] | None = None
+        self,
+        generations: Sequence[GenerationRequest],
+        stopped: Callable[[], bool] | None = None,
+        *,
+        keep_broken: bool = False,
     ) -> Generator[tuple[int, Answer]]:
         return generate_answers(
             self._session,
@@ -213,6 +217,7 @@ class Assistant:
             observer=self._observer,
             metrics=self._metrics,
             stopped=stopped,
+            keep_broken=keep_broken,
         )
 
     def _generation(
@@ -237,6 +242,12 @@ class Assistant:
         return GenerationRequest(
             question=question, prompt=prompt, source_size=size, window=stretch, time=newest.time
         )
+
+
+def _status_of(answer: Answer) -> Status:
+    if answer.status == "preempted" or answer.status == "broken":
+        return answer.status
+    return "ok"
 
 
 def live_questions(

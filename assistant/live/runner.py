@@ -11,7 +11,7 @@ from egolive.assistant.generation.audit import AuditCounts
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.assistant.live.sinks import Shown, Sink
-from egolive.assistant.schema.answers import Answer, Question, Status
+from egolive.assistant.schema.answers import Answer, Question
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics, Stage, rss_bytes
@@ -261,8 +261,7 @@ def behind_in_words(metrics: Metrics) -> str:
 
 def _late(result: Result[Question, Answer]) -> Answer:
     """The answer as it is written down."""
-    status: Status = "expired" if result.status == "expired" else "preempted"
-    return replace(result.value, status=status)
+    return replace(result.value, status=result.status)
 
 
 def say_the_same(one: Answer, other: Answer) -> bool:

@@ -18,6 +18,7 @@ from egolive.assistant.schema.answers import Answer
 from egolive.streaming.durable_files import LineFile
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Frame, Image
+from egolive.streaming.metrics import known
 from egolive.streaming.video_writer import VideoWriter
 
 __all__ = ["CallbackSink", "EventSink", "Shown", "Sink", "VideoSink", "answer_event"]
@@ -127,7 +128,7 @@ class EventSink:
 
     def note(self, event: Mapping[str, object]) -> None:
         """Write one line."""
-        line = (json.dumps(event, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+        line = (json.dumps(known(event), ensure_ascii=False) + "\n").encode(errors="backslashreplace")
         try:
             self._file.write(line)
         except OSError as error:

@@ -12,6 +12,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Literal, TypeAlias
 
 from egolive.assistant.prompts.boxes_in_text import FoundBox, Span, find_boxes
 from egolive.assistant.prompts.times_in_text import find_times
@@ -20,7 +21,10 @@ from egolive.assistant.schema.coordinates import Size, resolve_unit, to_source
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.frames import Box, Interval, Window
 
-__all__ = ["parse", "split_reasoning"]
+__all__ = ["TokenProbability", "parse", "split_reasoning"]
+
+TokenProbability: TypeAlias = float | Literal["forced"] | None
+"""Of one token of an answer: None where nobody tells it, "forced" where the grammar allowed no other."""
 
 _THINK = re.compile(r"<\s{0,4}(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
 _ANSWER = re.compile(
@@ -57,6 +61,8 @@ _LONGEST = 20_000
 """Characters of an answer that are searched for boxes and times; what runs on beyond is a loop."""
 _MOST_BOXES = 200
 """Boxes or intervals of one answer that are kept; more are a loop that drifts."""
+_ROUNDING = 1e-3
+"""By how much rounding may lift a probability above 1."""
 _LATE = 1.0
 """Seconds after the window's end at which a time still counts as the end."""
 
@@ -70,7 +76,7 @@ def parse(
     seen_size: Size | None = None,
     window: Window | Interval | None = None,
     time: float = 0.0,
-    token_probs: Sequence[tuple[str, float]] | None = None,
+    token_probs: Sequence[tuple[str, TokenProbability]] | None = None,
 ) -> Answer:
     """Read a model's text as the answer to a question.
 
@@ -82,7 +88,8 @@ def parse(
         seen_size: width and height at which the model saw it, for the unit `pixels`; the source's where None.
         window: the stretch that was seen; the model's seconds count from its start. None: a single picture.
         time: capture time of the newest frame that was seen, seconds.
-        token_probs: text and probability of each token, together the text; boxes get their score from it.
+        token_probs: text and probability of each token, together the text; boxes get their score from it. A
+            box one of whose tokens has no known probability has no score; forced tokens do not count.
 
     Returns:
         The answer. Boxes with ordered corners inside the picture, repeated ones once; intervals inside the
@@ -222,16 +229,21 @@ def _intervals(found: Sequence[tuple[float, float]], seen: Interval | None) -> t
 class _Scores:
     """How sure the model was of the numbers at some place of its text."""
 
-    def __init__(self, text: str, token_probs: Sequence[tuple[str, float]] | None, offset: int) -> None:
-        self._logs: list[float] = []
+    def __init__(
+        self, text: str, token_probs: Sequence[tuple[str, TokenProbability]] | None, offset: int
+    ) -> None:
+        self._logs: list[float | Literal["forced"] | None] = []
         if token_probs is None or "".join(piece for piece, _ in token_probs) != text:
             return
         self._offset = offset
         self._ends = list(accumulate(len(piece) for piece, _ in token_probs))
-        self._logs = [math.log(min(p, 1.0)) if p > 0 else -math.inf for _, p in token_probs]
+        self._logs = [_log_of(probability) for _, probability in token_probs]
 
     def of(self, spans: Sequence[Span]) -> float | None:
-        """Geometric mean of the probabilities of the tokens at these places; None where not known."""
+        """Geometric mean of the probabilities of the tokens at these places; None where one is not known.
+
+        Tokens that the grammar forced are left out; None where no other is there.
+        """
         if not self._logs:
             return None
         tokens: set[int] = set()
@@ -239,4 +251,18 @@ class _Scores:
             first = bisect_right(self._ends, start + self._offset)
             last = bisect_right(self._ends, end + self._offset - 1)
             tokens.update(range(first, last + 1))
-        return math.exp(sum(self._logs[token] for token in tokens) / len(tokens))
+        logs = [log for token in tokens if (log := self._logs[token]) != "forced"]
+        known = [log for log in logs if log is not None]
+        if not known or len(known) < len(logs):
+            return None
+        return math.exp(sum(known) / len(known))
+
+
+def _log_of(probability: TokenProbability) -> float | Literal["forced"] | None:
+    """The logarithm of a probability; None where it is unknown, or is none."""
+    if probability is None or probability == "forced":
+        return probability
+    # Rounding may lift a probability a little above 1.
+    if not 0 <= probability <= 1 + _ROUNDING:
+        return None
+    return math.log(min(probability, 1.0)) if probability > 0 else -math.inf

@@ -79,6 +79,10 @@ class _Question(JsonModel, extra="forbid"):
     question: Annotated[Question, AfterValidator(_no_book)]
 
 
+_UNTOLD = ("preempted", "broken")
+"""Outcomes that have no answer to be repeated."""
+
+
 class _Note(JsonModel):
     """What is kept of an answer."""
 
@@ -222,7 +226,7 @@ class _Answerer:
 
     def __call__(self, work: Work[Question], then: RecordedWork) -> list[Result[Question, Answer]]:
         # In the order in which they were asked, so that they share what they shared then.
-        asked = sorted(outcome.task for outcome in then.outcomes if outcome.status != "preempted")
+        asked = sorted(outcome.task for outcome in then.outcomes if outcome.status not in _UNTOLD)
         before = self._own.counts
         found: dict[int, Answer] = {}
         if asked:
@@ -235,10 +239,10 @@ class _Answerer:
         self._metrics.count({name: number - before.get(name, 0) for name, number in counts.items()})
         results = []
         for outcome in then.outcomes:
-            answer = found.get(outcome.task) or _preempted(work, outcome)
+            answer = found.get(outcome.task) or _untold(work, outcome)
             note = _checked(_Note, outcome.note, "an answer of the recording is damaged")
             answer = replace(answer, timing=note.timing)
-            if outcome.status != "preempted":
+            if outcome.status not in _UNTOLD:
                 self._metrics.add("first_token", note.timing.first_token)
                 self._metrics.add("decode", note.timing.total - note.timing.first_token)
                 self.answers += 1
@@ -257,12 +261,12 @@ def _checked(model: type[M], values: object, where: str) -> M:
     return parse_json(model, json_bytes(values), where=where, remedy="record again with egolive run --record")
 
 
-def _preempted(work: Work[Question], outcome: Outcome) -> Answer:
+def _untold(work: Work[Question], outcome: Outcome) -> Answer:
     question = work.tasks[outcome.task]
     window = None if question.task == "ground" or work.window is None else work.window
     seen = work.picture if window is None else window.newest
     interval = None if window is None else window.interval
-    return Answer(question, "", status="preempted", time=seen.time, window=interval)
+    return Answer(question, "", status=outcome.status, time=seen.time, window=interval)
 
 
 def _note(answer: Answer) -> Mapping[str, Any]:

@@ -122,7 +122,7 @@ class SequenceState:
         return ForwardInput(self._fork, embeddings, positions, keep=1 + count)
 
     def _choose(self, logits: torch.Tensor) -> Delta:
-        token, logprob, margin = self._sampler.choose(logits)
+        token, logprob, margin, forced = self._sampler.choose(logits)
         ended: Literal["", "stop", "length"] = ""
         self.tokens.append(token)
         self.usage["completion_tokens"] += 1
@@ -145,4 +145,4 @@ class SequenceState:
         if ended:
             self.finished = True
             self.end()
-        return Delta(self._number, token, text, logprob, ended, margin)
+        return Delta(self._number, token, text, logprob, ended, margin, forced)

@@ -17,10 +17,12 @@ class Choice(NamedTuple):
     """A token that was chosen."""
 
     token: int
-    logprob: float
-    """Natural logarithm of its probability."""
+    logprob: float | None
+    """Natural logarithm of its probability; None where `forced`."""
     margin: float
     """By how much the likeliest token's logarithm lies above that of the second."""
+    forced: bool
+    """No other token was allowed."""
 
 
 class TokenSampler:
@@ -50,7 +52,7 @@ class TokenSampler:
         """The next token.
 
         Its probability is the model's own over all tokens that may be chosen, before temperature, top-k
-        and top-p.
+        and top-p. Where only one may be chosen, that would be 1 whatever the model says, and is left out.
 
         Args:
             logits: (vocabulary,) float32.
@@ -70,7 +72,8 @@ class TokenSampler:
                 "or it needs another precision (bf16 or fp32)"
             )
         token = best if self._request.temperature == 0 else self._draw(logprobs)
-        return Choice(token, float(logprobs[token]), first - second)
+        forced = second == -math.inf
+        return Choice(token, None if forced else float(logprobs[token]), first - second, forced)
 
     def _draw(self, logprobs: torch.Tensor) -> int:
         request = self._request

@@ -10,7 +10,8 @@ from egolive.streaming.frames import Box, Interval
 __all__ = ["Answer", "Question", "Status", "Task", "Timing", "Usage"]
 
 Task = Literal["intent", "next", "ground", "when", "ask"]
-Status = Literal["ok", "expired", "preempted", "unparsed"]
+Status = Literal["ok", "expired", "preempted", "broken", "unparsed"]
+"""broken: the engine, a server mostly, broke it off."""
 
 
 @dataclass(frozen=True, slots=True)

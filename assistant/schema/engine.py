@@ -132,12 +132,17 @@ class Delta:
     text: str
     """The text that this token completes; may be empty inside a character. Special tokens are text
     too, except the one that ends the answer."""
-    logprob: float
-    """Natural logarithm of its probability."""
-    finished: Literal["", "stop", "length"] = ""
-    """Why the request ends with this token, or empty."""
+    logprob: float | None
+    """Natural logarithm of its probability; None where the engine does not tell it, and where `forced`."""
+    finished: Literal["", "stop", "length", "broken"] = ""
+    """Why the request ends with this token, or empty. stop: the answer is complete; length: the limit of
+    tokens ended it; broken: the engine ended it early, and what there is of it counts for nothing."""
     margin: float = math.inf
     """By how much the likeliest token's logarithm lies above that of the second; infinite where unknown."""
+    forced: bool = False
+    """The grammar allowed no other token: it says nothing about how sure the model was."""
+    error: str = ""
+    """What happened, where, and what to do, in one line, where it is broken."""
 
 
 @dataclass(frozen=True, slots=True)

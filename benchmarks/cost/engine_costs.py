@@ -22,6 +22,7 @@ from egolive.assistant.prompts.prompts import build_prompt, vision_of
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Prompt, Request
+from egolive.assistant.system.peak_memory import PeakMemory
 from egolive.benchmarks.cost.ceilings import copy_rate, matrix_rate
 from egolive.benchmarks.cost.energy import Energy
 from egolive.quantize.measure.engine_speed import (
@@ -32,8 +33,8 @@ from egolive.quantize.measure.engine_speed import (
     run_apart,
     time_engine,
 )
-from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.frames import Frame, Slice
+from egolive.streaming.metrics import peak_rss_bytes
 from egolive.streaming.pipeline.windowing import Windows
 
 __all__ = ["cost_apart", "cost_of"]
@@ -61,16 +62,16 @@ def cost_of(
 
     Returns:
         name, backend, precision, device, threads; load_s, loaded_mb, peak_mb (of the process), device_mb
-        (most on a GPU); ceilings: copy_gb_s, copy_weights_gb_s (a block as large as the weights that a token
-        reads), matrix_gflop_s; encode_ms of a slice; prefill: for each length slices, tokens, ms, of_ceiling;
-        ttft_ms of a question about pictures that are all new, ttft_live_ms about a window that has grown by a
-        slice; tok_s, floor_tok_s (its ceiling), of_floor; joules_token, None where nothing tells, and energy,
-        what did.
+        (most on a GPU, None where torch does not count it); ceilings: copy_gb_s, copy_weights_gb_s (a block
+        as large as the weights that a token reads), matrix_gflop_s; encode_ms of a slice; prefill: for each
+        length slices, tokens, ms, of_ceiling; ttft_ms of a question about pictures that are all new,
+        ttft_live_ms about a window that has grown by a slice; tok_s, floor_tok_s (its ceiling), of_floor;
+        joules_token, None where nothing tells, and energy, what did.
 
     Raises:
         EngineError: The engine cannot be loaded, or the device failed.
     """
-    folder, energy = resolve_model(model), Energy()
+    folder, energy, peak = resolve_model(model), Energy(), PeakMemory()
     with loaded(model, device=device, threads=threads) as (engine, found):
         place = torch.device(engine.info.device)
         read, weights = _weights_read(engine, folder)
@@ -90,9 +91,9 @@ def cost_of(
             **_first_tokens(engine, 2 * max(slices)),
         }
         # What ceilings need is not the engine's.
-        found["peak_mb"] = round(peak_memory() / 1e6)
+        found["peak_mb"] = round(peak_rss_bytes() / 1e6)
         if place.type == "cuda":
-            found["device_mb"] = round(torch.cuda.max_memory_allocated(place) / 1e6)
+            found["device_mb"] = peak.device_mb(engine.info.device, engine.info.backend)
     with torch_threads(threads):
         ceilings = {
             "copy_gb_s": copy_rate(_BLOCK, place) / 1e9,

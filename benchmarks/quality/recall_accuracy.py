@@ -28,7 +28,9 @@ from egolive.assistant.schema.engine import FULL_REUSE, Delta, Engine, EngineInf
 from egolive.assistant.schema.profiles import NANO
 from egolive.assistant.system import machine
 from egolive.streaming.clock import VirtualClock
+from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Box, Frame
+from egolive.streaming.metrics import known
 from egolive.streaming.sources.source import Source
 from egolive.train.simulator.episode import HANDS, FrameTruth, plan_episode, render_frame
 
@@ -130,8 +132,8 @@ class _TruthSession:
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         for number, request in enumerate(requests):
-            yield Delta(number, 0, self._answer(request), 0.0)
-            yield Delta(number, 0, "", 0.0, "stop")
+            yield Delta(number, 0, self._answer(request), None)
+            yield Delta(number, 0, "", None, "stop")
 
     def _answer(self, request: Request) -> str:
         text = "".join(part for part in request.prompt.parts if isinstance(part, str))
@@ -203,19 +205,23 @@ def run_recall(
                 close += right
                 boxes += right and answer.box.iou(put.box) >= _OVERLAP
         sys.stderr.write(f"session {number + 1}: {close} of {asked} times, {boxes} boxes right\n")
+    if not asked:
+        raise DataError(
+            "nothing was put down in these sessions, so there is nothing to recall; give more --seconds"
+        )
     figures: dict[str, object] = {
         "model": model,
         "sessions": sessions,
         "hours": round(length / 3600, 3),
         "n": asked,
         "found": found,
-        "time_within_5s": round(close / max(asked, 1), 4),
-        "box_iou50": round(boxes / max(asked, 1), 4),
-        "looks_a_question": round(looks / max(found, 1), 2),
+        "time_within_5s": round(close / asked, 4),
+        "box_iou50": round(boxes / asked, 4),
+        "looks_a_question": round(looks / found, 2) if found else None,
         "text_bytes_a_minute": round(text / length * 60, 1),
         "picture_bytes_a_minute": round(pictures / length * 60, 1),
     }
-    line = json.dumps(figures | machine.gather()) + "\n"
+    line = json.dumps(known(figures | machine.gather())) + "\n"
     if json_file is not None:
         json_file.write_text(line, encoding="utf-8")
     sys.stdout.write(line)

@@ -30,6 +30,7 @@ from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.system import machine
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame
+from egolive.streaming.metrics import known
 from egolive.train.evaluate.measures import bootstrap, mean
 from egolive.train.simulator.episode import HANDS, FrameTruth, plan_episode, render_frame
 
@@ -190,7 +191,7 @@ def tracking(
         raise ConfigError(f"cannot write {json_file}: there is no folder {json_file.parent}")
     figures = measure(episodes=episodes, split=split, seed=seed, fps=fps, delay=delay)
     Console(stderr=True).print(_table(figures))
-    line = json.dumps(figures | machine.gather()) + "\n"
+    line = json.dumps(known(figures | machine.gather())) + "\n"
     if json_file is not None:
         json_file.write_text(line, encoding="utf-8")
     sys.stdout.write(line)

@@ -26,6 +26,7 @@ from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.engine_session import Session
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.engine import FULL_REUSE, Request, Reuse, Vision
+from egolive.streaming.errors import EngineError
 
 __all__ = [
     "SETTINGS",
@@ -190,11 +191,17 @@ class ServerBaseline:
         self._session = engine.session()
 
     def answer(self, kind: str, requests: Sequence[Request]) -> Answers:
-        """Ask all at once; the server may answer them side by side."""
+        """Ask all at once; the server may answer them side by side.
+
+        Raises:
+            EngineError: It failed, or broke off an answer, whose time would be too short.
+        """
         since, begun, first = Stopwatch(torch.device("cpu")), time.perf_counter(), 0.0
         texts = [""] * len(requests)
         pieces = 0
         for delta in self._session.ask(requests):
+            if delta.finished == "broken":
+                raise EngineError(delta.error)
             first = first or time.perf_counter() - begun
             texts[delta.request] += delta.text
             pieces += 1

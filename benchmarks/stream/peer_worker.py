@@ -32,8 +32,8 @@ from egolive.benchmarks.stream.baselines import (
     ServerBaseline,
     TransformersBaseline,
 )
-from egolive.quantize.output_folder import peak_memory
 from egolive.streaming.errors import EngineError
+from egolive.streaming.metrics import peak_rss_bytes
 
 __all__ = ["Plan", "Worker"]
 
@@ -146,7 +146,7 @@ def _serve(plan: Plan, send: Any) -> None:
         for line in sys.stdin:
             asked = json.loads(line)
             if asked["kind"] == "memory":
-                send({"peak_mb": round(peak_memory() / 1e6)})
+                send({"peak_mb": round(peak_rss_bytes() / 1e6)})
             else:
                 send(asdict(baseline.answer(asked["kind"], hops[asked["hop"]].sets[asked["kind"]])))
         baseline.close()

@@ -31,7 +31,8 @@ def verdict_of(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ours (a name); ratios by name, to it; same_backend: ratios by name, to our engine on the same files;
-        best: by kind the fastest peer that says the same; ahead_of_all: by set, whether no peer is as fast.
+        best: by kind the fastest peer that says the same; ahead_of_all: by set, whether no peer is as fast,
+        None without peers.
     """
     here = [entry for entry in entries if "skipped" not in entry]
     exact = [entry for entry in here if not any(entry[kind]["audit"].get("error") for kind in SETS)]
@@ -50,7 +51,11 @@ def verdict_of(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     best: dict[str, str] = {}
     for entry in sorted((entry for entry in exact if entry["kind"] != "egolive"), key=_live_ms):
         best.setdefault(entry["kind"], entry["name"])
-    ahead = {kind: all(ratios[entry["name"]][kind]["answer_set"] > 1 for entry in theirs) for kind in SETS}
+    # Where nobody else answered, nobody was beaten.
+    ahead = {
+        kind: all(ratios[entry["name"]][kind]["answer_set"] > 1 for entry in theirs) if theirs else None
+        for kind in SETS
+    }
     return {
         "ours": ours["name"],
         "ratios": ratios,

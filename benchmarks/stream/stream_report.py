@@ -90,13 +90,19 @@ def _means(measured: Measured, kind: Literal["wall", "cpu"], lengths: Sequence[i
     return means | {"b encoding": fmean(encoding), "b slices kept": means["b"] - spared}
 
 
-def drafted(usage: Counter[str]) -> dict[str, float]:
-    """How far drafts held: shares of the tokens that were proposed, and of those that were said."""
-    accepted = usage["draft_accepted"]
+def drafted(usage: Counter[str]) -> dict[str, float | None]:
+    """How far drafts held: shares of the tokens that were proposed, and of those said; None of no tokens."""
+    accepted, proposed, said = (
+        usage[name] for name in ("draft_accepted", "draft_proposed", "completion_tokens")
+    )
     return {
-        "of_proposed": round(accepted / max(1, usage["draft_proposed"]), 4),
-        "of_said": round(accepted / max(1, usage["completion_tokens"]), 4),
+        "of_proposed": round(accepted / proposed, 4) if proposed else None,
+        "of_said": round(accepted / said, 4) if said else None,
     }
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.0%}"
 
 
 def table_of(figures: dict[str, Any]) -> RenderableType:
@@ -188,8 +194,8 @@ def _facts(figures: dict[str, Any]) -> list[str]:
     for name in ("changing", "static"):
         if share := figures.get(f"draft_{name}"):
             found.append(
-                f"drafts, live questions, {name} scene: {share['of_said']:.0%} of the tokens said, "
-                f"{share['of_proposed']:.0%} of those proposed"
+                f"drafts, live questions, {name} scene: {_percent(share['of_said'])} of the tokens said, "
+                f"{_percent(share['of_proposed'])} of those proposed"
             )
     return found
 

@@ -43,6 +43,8 @@ from egolive.quantize.measure.token_agreement import Spoken, compare_tokens, spe
 from egolive.quantize.output_folder import record_loss
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Window
+from egolive.streaming.metrics import known
+from egolive.train.evaluate.figures import rounded
 from egolive.train.evaluate.measures import mean
 from egolive.train.simulator.episode import plan_episode
 
@@ -126,7 +128,7 @@ def compare(
             found.append(entry | _quality(first[0], answers) | _tokens(first[1], said, tie))
             if json_file is not None:
                 # After each engine: what was found stays if the next one fails.
-                json_file.write_text(json.dumps(whole) + "\n", encoding="utf-8")
+                json_file.write_text(json.dumps(known(whole)) + "\n", encoding="utf-8")
     for model, entry in zip(models, found, strict=True):
         if is_engine_folder(Path(model)):
             told = {"reference": found[0]["name"], "processor": machine.processor().get("name")}
@@ -135,7 +137,7 @@ def compare(
     sys.stderr.write(markdown(found) + "\n")
     if plot is not None:
         _draw(found, plot)
-    sys.stdout.write(json.dumps(whole) + "\n")
+    sys.stdout.write(json.dumps(known(whole)) + "\n")
     return whole
 
 
@@ -159,8 +161,8 @@ def _check_source(models: Sequence[str]) -> None:
         else:
             with checkpoint_of(model) as folder:
                 hashes[model] = hash_checkpoint(folder)
-    for model, known in hashes.items():
-        if known != hashes[models[0]]:
+    for model, found in hashes.items():
+        if found != hashes[models[0]]:
             raise DataError(
                 f"{model} and {models[0]} were made from different checkpoints, so their answers say nothing "
                 "about what quantisation loses; quantise the same checkpoint again"
@@ -176,23 +178,29 @@ def _kind(device: str) -> str:
 
 
 def _quality(first: Sequence[Given], answers: Sequence[Given]) -> dict[str, Any]:
-    """Scores, and what is lost of them."""
+    """Scores, and what is lost of them; None where no such question was asked.
+
+    Raises:
+        DataError: No question at all was asked.
+    """
+    if not answers:
+        raise DataError("these episodes have no question to compare answers of; give more --episodes")
     figures: dict[str, Any] = {"questions": len(answers)}
     names = (("miou", "box"), ("absent_acc", "absent"), ("intent_acc", "intent"), ("next_acc", "next"))
     for name, kind in (*names, ("interval_miou", "when")):
         scores = scores_of(answers, kind)  # type: ignore[arg-type]
-        figures[name] = round(mean(scores), 4)
+        figures[name] = rounded(mean(scores))
         figures[f"{name}_n"] = len(scores)
         middle, low, high = loss(first, answers, kind)  # type: ignore[arg-type]
-        figures[f"{name}_loss"] = round(middle, 4)
-        figures[f"{name}_loss_ci"] = [round(low, 4), round(high, 4)]
+        figures[f"{name}_loss"] = rounded(middle)
+        figures[f"{name}_loss_ci"] = [rounded(low), rounded(high)]
     close = {"agreement": agreement(first, answers), "box_iou": same_box(first, answers)}
-    return figures | {name: round(value, 4) for name, value in close.items()}
+    return figures | {name: rounded(value) for name, value in close.items()}
 
 
 def _tokens(first: Sequence[Spoken], said: Sequence[Spoken], tie: float) -> dict[str, Any]:
     figures = compare_tokens(first, said, tie=tie)
-    return figures | {"kl": float(f"{figures['kl']:.3g}")}
+    return figures | {"kl": known(float(f"{figures['kl']:.3g}"))}
 
 
 def markdown(engines: Sequence[dict[str, Any]]) -> str:
@@ -203,6 +211,8 @@ def markdown(engines: Sequence[dict[str, Any]]) -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "unknown"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -217,6 +227,8 @@ def _draw(engines: Sequence[dict[str, Any]], path: Path) -> None:
             figure.subplots(1, 2), ("miou", "kl"), ("box mIoU", "KL a token (nats)"), strict=True
         ):
             for entry in engines:
+                if entry[key] is None:
+                    continue
                 axes.scatter(entry["tok_s"], entry[key], s=4 * entry["size_mb"], alpha=0.6)
                 axes.annotate(
                     entry["name"], (entry["tok_s"], entry[key]), xytext=(5, 4), textcoords="offset points"

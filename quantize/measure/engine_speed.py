@@ -28,10 +28,10 @@ from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Vision
-from egolive.quantize.output_folder import DEFAULT_SIZE, peak_memory
+from egolive.quantize.output_folder import DEFAULT_SIZE
 from egolive.quantize.prompt_embeddings import embeddings_of
 from egolive.streaming.errors import EngineError
-from egolive.streaming.metrics import rss_bytes
+from egolive.streaming.metrics import peak_rss_bytes, rss_bytes
 
 __all__ = [
     "STEPS",
@@ -214,7 +214,7 @@ def measure(
     ((_, tokens, prefill),) = times.prefill
     del facts["name"]
     return facts | {
-        "peak_mb": round(peak_memory() / 1e6),
+        "peak_mb": round(peak_rss_bytes() / 1e6),
         "encode_ms": round(times.encode.wall * 1e3, 2),
         "encode_cpu_ms": round(times.encode.cpu * 1e3, 2),
         "prompt_tokens": tokens,

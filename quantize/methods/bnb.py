@@ -25,10 +25,10 @@ from egolive.quantize.output_folder import (
     model_shapes,
     new_folder,
     package_versions,
-    peak_memory,
     write_card,
 )
 from egolive.streaming.errors import EngineError
+from egolive.streaming.metrics import peak_rss_bytes, reset_peak_rss
 
 __all__ = ["BnbPrecision", "build_torch"]
 
@@ -50,6 +50,7 @@ def build_torch(model: str, out: Path, precision: BnbPrecision) -> EngineCard:
         EngineError: The checkpoint cannot be used, or layers were quantised that must not be.
         ConfigError: Something else stands in `out`.
     """
+    reset_peak_rss()
     started = time.monotonic()
     with checkpoint_of(model) as source, new_folder(out) as folder:
         profile = load_profile(source)
@@ -75,7 +76,7 @@ def build_torch(model: str, out: Path, precision: BnbPrecision) -> EngineCard:
                 "command": machine.gather()["command"],
                 "commit": machine.commit(),
                 "seconds": round(time.monotonic() - started, 1),
-                "peak_memory_bytes": peak_memory(),
+                "peak_memory_bytes": peak_rss_bytes(),
             },
         )
         write_card(folder, card)

@@ -34,7 +34,7 @@ class Showing(Generic[K, T]):
 class LatestResults(Generic[K, T]):
     """The newest result of each recurring task, and of what the wearer asked last. One thread owns it.
 
-    `counts` tells what became of the results: ok, expired, preempted. Two counts go into more detail:
+    `counts` tells what became of the results: ok, expired, preempted, broken. Two counts go into more detail:
     repeated, among ok (the same as the one before it); overtaken, among expired (about something older than
     what is current, or from before a gap).
 

@@ -13,7 +13,7 @@ __all__ = ["Result", "Results", "Status"]
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-Status = Literal["ok", "expired", "preempted"]
+Status = Literal["ok", "expired", "preempted", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Result(Generic[K, T]):
     time: float
     """Capture time of the newest frame that was seen, seconds of the stream."""
     status: Status = "ok"
-    """expired: too late to be shown as current. preempted: it was stopped before it was complete."""
+    """expired: too late to be shown as current. preempted: it was stopped before it was complete. broken:
+    what worked on it failed before it was complete; it is not tried again before it is due."""
 
 
 class Results(Generic[T]):

@@ -232,7 +232,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        said = {"choices": [{"delta": {"content": "<|box_start|>(500,500),(750,1000)<|box_end|>"}}]}
+        delta = {"content": "<|box_start|>(500,500),(750,1000)<|box_end|>"}
+        said = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
         self.send_response(200)
         self.end_headers()
         self.wfile.write(f"data: {json.dumps(said)}\n\ndata: [DONE]\n\n".encode())

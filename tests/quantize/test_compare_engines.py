@@ -51,6 +51,19 @@ def test_boxes_are_compared_by_their_corners() -> None:
     assert same_box(one(box, box, None, None), one(scored, half, box, None)) == pytest.approx(1.5 / 3)
 
 
+def test_what_was_not_asked_is_unknown_and_the_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compare_module._quality(given([1.0, 0.5]), given([0.5, 0.5]))
+    assert (found["miou"], found["miou_loss"]) == (0.5, 0.25)
+    assert (found["intent_acc"], found["intent_acc_loss"], found["intent_acc_loss_ci"]) == (
+        None,
+        None,
+        [None, None],
+    )
+    assert json.dumps(found, allow_nan=False)
+    row = dict.fromkeys(compare_module._COLUMNS, 1.0) | found | {"name": "a", "kl": None}
+    assert compare_module.markdown([row]).count("unknown") == 3
+
+
 def spoken(tokens: list[int], margins: list[float], likely: float = 0.9) -> Spoken:
     row = torch.tensor([likely, 1 - likely]).log()
     # Probabilities are read along the first engine's answer, three tokens here.

@@ -1,12 +1,14 @@
 """Times, counts, shares and memory of a run."""
 
+import json
+import math
 import mmap
 import threading
 
 import pytest
 
 from egolive.streaming import Metrics, VirtualClock
-from egolive.streaming.metrics import rss_bytes, slope_per_hour
+from egolive.streaming.metrics import known, peak_rss_bytes, reset_peak_rss, rss_bytes, slope_per_hour
 
 
 def test_percentiles_are_of_the_last_times_and_the_most_is_of_all() -> None:
@@ -52,8 +54,11 @@ def test_shares_are_of_sums_and_none_without_a_whole() -> None:
     for _ in range(3):
         metrics.count({"slices_encoded": 1, "slices_used": 8})
     assert metrics.share("slices_encoded", "slices_used") == pytest.approx(1 / 8)
-    assert metrics.share("draft_accepted", "slices_used") == 0
-    assert metrics.counts == {"slices_encoded": 3, "slices_used": 24}
+    # A server tells how many tokens it read, and not how many of them again.
+    assert metrics.share("prompt_tokens_reused", "slices_used") is None
+    metrics.count({"prompt_tokens_reused": 0})
+    assert metrics.share("prompt_tokens_reused", "slices_used") == 0
+    assert metrics.counts == {"slices_encoded": 3, "slices_used": 24, "prompt_tokens_reused": 0}
 
 
 def test_nothing_is_lost_between_threads_and_memory_is_bounded() -> None:
@@ -82,6 +87,24 @@ def test_memory_that_is_held_is_seen() -> None:
         held.write(b"x" * len(held))
         after = rss_bytes()
     assert after - before > 50_000_000
+
+
+def test_the_peak_is_counted_anew() -> None:
+    with mmap.mmap(-1, 64_000_000) as held:
+        held.write(b"x" * len(held))
+        assert peak_rss_bytes() >= rss_bytes()
+    if not reset_peak_rss():
+        pytest.skip("this system cannot count the most memory anew")
+    before = peak_rss_bytes()
+    with mmap.mmap(-1, 64_000_000) as held:
+        held.write(b"x" * len(held))
+    assert peak_rss_bytes() - before > 50_000_000
+
+
+def test_what_is_no_number_is_unknown_in_json() -> None:
+    figures = {"a": math.nan, "b": [1.0, -math.inf], "c": {"d": (math.inf, 2)}, "e": "nan", "f": None}
+    told = {"a": None, "b": [1.0, None], "c": {"d": [None, 2]}, "e": "nan", "f": None}
+    assert json.loads(json.dumps(known(figures), allow_nan=False)) == told
 
 
 def test_a_slope_is_an_hours_growth() -> None:

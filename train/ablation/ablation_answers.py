@@ -170,7 +170,7 @@ class _Writer:
         self._text: TextDecoder = tokenizer.decoder()
 
     def take(self, logits: Tensor) -> Delta:
-        token, logprob, margin = self._sampler.choose(logits)
+        token, logprob, margin, forced = self._sampler.choose(logits)
         self.said.append(token)
         matcher = self._request.matcher
         if matcher is not None:
@@ -187,4 +187,4 @@ class _Writer:
             self.finished = True
             if matcher is not None:
                 matcher.rollback(len(self.said))
-        return Delta(self._number, token, text, logprob, ended, margin)
+        return Delta(self._number, token, text, logprob, ended, margin, forced)

@@ -35,7 +35,7 @@ from egolive.assistant.load import check_model
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
 from egolive.assistant.system import machine
-from egolive.streaming.errors import ConfigError
+from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Box, Frame, Image, Slice, Window
 from egolive.streaming.paths import existing_path
 from egolive.train.common.model_card import add_measurements, check_card
@@ -222,7 +222,12 @@ def ask_simulator(
                     results.add(line, last=number == len(lines))
                 progress.advance(task)
     # The file may hold more episodes than are asked for this time.
-    scores = scores_of([line for line in results.records if line["episode"] < episodes])
+    lines = [line for line in results.records if line["episode"] < episodes]
+    if not lines:
+        raise DataError(
+            "these episodes have no question to ask, so nothing is measured; give more --episodes"
+        )
+    scores = scores_of(lines)
     # Where no intent was asked about, the bag of objects has nothing to name.
     return report(scores, training_bags(seed, slices, progress) if scores.intents else [])
 

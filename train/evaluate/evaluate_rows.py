@@ -88,6 +88,8 @@ def evaluate_file(
             for record in records:
                 results.add(record)
             progress.advance(task, max(1, len(records)))
+    if not results.records:
+        raise DataError(f"{options.data}: no question could be asked, so nothing is measured; {tally}")
     return figures_of(results.records), dict(tally.broken)
 
 

@@ -11,6 +11,7 @@ import base64
 import io
 import itertools
 import json
+import math
 import queue
 import ssl
 import threading
@@ -28,6 +29,7 @@ from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.errors import ConfigError, DataError, EngineError, one_line
 from egolive.streaming.frames import Image
 from egolive.streaming.json_files import json_object
+from egolive.streaming.paths import brief
 
 __all__ = ["RemoteEngine", "RemoteSession", "messages_of"]
 
@@ -35,6 +37,10 @@ _SECONDS = 60.0
 """A server that says nothing for so long is gone."""
 _CLOSING_SECONDS = 1.0
 """Closing a session waits so long for the end of each answer; a server that hangs is left behind."""
+_COMPLETE = frozenset(["stop", "eos", "eos_token", "stop_sequence", "end_turn"])
+"""Reasons that servers give for the end of a whole answer."""
+_CUT = frozenset(["length", "max_tokens"])
+"""Reasons for the end of an answer that reached the limit of tokens."""
 _KEPT_SECONDS = 4.0
 """A connection that is idle for longer is not used again; servers often close theirs after 5 seconds."""
 
@@ -95,10 +101,13 @@ class RemoteSession:
     def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
         """Answer all requests; see `EngineSession`.
 
-        A delta is what the server sends at once, mostly a token. Its logprob is 0 where none is told.
+        A delta is what the server sends at once, mostly a token. Its logprob is None where none is told.
+
+        An answer is complete where the server told why it ended, and its message ended as HTTP says or by the
+        API's [DONE]; an answer that has begun and ends otherwise is broken.
 
         Raises:
-            EngineError: The server cannot be reached, refuses, or breaks off.
+            EngineError: The server cannot be reached, refuses, or breaks off before an answer has begun.
         """
         self._stop.set()
         self._stop = stop = threading.Event()
@@ -122,9 +131,10 @@ class RemoteSession:
             stop.set()
 
     def usage(self, request: int | None = None) -> dict[str, int]:
-        """Counts that the server told; see `EngineSession`."""
+        """Counts that the server told, and no others; see `EngineSession`."""
         counts = self._usage if request is None else [self._usage[request]]
-        return {name: sum(c[name] for c in counts) for name in ("prompt_tokens", "completion_tokens")}
+        names = ("prompt_tokens", "completion_tokens")
+        return {name: sum(c[name] for c in counts) for name in names if any(name in c for c in counts)}
 
     def forget(self) -> None:
         """End what is under way; nothing else is held here."""
@@ -147,7 +157,13 @@ class RemoteSession:
     def _answer(
         self, number: int, request: Request, found: queue.Queue[Delta | EngineError], stop: threading.Event
     ) -> None:
-        finished, ended, counts = False, "stop", self._usage[number]
+        begun, finished, ended, counts = False, False, "", self._usage[number]
+
+        def break_off(error: EngineError) -> None:
+            # What breaks behind a whole answer does not take it back.
+            if not finished:
+                found.put(_broken(number, str(error)) if begun else error)
+
         try:
             asked = {
                 "model": self._engine.model,
@@ -162,27 +178,38 @@ class RemoteSession:
                 for event in events:
                     if event is None:
                         # Told before the rest is read, which frees the connection for the next question.
+                        found.put(self._last(number, ended))
                         finished = True
-                        found.put(_last(number, ended))
                         continue
                     if isinstance(usage := event.get("usage"), dict):
                         counts.update({k: v for k, v in usage.items() if isinstance(v, int)})
                     for choice in event.get("choices") or ():
-                        ended = choice.get("finish_reason") or ended
+                        ended = str(choice.get("finish_reason") or ended)
                         for text, logprob in _pieces(choice):
+                            begun = True
                             found.put(Delta(number, 0, text, logprob))
-            if not finished:
-                found.put(_last(number, ended))
+            if ended and not finished and not stop.is_set():
+                # `transformers serve` tells why it ends, and its message ends whole, without [DONE].
+                found.put(self._last(number, ended))
+            else:
+                break_off(EngineError(self._engine.server.broke_off("its end is missing")))
         except (AttributeError, KeyError, TypeError, ValueError):
-            found.put(EngineError(self._engine.server.stranger()))
+            break_off(EngineError(self._engine.server.stranger()))
         except EngineError as error:
-            # What breaks behind a whole answer does not take it back.
-            if not finished:
-                found.put(error)
+            break_off(error)
+
+    def _last(self, number: int, ended: str) -> Delta:
+        """The end of an answer, by the reason that the server gave for it."""
+        if ended in _COMPLETE:
+            return Delta(number, 0, "", None, "stop")
+        if ended in _CUT:
+            return Delta(number, 0, "", None, "length")
+        why = f"the reason that it gives is {brief(ended)}" if ended else "it gives no reason for the end"
+        return _broken(number, self._engine.server.broke_off(why))
 
 
-def _last(number: int, ended: str) -> Delta:
-    return Delta(number, 0, "", 0.0, "length" if ended == "length" else "stop")
+def _broken(number: int, error: str) -> Delta:
+    return Delta(number, 0, "", None, "broken", error=error)
 
 
 class _Server:
@@ -193,8 +220,11 @@ class _Server:
         """Scheme, host and port."""
         self.address = self.name + address.path
         """As it was given, without a password."""
+        # Apart from the address, which httpx logs.
+        login = httpx.BasicAuth(address.username, address.password) if address.userinfo else None
         self._client = httpx.Client(
-            base_url=address.copy_with(query=None, fragment=None),
+            base_url=address.copy_with(username=None, password=None, query=None, fragment=None),
+            auth=login,
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
             timeout=_SECONDS,
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEPT_SECONDS),
@@ -229,6 +259,10 @@ class _Server:
         """Close all connections."""
         self._client.close()
 
+    def broke_off(self, why: str) -> str:
+        """The message for an answer that the server does not bring to its end."""
+        return f"{self.name} broke off in the middle of an answer: {why}; ask again, or look at its log"
+
     def stranger(self) -> str:
         """The message for an answer that is not the API's."""
         return f"{self.name} does not answer as an OpenAI-compatible server: is it one?"
@@ -254,9 +288,7 @@ class _Server:
         try:
             yield from response.iter_bytes()
         except httpx.HTTPError as error:
-            raise EngineError(
-                f"{self.name} broke off in the middle of an answer: {one_line(error)}"
-            ) from error
+            raise EngineError(self.broke_off(one_line(error))) from error
 
     def _lines(self, response: httpx.Response) -> Iterator[bytes]:
         """The lines of a body. httpx's own end at U+2028 too, which may stand inside of JSON."""
@@ -311,13 +343,24 @@ def _data_url(image: Image, vision: Vision) -> str:
     return "data:image/png;base64," + base64.b64encode(made.getvalue()).decode()
 
 
-def _pieces(choice: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Text of one event, token by token where the server tells them."""
-    told = (choice.get("logprobs") or {}).get("content")
-    if told:
-        yield from ((str(token["token"]), float(token["logprob"])) for token in told)
-    elif text := (choice.get("delta") or {}).get("content"):
-        yield str(text), 0.0
+def _pieces(choice: dict[str, Any]) -> Iterator[tuple[str, float | None]]:
+    """Text of one event, token by token where the server tells them, and logprobs, None where it does not.
+
+    The text is the event's own where the tokens are written otherwise, as pieces of characters are.
+    """
+    said = str((choice.get("delta") or {}).get("content") or "")
+    told = (choice.get("logprobs") or {}).get("content") or ()
+    tokens = [(str(token["token"]), _logprob(token.get("logprob"))) for token in told]
+    if "".join(text for text, _ in tokens) == said:
+        yield from tokens
+    elif said:
+        yield said, None
+
+
+def _logprob(told: object) -> float | None:
+    """A finite number, or None: a missing one, and one that JSON cannot write, are unknown."""
+    number = isinstance(told, int | float) and not isinstance(told, bool)
+    return float(told) if number and math.isfinite(told) else None  # type: ignore[arg-type]
 
 
 def _parsed(address: str) -> httpx.URL:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,15 +16,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import FakeEngine, FakeSession
 from PIL import Image as PillowImage
 
 from egolive.assistant.backends.remote.remote_engine import RemoteEngine, messages_of
 from egolive.assistant.cli import main as cli
+from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.prompts.prompts import build_prompt, chat_prompt, make_vision
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Delta, Message, Prompt, Request, Vision
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO
+from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import ConfigError, EngineError
 from egolive.streaming.frames import Frame, Slice, Window
 
@@ -38,8 +44,13 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[dict[str, Any]] = []
         self.models = ["nano"]
+        self.logins: set[str | None] = set()
         self.status = 200
         self.body: bytes | None = None
+        self.bodies: list[bytes] = []
+        """Of the next answers, before `body` holds."""
+        self.missing = 0
+        """Bytes of an answer that are announced and not sent."""
         self.headers: dict[str, str] = {}
         self.connections: set[tuple[str, int]] = set()
         self.address = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -66,17 +77,21 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": 40, "completion_tokens": 3}
         events.append({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage})
         lines = [f"data: {json.dumps(event)}\n\n" for event in events]
-        self._send("".join([*lines, "data: [DONE]\n\n"]).encode())
+        body = (
+            "".join([*lines, "data: [DONE]\n\n"]).encode() if self.server.body is None else self.server.body
+        )
+        self._send(self.server.bodies.pop(0) if self.server.bodies else body, self.server.missing)
 
-    def _send(self, body: bytes) -> None:
-        body = body if self.server.body is None else self.server.body
+    def _send(self, body: bytes, missing: int = 0) -> None:
         self.server.connections.add(self.client_address)
+        self.server.logins.add(self.headers["Authorization"])
         self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + missing))
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+        self.close_connection |= bool(missing)
 
     def log_message(self, *_: object) -> None: ...
 
@@ -187,7 +202,37 @@ def test_the_assistant_reads_boxes_and_words_of_a_server(engine: RemoteEngine) -
     with Assistant(engine) as assistant:
         hand, intent = assistant.answer([Question("ground", "right hand"), Question("intent")], window=window)
     assert [tuple(box) for box in hand.boxes] == [(56.0, 35.0, 84.0, 70.0)]
+    # The server told the probability of the last piece only.
+    assert hand.boxes[0].score is None
+    assert answer_event(hand, 1.5)["boxes"][0]["score"] is None  # type: ignore[index]
     assert intent.text == "make tea"
+
+
+TOLD: list[tuple[dict[str, Any], float | None]] = [
+    ({}, None),
+    ({"logprobs": None}, None),
+    ({"logprobs": {"content": []}}, None),
+    ({"logprobs": {"content": [{"token": "[500,500,750,1000]"}]}}, None),
+    ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": None}]}}, None),
+    ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": 0.7}]}}, None),
+    ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": True}]}}, None),
+    ({"logprobs": {"content": [{"token": "[500", "logprob": -0.5}]}}, None),
+    ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": -0.5}]}}, 0.60653),
+    ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": -9999}]}}, 0.0),
+    ({"logprobs": {"content": [{"token": "[500,500,750,1000]", "logprob": 0}]}}, 1.0),
+]
+"""What a server may tell of the tokens of [500,500,750,1000], and the score of the box."""
+
+
+def test_a_probability_that_the_server_does_not_tell_is_unknown(server: Server, engine: RemoteEngine) -> None:
+    with Assistant(engine) as assistant:
+        for logprobs, score in TOLD:
+            said = {"delta": {"content": "[500,500,750,1000]"}, "finish_reason": "stop"}
+            server.body = events_of({"choices": [said | logprobs]})
+            (hand,) = assistant.answer([Question("ground", "hand")], picture=Frame(IMAGES[0], 0.0, 0))
+            (box,) = hand.boxes
+            assert tuple(box) == (56.0, 35.0, 84.0, 70.0)
+            assert box.score == (None if score is None else pytest.approx(score, abs=1e-5)), logprobs
 
 
 def test_the_command_line_takes_an_address(
@@ -229,14 +274,150 @@ def test_no_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest
         assert len(ask_intent(engine)) > 1
 
 
-def test_a_password_in_the_address_is_told_nowhere(server: Server) -> None:
-    secret = server.address.replace("http://", "http://user:secret@")
-    with closing(RemoteEngine(secret, NANO)) as engine:
+def test_a_password_in_the_address_is_told_to_the_server_alone(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = server.address.replace("http://", "http://user:sec%2Fret@")
+    with caplog.at_level(logging.DEBUG), closing(RemoteEngine(secret, NANO)) as engine:
         assert engine.info.device == server.address
         server.status = 500
         with pytest.raises(EngineError) as error:
             ask_intent(engine)
-    assert "secret" not in str(error.value)
+    assert server.logins == {"Basic " + base64.b64encode(b"user:sec/ret").decode()}
+    # httpx logs the address of each request.
+    assert any(record.name == "httpx" for record in caplog.records)
+    for text in (str(error.value), caplog.text):
+        assert "ret@" not in text
+        assert "sec/ret" not in text
+        assert "user:" not in text
+
+
+def events_of(*events: dict[str, Any], done: bool = True) -> bytes:
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    return "".join([*lines, "data: [DONE]\n\n"] if done else lines).encode()
+
+
+def piece(text: str, reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": text}, "finish_reason": reason}]}
+
+
+BROKEN = {
+    "no reason, nothing behind it": events_of(piece("make "), piece("tea"), done=False),
+    "no reason": events_of(piece("make "), piece("tea")),
+    "another reason": events_of(piece("make "), piece("", "content_filter")),
+    "an error": events_of(piece("make "), {"error": {"message": "out of memory"}}),
+    "no JSON": events_of(piece("make "), done=False) + b'data: {"choi',
+    "no event": events_of(piece("make "), done=False) + b'data: {"choices": 7}\n\ndata: [DONE]\n\n',
+}
+"""Bodies of answers that began and did not come to their end."""
+
+
+@pytest.fixture(params=BROKEN)
+def broken(request: pytest.FixtureRequest, server: Server) -> Server:
+    """A server that breaks off each of its answers in one of these ways."""
+    server.body = BROKEN[request.param]
+    return server
+
+
+@pytest.fixture
+def torn(server: Server) -> Server:
+    """A server that closes the connection before it has sent what it announced."""
+    server.body, server.missing = events_of(piece("make "), piece("tea")), 100
+    return server
+
+
+def test_an_answer_that_the_server_breaks_off_is_broken(broken: Server, engine: RemoteEngine) -> None:
+    *_, last = ask_intent(engine)
+    assert last.finished == "broken"
+    assert last.error.startswith(f"http://127.0.0.1:{broken.server_port} ")
+    assert "\n" not in last.error
+    with Assistant(engine) as assistant, pytest.raises(EngineError):
+        assistant.answer([Question("ground", "hand")], picture=Frame(IMAGES[0], 0.0, 0))
+
+
+def test_a_whole_message_with_a_reason_needs_no_mark_of_its_end(server: Server, engine: RemoteEngine) -> None:
+    """`transformers serve` sends none."""
+    server.body = events_of(piece("make "), piece("tea", "stop"), done=False)
+    assert ask_intent(engine)[-1].finished == "stop"
+    # Torn behind the reason it is not known whether more was to come.
+    server.missing = 100
+    assert ask_intent(engine)[-1].finished == "broken"
+
+
+def test_a_connection_that_is_lost_breaks_the_answer(torn: Server, engine: RemoteEngine) -> None:
+    *_, last = ask_intent(engine)
+    assert last.finished == "broken"
+    assert re.search(r"broke off in the middle of an answer: .*; ask again", last.error)
+
+
+def test_an_answer_without_a_word_before_the_break_is_an_error(server: Server, engine: RemoteEngine) -> None:
+    server.body = b""
+    with pytest.raises(EngineError, match="its end is missing"):
+        ask_intent(engine)
+
+
+@pytest.mark.parametrize("how", ["no reason", "another reason"])
+def test_ask_fails_where_the_server_breaks_off(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    server.body = BROKEN[how]
+    PillowImage.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    asked = ["ask", str(tmp_path / "a.png"), "What?", "--engine", server.address, "--served-as", "nano"]
+    assert cli.call([*asked, "--json"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "127.0.0.1" in told.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("limit", "code"), [((), 1), (("--max-tokens", "2"), 0)])
+def test_ask_fails_where_a_limit_that_nobody_gave_cuts_the_answer(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: tuple[str, ...], code: int
+) -> None:
+    server.body = events_of(piece("make "), piece("tea", "length"))
+    PillowImage.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    asked = ["ask", str(tmp_path / "a.png"), "What?", "--engine", server.address, "--served-as", "nano"]
+    assert cli.call([*asked, *limit]) == code
+    told = capsys.readouterr()
+    assert told.out == "make tea …\n"
+    assert ("cut off at the limit of tokens" in told.err) == bool(code)
+
+
+def test_a_run_counts_broken_answers_apart_and_goes_on(
+    server: Server, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = [events_of(piece("make tea", "stop")), events_of(piece("drink", "stop"))]
+    server.bodies = [whole[0], BROKEN["no reason"], BROKEN["an error"], whole[1]]
+    ran = ["run", str(video), "--seconds", "4.2", "--tasks", "intent", "--engine", server.address]
+    ran += ["--served-as", "nano", "--no-video", "--no-view", "--out", str(tmp_path / "out")]
+    assert cli.call([*ran, "--record", str(tmp_path / "kept")]) == 0
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    told = [(event["status"], event["text"]) for event in events if event["type"] == "answer"]
+    assert told[:4] == [("ok", "make tea"), ("broken", ""), ("broken", ""), ("ok", "drink")]
+    assert events[-1]["reuse"] == dict.fromkeys(("slices_encoded", "prompt_tokens_reused", "draft_accepted"))
+    requests = events[-1]["requests"]
+    assert requests["broken"] == 2
+    assert requests["ok"] == events[-1]["answers"] == len(told) - 2
+    assert "broken   2 answers" in capsys.readouterr().err
+
+
+def test_a_run_without_one_complete_answer_fails(
+    server: Server, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.body = BROKEN["no reason"]
+    ran = ["run", str(video), "--seconds", "4.2", "--tasks", "intent", "--engine", server.address]
+    assert cli.call([*ran, "--served-as", "nano", "--no-view"]) == 1
+    assert "no answer became complete" in capsys.readouterr().err
+
+
+def test_an_engine_that_ends_without_an_end_gives_no_answer() -> None:
+    class Short(FakeSession):
+        def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
+            yield Delta(0, 0, "make ", None)
+
+    engine = FakeEngine()
+    asked = GenerationRequest(question=Question("intent"), prompt=Prompt(("What?",)))
+    with Short(engine) as session, pytest.raises(EngineError, match="broke off"):
+        list(generate_answers(session, [asked], NANO, Sampling(), VirtualClock()))
 
 
 def test_a_line_separator_inside_an_answer_does_not_end_it(server: Server, engine: RemoteEngine) -> None:

@@ -14,7 +14,7 @@ import torch
 from fakes import FakeEngine, FakeSession
 
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
-from egolive.assistant.generation.audit import Audit
+from egolive.assistant.generation.audit import Audit, AuditCounts
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.load_local import load_engine
@@ -82,6 +82,11 @@ def audited(engine: TorchEngine, corrupt_at: int | None = None) -> Audit:
                         kept.cache.room(0).normal_()
             list(assistant.answer(questions, window=window))
     return audit
+
+
+def test_an_audit_of_nothing_does_not_read_like_one_without_errors() -> None:
+    assert AuditCounts().summary == "no answer was given again without reuse, so nothing is known"
+    assert "0 errors" in AuditCounts(checked=2).summary
 
 
 def test_answers_with_reuse_pass_a_whole_audit(engine: TorchEngine) -> None:

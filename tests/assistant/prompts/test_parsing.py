@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from egolive.assistant.prompts.parsing import parse, split_reasoning
+from egolive.assistant.prompts.parsing import TokenProbability, parse, split_reasoning
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, Profile, Unit
 from egolive.streaming.frames import Box, Interval
@@ -366,10 +366,27 @@ def test_a_box_scores_the_geometric_mean_of_its_number_tokens() -> None:
     assert box.score == pytest.approx((0.9 * 0.8 * 0.7 * 0.6 * 1.0) ** (1 / 5))
 
 
-@pytest.mark.parametrize("probability", [0.0, math.nan, -1.0])
-def test_impossible_probabilities_score_nothing(probability: float) -> None:
-    (box,) = ground("[1, 2, 3, 4]", token_probs=[("[1, 2, 3, 4]", probability)]).boxes
-    assert box.score == 0.0
+def scored(*probabilities: TokenProbability) -> float | None:
+    """The score of a box whose four numbers have these probabilities, everything else 0.1."""
+    pieces: list[tuple[str, TokenProbability]] = []
+    for sign, number, probability in zip("[,,,", "1234", probabilities, strict=True):
+        pieces += [(sign, 0.1), (number, probability)]
+    pieces.append(("]", None))
+    (box,) = ground("".join(piece for piece, _ in pieces), token_probs=pieces).boxes
+    return box.score
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan, -1.0, 1.5, math.inf])
+def test_a_box_has_no_score_where_a_probability_is_missing_or_is_none(unknown: float | None) -> None:
+    assert scored(0.9, unknown, 0.9, 0.9) is None
+    assert scored(unknown, unknown, unknown, unknown) is None
+    assert scored(0.9, 0.9, 0.0, 0.9) == 0.0
+
+
+def test_numbers_that_the_grammar_forced_do_not_make_a_box_surer() -> None:
+    assert scored(0.5, "forced", "forced", 0.5) == pytest.approx(0.5)
+    assert scored("forced", "forced", "forced", "forced") is None
+    assert scored(0.5, "forced", None, 0.5) is None
 
 
 def test_tokens_of_another_text_give_no_score() -> None:

@@ -13,6 +13,8 @@ import pytest
 from fakes import FakeEngine, nano_script
 from numpy.testing import assert_array_equal
 
+from egolive.assistant.cli import main as cli
+from egolive.assistant.cli.options import ModelOptions
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, Sink
@@ -166,6 +168,26 @@ def test_a_run_that_was_stopped_or_killed_replays_as_far_as_it_went(tmp_path: Pa
     answers = [event for event in again(tmp_path, "killed.jsonl") if event["type"] == "answer"]
     assert answers
     assert answers == [event for event in then if event["type"] == "answer"][: len(answers)]
+
+
+def test_a_recording_without_an_answer_passes_no_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ModelOptions, "load", lambda self: FakeEngine())
+    record(tmp_path, live=False, stop_after=20)
+    kept, log = tmp_path / "kept", tmp_path / "kept" / "recording.jsonl"
+    replayed = ["replay", str(kept), "--model", "nano", "--check"]
+    assert cli.call(replayed) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        if "outcomes" in line:
+            line["outcomes"] = []
+        if "shown" in line:
+            line["new"] = 0
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capsys.readouterr()
+    assert cli.call(replayed) == 1
+    assert "holds no answer, so nothing could be checked" in capsys.readouterr().err
 
 
 def test_pictures_come_back_pixel_by_pixel_whatever_their_size(tmp_path: Path) -> None:

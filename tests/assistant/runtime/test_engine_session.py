@@ -264,6 +264,36 @@ def test_top_k_top_p_and_temperature_bound_what_is_drawn() -> None:
     assert draw(logits, temperature=1e-40) == {1}
 
 
+class Only:
+    """Allows these tokens and no others; a `GrammarMatcher`."""
+
+    finished = False
+
+    def __init__(self, *tokens: int) -> None:
+        self._tokens = list(tokens)
+
+    def mask(self, logits: torch.Tensor) -> None:
+        kept = logits[self._tokens]
+        logits.fill_(-torch.inf)
+        logits[self._tokens] = kept
+
+    def accept(self, token: int) -> None: ...
+
+    def rollback(self, n: int) -> None: ...
+
+
+def test_a_token_that_the_grammar_forces_has_no_probability() -> None:
+    logits = torch.tensor([9.0, 2.0, 1.9, 1.8, -2.0])
+    free = TokenSampler(replace(ask(None, "?"), matcher=Only(2, 3)), torch.tensor([0])).choose(logits)
+    assert free.logprob == pytest.approx(float(logits[2:4].log_softmax(0)[0]))
+    assert not free.forced
+    # Token 0 is allowed by the grammar and never chosen: one is left.
+    for allowed in ((3,), (0, 3)):
+        request = replace(ask(None, "?"), matcher=Only(*allowed))
+        only = TokenSampler(request, torch.tensor([0])).choose(logits)
+        assert (only.token, only.logprob, only.forced) == (3, None, True)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

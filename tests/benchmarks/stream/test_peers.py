@@ -20,6 +20,7 @@ from egolive.assistant.backends.torch.torch_engine import TorchEngine
 from egolive.assistant.cli import main as cli
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.prompt_tokens import lay_out
+from egolive.assistant.schema.engine import Delta, Request
 from egolive.assistant.schema.profiles import NANO, save_profile
 from egolive.benchmarks.stream import baselines, peer_worker, peers
 from egolive.benchmarks.stream.baseline_runner import SETS, Hop, hops_of
@@ -146,6 +147,20 @@ def test_a_server_is_asked_for_words_and_counts_its_own_tokens(hops: list[Hop]) 
     assert not found.said
     # The fake counts none: its pieces are counted, each answer's end among them.
     assert found.tokens == 4 * 4
+
+
+def test_a_server_that_breaks_off_is_not_timed(hops: list[Hop]) -> None:
+    class Broken(FakeSession):
+        def ask(self, requests: Sequence[Request]) -> Iterator[Delta]:
+            yield Delta(0, 0, "two ", None)
+            yield Delta(0, 0, "", None, "broken", error="it broke off")
+
+    class Remote:
+        def session(self) -> FakeSession:
+            return Broken(FakeEngine())
+
+    with pytest.raises(EngineError, match="it broke off"):
+        ServerBaseline(Remote()).answer("live", hops[0].sets["live"])  # type: ignore[arg-type]
 
 
 def test_a_process_answers_the_hops_that_it_is_told(

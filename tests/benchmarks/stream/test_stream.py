@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -32,9 +33,10 @@ from egolive.benchmarks.stream.baseline_runner import (
     places_of,
 )
 from egolive.benchmarks.stream.baselines import EngineBaseline, Said, TransformersBaseline, compare
+from egolive.benchmarks.stream.peers_report import verdict_of
 from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_checkpoint, random_engine
 from egolive.benchmarks.stream.stream_bench import play_all
-from egolive.benchmarks.stream.stream_report import SWITCHES
+from egolive.benchmarks.stream.stream_report import SWITCHES, drafted
 
 LENGTH = 2
 HOPS = 4
@@ -317,3 +319,14 @@ def test_a_checkpoint_of_random_weights_can_be_loaded(
     assert len(engine.backend()[1].text_model.layers) == 1
     assert engine.profile.picture == (252, 448)
     engine.close()
+
+
+def test_shares_and_verdicts_of_nothing_are_unknown() -> None:
+    assert drafted(Counter()) == {"of_proposed": None, "of_said": None}
+    assert drafted(Counter(draft_accepted=1, draft_proposed=2, completion_tokens=4)) == {
+        "of_proposed": 0.5,
+        "of_said": 0.25,
+    }
+    costs = {"answer_set_ms": 1.0, "answer_set_cpu_ms": 1.0, "first_token_ms": 1.0, "tok_s": 1.0, "audit": {}}
+    ours = {"name": "a", "kind": "egolive", "model": "nano", "peak_mb": 1.0, "live": costs, "window": costs}
+    assert verdict_of([ours])["ahead_of_all"] == {"window": None, "live": None}

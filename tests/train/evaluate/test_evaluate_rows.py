@@ -165,13 +165,23 @@ def test_a_part_of_a_file_is_drawn_by_the_seed(
     data = str(rows(tmp_path))
     for number in range(2):
         found = evaluated(
-            monkeypatch, capsys, FakeEngine(), data=data, limit=2, samples=tmp_path / f"{number}.jsonl"
+            monkeypatch, capsys, FakeEngine(), data=data, limit=4, samples=tmp_path / f"{number}.jsonl"
         )
-        assert found["n"] + sum(found["left_out"].values()) == 2
+        assert found["n"] + sum(found["left_out"].values()) == 4
     assert (tmp_path / "0.jsonl").read_text() == (tmp_path / "1.jsonl").read_text()
     (tmp_path / "bad.jsonl").write_text('{"something": "else"}\n')
     with pytest.raises(DataError, match="nothing to ask"):
         evaluated(monkeypatch, capsys, FakeEngine(), data=str(tmp_path / "bad.jsonl"))
+
+
+def test_a_file_whose_pictures_are_all_missing_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = rows(tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"no question could be asked, .*cannot be read"):
+        evaluated(monkeypatch, capsys, FakeEngine(), data=str(data))
 
 
 @pytest.mark.parametrize("changed", ["rows", "profile", "precision"])
