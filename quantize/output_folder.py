@@ -17,6 +17,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError
 from transformers import Qwen2VLConfig
 
