@@ -36,7 +36,7 @@ from egolive.demo.security.certificate import self_signed
 from egolive.demo.security.gate import RequestGate
 from egolive.demo.security.login import VARIABLE, read_login
 from egolive.demo.security.middleware import SecurityMiddleware
-from egolive.demo.security.names import HostNames, is_loopback, own_addresses, own_names
+from egolive.demo.security.names import HostNames, client_network, is_loopback, own_addresses, own_names
 from egolive.demo.static_text import static_text
 from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.sources.opening import open_source
@@ -128,9 +128,10 @@ def demo(
     # Imported here, as below: it needs a package that an installation may lack, and takes seconds.
     import uvicorn
 
-    from egolive.demo.security.connections import ImpatientProtocol
+    from egolive.demo.security.connections import ImpatientProtocol, allow_connections
 
     _remove_leftovers(Path(tempfile.gettempdir()))
+    allow_connections()
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")))
@@ -151,6 +152,8 @@ def demo(
             timeout_graceful_shutdown=2,
             limit_concurrency=_MOST_CONNECTIONS,
             http=ImpatientProtocol,
+            # What a request says of its sender is not believed: limits and passwords count by it.
+            proxy_headers=False,
             server_header=False,
         )
         scheme = "http" if certificate is None else "https"
@@ -264,10 +267,19 @@ def build_page(
     gate = RequestGate(
         app,
         values=partial(_values_of, blocks),
+        waiting=partial(_waiting_of, blocks),
+        heard=lambda session: session in blocks._queue.pending_messages_per_session,
         streamed=frozenset({UPLOAD}),
         most_picture=MOST_BYTES,
     )
     return gate, sessions
+
+
+def _waiting_of(blocks: Blocks, address: str) -> int:
+    """How many calls of Gradio's functions wait for their turn, of one address."""
+    queues = list(blocks._queue.event_queue_per_concurrency_id.values())
+    clients = [event.request.client for queue in queues for event in list(queue.queue)]
+    return sum(client is not None and client_network(client.host) == address for client in clients)
 
 
 def _values_of(blocks: Blocks, number: int) -> int | None:

@@ -6,9 +6,11 @@ A visitor's clip and results are in a folder of their own, under a random name, 
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,6 +28,7 @@ from egolive.assistant.model.media import window_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.clips.isolated import IsolatedClip, clip_frames
+from egolive.demo.security.names import is_loopback
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.errors import SinkError, SourceError, UsageError
 from egolive.streaming.frames import Frame
@@ -50,6 +53,7 @@ SERVED = {
     "where.jpg": "image/jpeg",
 }
 """Names and kinds of the files that are given out; there is no way to name another."""
+_LEAST_PATIENCE = 120.0
 _YIELDS = 300.0
 _FORGOTTEN = 3600.0
 """Seconds without a question or a download."""
@@ -79,6 +83,8 @@ class ClipSession:
 
     word: str
     folder: Path
+    address: str = ""
+    """Whose it is."""
     clip: Path | None = None
     seconds: float = 0.0
     """Length of the clip."""
@@ -111,15 +117,23 @@ class ClipSession:
 
 
 class _Progress:
-    """A sink that reports the time of each picture."""
+    """A sink that reports the time of each picture, and ends a run that takes too long."""
 
     def __init__(self, report: Callable[[float], None]) -> None:
         self._report = report
         self.time = 0.0
+        self._end = math.inf
+        self._stop = threading.Event()
+
+    def limit(self, seconds: float, stop: threading.Event) -> None:
+        """Set `stop` at the first picture after so many seconds."""
+        self._end, self._stop = time.monotonic() + seconds, stop
 
     def emit(self, shown: Shown) -> None:
         self.time = shown.frame.time
         self._report(self.time)
+        if time.monotonic() > self._end:
+            self._stop.set()
 
     def note(self, event: Mapping[str, object]) -> None: ...
 
@@ -134,6 +148,7 @@ def watch_clip(
     most_seconds: float,
     progress: Callable[[float], None] = lambda _: None,
     stop: threading.Event | None = None,
+    patience: float = 10.0,
 ) -> Watched:
     """Run the assistant over a clip, as `egolive run` does.
 
@@ -144,6 +159,8 @@ def watch_clip(
         most_seconds: How much of it is watched.
         progress: Called with the time of each picture that is done, seconds.
         stop: Ends it early.
+        patience: It ends early, too, when it has taken so many times the length of the clip, and two minutes:
+            others wait.
 
     Raises:
         EgoliveError: The clip cannot be read, the engine failed, or the disk is full.
@@ -153,11 +170,13 @@ def watch_clip(
     profile, metrics = engine.profile, Metrics()
     raw = folder / "overlay.part.mp4"
     questions = live_questions(("intent", "next", "ground"), think=profile.think)
+    stop = stop or threading.Event()
     with (
         IsolatedClip(clip) as source,
         Assistant(engine, questions=questions, metrics=metrics) as assistant,
     ):
         length = source.seconds
+        reached.limit(_LEAST_PATIENCE + patience * min(length, most_seconds), stop)
         report = run_stream(
             source,
             assistant,
@@ -255,24 +274,35 @@ class ClipSessions:
         self._changing = threading.Lock()
         self._sessions: dict[str, ClipSession] = {}
 
-    def find(self, visitor: str) -> ClipSession | None:
-        """A visitor's own; None where no clip was brought."""
+    def find(self, visitor: str, *, uses: bool = True) -> ClipSession | None:
+        """A visitor's own; None where no clip was brought.
+
+        Args:
+            visitor: Whose.
+            uses: Whether the visitor wants something of it, and so keeps the place.
+        """
         with self._changing:
             session = self._sessions.get(visitor)
-            if session is not None:
+            if session is not None and uses:
                 session.used = self._clock.now()
             return session
 
-    def begin(self, visitor: str) -> ClipSession:
+    def begin(self, visitor: str, address: str = "127.0.0.1") -> ClipSession:
         """A visitor's own, made where there is none.
+
+        Args:
+            visitor: Whose.
+            address: Where that one is. One address of the network may have half of the places.
 
         Raises:
             UsageError: There are as many as may be.
         """
         unused = None
         with self._changing:
-            if visitor not in self._sessions and len(self._sessions) >= self._most:
-                unused = self._longest_unused(_YIELDS)
+            theirs = sum(session.address == address for session in self._sessions.values())
+            greedy = not is_loopback(address) and theirs >= max(1, self._most // 2)
+            if visitor not in self._sessions and (greedy or len(self._sessions) >= self._most):
+                unused = self._longest_unused(_YIELDS, address if greedy else None)
                 if unused is None:
                     raise UsageError(f"{self._most} clips are being looked at; try again in a few minutes")
         if unused is not None:
@@ -282,7 +312,7 @@ class ClipSessions:
                 word = secrets.token_urlsafe(16)
                 folder = self._folder / word
                 folder.mkdir(parents=True)
-                self._sessions[visitor] = ClipSession(word, folder)
+                self._sessions[visitor] = ClipSession(word, folder, address)
             session = self._sessions[visitor]
             session.used = self._clock.now()
             return session
@@ -314,8 +344,13 @@ class ClipSessions:
                 return
             self.leave(unused)
 
-    def _longest_unused(self, seconds: float) -> str | None:
-        idle = [one for one, session in self._sessions.items() if not session.at_work.locked()]
+    def _longest_unused(self, seconds: float, address: str | None = None) -> str | None:
+        """Whose clip nobody has used for so long, of one address or of all."""
+        idle = [
+            one
+            for one, session in self._sessions.items()
+            if not session.at_work.locked() and address in (None, session.address)
+        ]
         found = min(idle, key=lambda one: self._sessions[one].used, default=None)
         return found if found and self._clock.now() - self._sessions[found].used > seconds else None
 

@@ -25,6 +25,7 @@ from egolive.demo.clips.clip_jobs import (
 from egolive.demo.clips.isolated import clip_seconds
 from egolive.demo.clips.timeline import rows_of, timeline
 from egolive.demo.clips.uploads import Uploads
+from egolive.demo.security.names import client_network
 from egolive.demo.static_text import static_text
 from egolive.streaming.errors import EgoliveError, UsageError
 
@@ -138,7 +139,8 @@ class ClipPage:
             )
             write_evidence(self._engine, watched)
         except EgoliveError as error:
-            return status(str(error)), "", "", ""
+            # Where the server keeps it is nobody's business.
+            return status(str(error).replace(f"{session.folder}/", "")), "", "", ""
         session.watched = watched
         cut = f" Only the first {watched.seconds:.0f} s were watched." if watched.cut else ""
         said = status(f"{len(watched.answers)} answers about {watched.seconds:.1f} s.{cut}")
@@ -146,7 +148,8 @@ class ClipPage:
 
     def stop(self, request: gr.Request) -> None:
         """End watching; what has been watched by then is shown."""
-        if (session := self._session(request)) is not None:
+        session = self._clips.find(request.session_hash or "", uses=False)
+        if session is not None:
             session.stop.set()
 
     def when(self, words: object, request: gr.Request) -> tuple[str, str]:
@@ -201,7 +204,9 @@ class ClipPage:
 
     def _reply(self, request: gr.Request, act: Callable[[ClipSession], str]) -> str:
         try:
-            return status(act(self._clips.begin(request.session_hash or "")))
+            client = getattr(request, "client", None)
+            address = client_network(client.host if client else "127.0.0.1")
+            return status(act(self._clips.begin(request.session_hash or "", address)))
         except EgoliveError as error:
             return status(str(error))
 

@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
+import numpy as np
+
 from egolive.assistant.model.media import load_video
 from egolive.streaming.errors import EgoliveError, SourceError
 from egolive.streaming.frames import Frame
@@ -24,13 +27,18 @@ from egolive.streaming.sources.files.video_file import VideoFile
 from egolive.streaming.sources.limits import limit_pixels
 from egolive.streaming.sources.opening import open_source
 
-__all__ = ["FRAME_HEAD", "MOST_PIXELS", "RECORD_HEAD", "main"]
+__all__ = ["FRAME_HEAD", "LONGEST", "RECORD_HEAD", "main"]
 
 RECORD_HEAD = struct.Struct(">cI")
 FRAME_HEAD = struct.Struct(">dQII")
 """Seconds, running number, width, height."""
-MOST_PIXELS = 36_000_000
-"""Of one picture: 8K video has 33 million."""
+LONGEST = 1920
+"""Pixels of the longer side of what is handed on: larger pictures are made smaller here, so that they cost
+the server neither memory nor time."""
+_MOST_PIXELS = 36_000_000
+"""Of one picture as it is decoded: 8K video has 33 million."""
+_LEAST_SIDE = 16
+"""Pixels: what is thinner shows nothing, and no video can be made of it."""
 _MOST_MEMORY = 2 * 1024**3
 """Bytes."""
 
@@ -49,7 +57,7 @@ def main(arguments: list[str]) -> int:
     # Threads of libraries take address space that is never used, hence not RLIMIT_AS.
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limit_pixels(MOST_PIXELS)
+    limit_pixels(_MOST_PIXELS)
     out, path = sys.stdout.buffer, Path(wanted["path"])
     try:
         if "chosen" in wanted:
@@ -86,13 +94,27 @@ def _facts(path: Path) -> dict[str, object]:
         seconds = source.seconds if isinstance(source, VideoFile) else last
         if seconds is None:
             raise SourceError(f"{path.name}: does not tell how long it is; save it as MP4")
-        return {"fps": source.fps, "size": source.size, "seconds": seconds}
+        if source.size is None or min(_smaller(*source.size)) < _LEAST_SIDE:
+            raise SourceError(f"{path.name}: its pictures are too small or too thin to show anything")
+        return {"fps": source.fps, "size": _smaller(*source.size), "seconds": seconds}
+
+
+def _smaller(width: int, height: int) -> tuple[int, int]:
+    """The size at which a picture is handed on."""
+    scale = min(1.0, LONGEST / max(width, height))
+    return round(width * scale), round(height * scale)
 
 
 def _write_frame(out: BinaryIO, frame: Frame) -> None:
-    head = FRAME_HEAD.pack(frame.time, frame.index, frame.width, frame.height)
-    out.write(RECORD_HEAD.pack(b"F", len(head) + frame.image.nbytes) + head)
-    out.write(frame.image.data)
+    image, size = frame.image, _smaller(frame.width, frame.height)
+    if min(size) < _LEAST_SIDE:
+        # Pictures may change their size in the middle of a stream.
+        return
+    if size != (frame.width, frame.height):
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    head = FRAME_HEAD.pack(frame.time, frame.index, *size)
+    out.write(RECORD_HEAD.pack(b"F", len(head) + image.nbytes) + head)
+    out.write(np.ascontiguousarray(image).data)
     out.flush()
 
 

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from egolive.demo.clips.decode_worker import FRAME_HEAD, MOST_PIXELS, RECORD_HEAD
+from egolive.demo.clips.decode_worker import FRAME_HEAD, LONGEST, RECORD_HEAD
 from egolive.streaming.errors import SourceError
 from egolive.streaming.frames import Frame
 from egolive.streaming.json_files import JsonModel, Positive, Seconds, parse_json
@@ -25,7 +25,7 @@ __all__ = ["IsolatedClip", "clip_frames", "clip_seconds"]
 
 _STEP_SECONDS = 15.0
 """For one record: the start of the process, or one picture."""
-_MOST_RECORD = FRAME_HEAD.size + 3 * MOST_PIXELS
+_MOST_RECORD = FRAME_HEAD.size + 3 * LONGEST**2
 _PIECE = 1 << 20
 _at_once = threading.BoundedSemaphore(4)
 """Processes at once; each may take 2 GB."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 from collections import Counter
@@ -56,15 +57,24 @@ class Uploads:
         most_bytes: Of one clip.
         total_bytes: Of all files here and under `taken`.
         taken: Where clips and their results are kept.
+        patience: Seconds to wait for the next piece of a clip.
         clock: What time is measured with; the machine's own without it.
     """
 
     def __init__(
-        self, folder: Path, *, most_bytes: int, total_bytes: int, taken: Path, clock: Clock | None = None
+        self,
+        folder: Path,
+        *,
+        most_bytes: int,
+        total_bytes: int,
+        taken: Path,
+        patience: float = _GRACE,
+        clock: Clock | None = None,
     ) -> None:
         self._folder = folder
         self._most = most_bytes
         self._total = total_bytes
+        self._patience = patience
         self._taken = taken
         self._clock = clock or MonotonicClock()
         self._changing = threading.Lock()
@@ -127,7 +137,7 @@ class Uploads:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("xb") as file:
-                async for piece in pieces:
+                while (piece := await _next(pieces, self._patience)) is not None:
                     written += len(piece)
                     if written > announced:
                         raise UploadRefusedError(413, "more was sent than was announced")
@@ -137,6 +147,8 @@ class Uploads:
                         raise UploadRefusedError(
                             408, "the upload is too slow; try again with a better connection"
                         )
+        except TimeoutError:
+            raise UploadRefusedError(408, "the upload stood still; try again") from None
         except ClientDisconnect:
             raise UploadRefusedError(400, "the upload broke off; try again") from None
         except OSError as error:
@@ -156,6 +168,11 @@ class Uploads:
             with self._changing:
                 self._under_way[address] -= 1
                 self._under_way += Counter()
+
+
+async def _next(pieces: AsyncIterator[bytes], seconds: float) -> bytes | None:
+    async with asyncio.timeout(seconds):
+        return await anext(pieces, None)
 
 
 def _bytes_under(folder: Path) -> int:

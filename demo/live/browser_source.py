@@ -27,6 +27,8 @@ _MOST_SCANNED = 40_000_000
 """Pixels times scans of a progressive JPEG: each scan costs as much as a picture."""
 _SCAN = b"\xff\xda"
 """Begins a scan. In what is between markers, 0xff is always followed by 0 or a restart marker."""
+_LATEST = 1e12
+"""Seconds: no clock of a page is later, and sums of two are still finite."""
 _LEAST_SIDE = 32
 """Pixels: what is smaller shows no hand."""
 
@@ -99,7 +101,7 @@ class BrowserSource(Source):
             StreamEndedError: The source has ended.
             SourceError: It is no JPEG, too small or too large, or older than one before it.
         """
-        if not math.isfinite(time):
+        if not abs(time) <= _LATEST:
             raise SourceError("the picture's time is not a number; send its capture time in seconds")
         _check(jpeg)
         with self._posting:

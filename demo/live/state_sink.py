@@ -104,6 +104,8 @@ class StateSink:
             if self._state["index"] >= index or self._state["over"]:
                 future.set_result(self._state)
             else:
+                # Those who have given up are forgotten here, too: their picture may never come.
+                self._waiters = [waiter for waiter in self._waiters if not waiter[1].cancelled()]
                 self._waiters.append((index, future))
         return future
 

@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import resource
+from collections import Counter
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["ImpatientProtocol"]
+from egolive.demo.security.names import client_network
+
+__all__ = ["ImpatientProtocol", "allow_connections"]
+
+_HANDSHAKE = 10.0
+"""Seconds for that of TLS; asyncio's own limit is a minute, and uvicorn has no setting for it."""
+
+
+def allow_connections() -> None:
+    """Let this process have as many files open as it may, and TLS begin in time.
+
+    A connection counts as one for uvicorn only when its TLS stands.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = _HANDSHAKE  # type: ignore[attr-defined]
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with a limit on the time in which a request's head has to come."""
+    """uvicorn's HTTP/1.1 with limits: the time in which a request's head has to come, and connections."""
 
     head_seconds = 10.0
+    most_of_network = 100
+    """Connections of one address; a browser has six at most."""
+    _open: ClassVar[Counter[str]] = Counter()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._waiting: asyncio.TimerHandle | None = None
+        self._network = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self._network = client_network(self.client[0] if self.client else None)
+        self._open[self._network] += 1
+        if self._open[self._network] > self.most_of_network:
+            transport.abort()
+            return
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -35,6 +61,9 @@ class ImpatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the limit."""
         self._stop_waiting()
+        self._open[self._network] -= 1
+        if not self._open[self._network]:
+            del self._open[self._network]
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:

@@ -16,6 +16,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from egolive.demo.security.names import client_network
 from egolive.streaming.errors import EgoliveError, UsageError
 from egolive.streaming.json_files import Count, JsonModel, parse_json
 
@@ -26,6 +27,10 @@ _READ = re.compile(
     r"|/gradio_api/(startup-events|info|app_id|queue/data|heartbeat/[A-Za-z0-9]{1,40})"
 )
 _WRITTEN = frozenset(f"/gradio_api/{name}" for name in ("queue/join", "cancel", "reset"))
+_QUERY = re.compile(rb"session_hash=([A-Za-z0-9]{1,40})")
+_FORWARDED = (b"x-forwarded-", b"forwarded")
+_MOST_WAITING = 8
+"""Calls of one address that wait for their turn."""
 _MOST_FIELDS = 20_000
 """Bytes of a request that is not a picture."""
 _SECONDS = 20.0
@@ -52,6 +57,8 @@ class RequestGate:
     Args:
         app: FastAPI's app with our routes and Gradio's.
         values: How many values each of Gradio's functions takes, by its number.
+        waiting: How many calls of an address wait for their turn.
+        heard: Whether a session has called anything.
         streamed: Paths whose body their own route reads, piece by piece.
         most_picture: Bytes of a body under /live/.
         seconds: For a request to be sent whole.
@@ -62,12 +69,16 @@ class RequestGate:
         app: ASGIApp,
         *,
         values: Callable[[int], int | None],
+        waiting: Callable[[str], int],
+        heard: Callable[[str], bool],
         streamed: frozenset[str],
         most_picture: int,
         seconds: float = _SECONDS,
     ) -> None:
         self._app = app
         self._values = values
+        self._waiting = waiting
+        self._heard = heard
         self._streamed = streamed
         self._most_picture = most_picture
         self._seconds = seconds
@@ -77,19 +88,34 @@ class RequestGate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Gradio makes addresses of what a proxy says, and anybody can say so.
+        scope = {
+            **scope,
+            "headers": [kept for kept in scope["headers"] if not kept[0].startswith(_FORWARDED)],
+        }
         path, reading = scope["path"], scope["method"] in ("GET", "HEAD")
         ours = path.startswith(("/live/", "/clip/"))
         if not ours and not (_READ.fullmatch(path) if reading else path in _WRITTEN):
             await _no(404, "there is no such page")(scope, receive, send)
             return
-        if path == "/gradio_api/queue/data" and not _names_session(scope["query_string"]):
-            await _no(400, "session_hash: letters and digits are wanted")(scope, receive, send)
-            return
+        if path == "/gradio_api/queue/data":
+            named = _QUERY.fullmatch(scope["query_string"])
+            if named is None:
+                await _no(400, "session_hash: letters and digits are wanted")(scope, receive, send)
+                return
+            if not self._heard(named[1].decode()):
+                await _no(404, "this session has called nothing")(scope, receive, send)
+                return
         if reading or path in self._streamed:
             await self._app(scope, receive, send)
             return
         try:
             body = await _whole(receive, self._most_picture if ours else _MOST_FIELDS, self._seconds)
+            if path.endswith("/join"):
+                client = scope.get("client")
+                if self._waiting(client_network(client[0] if client else None)) >= _MOST_WAITING:
+                    await _no(429, "too many calls wait for their turn; try again")(scope, receive, send)
+                    return
             if not ours:
                 body = self._plain(path, body)
         except TimeoutError:
@@ -158,10 +184,6 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
-
-
-def _names_session(query: bytes) -> bool:
-    return re.fullmatch(rb"session_hash=[A-Za-z0-9]{1,40}", query) is not None
 
 
 def _no(status: int, text: str) -> JSONResponse:

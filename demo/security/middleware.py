@@ -119,10 +119,11 @@ class SecurityMiddleware:
 
 def _other_site(scope: Scope, headers: Headers, host: str) -> str | None:
     """Why a request is not the page's own; None where it is."""
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    origins, site = headers.getlist("origin"), headers.get("sec-fetch-site", "").lower()
+    origin = origins[0] if origins else None
     changing = scope["method"] not in ("GET", "HEAD")
     guarded = scope["path"].startswith(_GUARDED)
-    if origin is not None and not _same(origin, host):
+    if not all(_same(one, host) for one in origins):
         return "Another site made this request."
     if site in ("cross-site", "same-site"):
         # A link on another site may lead to the page; nothing else of it may be used from there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
@@ -299,6 +300,29 @@ def test_an_upload_of_a_visitor_who_has_left_is_not_kept(desk: Desk, clip: Path,
     shutil.rmtree(desk.clips.begin("ann").folder)
     assert "page was closed" in desk.page.take_upload(desk.upload(clip), ann)
     assert not list((tmp_path / "uploads").iterdir())
+
+
+def test_a_clip_that_takes_too_long_ends_with_what_was_watched(clip: Path, out: Path) -> None:
+    class Slow(FakeEngine):
+        def session(self, *rest: Any) -> Any:
+            time.sleep(0.3)
+            return super().session(*rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("egolive.demo.clips.clip_jobs._LEAST_PATIENCE", 0.0)
+        watched = watch_clip(Slow(), clip, out, most_seconds=60, patience=0.0)
+    assert watched.cut
+    assert (out / "overlay.mp4").exists()
+
+
+def test_one_address_has_half_of_the_places(tmp_path: Path) -> None:
+    clips = ClipSessions(tmp_path, most=4)
+    for number in range(2):
+        clips.begin(f"a{number}", "192.0.2.1")
+    with pytest.raises(UsageError, match="try again"):
+        clips.begin("a2", "192.0.2.1")
+    assert clips.begin("b", "192.0.2.2")
+    assert clips.begin("a0", "192.0.2.1")
 
 
 def test_whoever_asks_nothing_gives_way_and_is_forgotten(tmp_path: Path) -> None:

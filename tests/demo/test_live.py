@@ -181,6 +181,7 @@ def test_an_engine_that_dies_is_told_and_the_next_start_works(page: Opener) -> N
         (jpeg(8, 8), "1", "8x8 pixels"),
         (jpeg(), "soon", "not a number"),
         (jpeg(), "nan", "not a number"),
+        (jpeg(), "-1e308", "not a number"),
         (b"\xff\xd8" + bytes(4_000_000), "1", "4 MB"),
     ],
 )
@@ -326,3 +327,10 @@ def test_the_board_hands_everybody_the_end() -> None:
 def test_tasks_of_a_page_that_are_none_are_refused(tasks: object) -> None:
     with pytest.raises(UsageError):
         settings_of({"tasks": tasks})
+
+
+def test_whoever_waits_for_a_picture_that_never_comes_is_forgotten() -> None:
+    sink = StateSink(Metrics(), waiting=lambda: 0)
+    for _ in range(100):
+        sink.wait_for(10**18).cancel()
+    assert len(sink._waiters) <= 1

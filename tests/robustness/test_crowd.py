@@ -1,6 +1,6 @@
 """A crowd at the page: hundreds of visitors and slow uploads beside one who has the camera on.
 
-Seconds of each half by EGOLIVE_CROWD_SECONDS: 20 without it; the figures of the notes are of 600.
+Seconds with the crowd by EGOLIVE_CROWD_SECONDS: 20 without it; figures to be told are of 600.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.robustness, pytest.mark.timeout(3600)]
 
 SECONDS = float(os.environ.get("EGOLIVE_CROWD_SECONDS", "20"))
 VISITORS, UPLOADS = 200, 100
+_ALONE = 120.0
+"""Seconds alone are enough to count."""
 
 
 def pictures() -> list[bytes]:
@@ -144,19 +146,19 @@ async def crowd(address: str, seconds: float) -> int:
     return sum(count for count in counts if isinstance(count, int))
 
 
-async def crowded(address: str, seconds: float) -> tuple[int, int, int]:
-    """Answers of the wearer alone, and with the crowd; how often that was refused."""
+async def crowded(address: str, seconds: float) -> tuple[float, float, int]:
+    """Answers a second of the wearer alone, and with the crowd; how often that was refused."""
     wearer = Wearer(address)
     await wearer.start()
     await wearer.watch(5)
-    alone = await wearer.watch(seconds)
+    alone = await wearer.watch(min(seconds, _ALONE)) / min(seconds, _ALONE)
     # In a process of its own, as those at other machines.
     others = await asyncio.create_subprocess_exec(
         sys.executable, __file__, address, str(seconds + 10), stdout=subprocess.PIPE
     )
     # Coming in is over before it is counted.
     await wearer.watch(8)
-    among = await wearer.watch(seconds)
+    among = await wearer.watch(seconds) / seconds
     told, _ = await others.communicate()
     await wearer.stop()
     return alone, among, int(told)
@@ -200,11 +202,11 @@ def test_a_crowd_does_not_take_the_answers_of_who_is_there(tmp_path: Path) -> No
             after = state(process)
             left = [path for path in tmp_path.rglob("*") if path.is_file()]
             print(  # noqa: T201  # the figures of the note
-                f"\n{SECONDS:g} s: {alone} answers alone, {among} in the crowd; {refused} refused; "
+                f"\n{SECONDS:g} s: {alone:.2f} answers a second alone, {among:.2f} in the crowd; {refused} refused; "
                 f"memory {before[0]:.0f} -> {after[0]:.0f} MB, threads {before[1]} -> {after[1]}, "
                 f"{len(left)} files left"
             )
-            assert refused > VISITORS
+            assert refused >= VISITORS
             assert among >= 0.9 * alone
             assert after[0] <= 1.1 * before[0]
             assert after[1] <= before[1]

@@ -77,6 +77,17 @@ def test_requests_that_come_whole_are_all_answered(port: int) -> None:
     assert answered.count(b"200 OK") == 4
 
 
+def test_one_address_has_a_limit_of_connections(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hasty, "most_of_network", 2)
+
+    async def several() -> list[bytes]:
+        return [answered for answered, _ in await asyncio.gather(*(ends(port, REQUEST) for _ in range(5)))]
+
+    assert sum(b"200 OK" in answered for answered in asyncio.run(several())) == 2
+    # Their places are free again.
+    assert b"200 OK" in asyncio.run(ends(port, REQUEST))[0]
+
+
 def test_what_a_killed_server_left_is_deleted(tmp_path: Path) -> None:
     import os
 

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -54,9 +55,9 @@ class Place:
         body = {"fn_index": number, "data": data, "session_hash": "a1b2c3", **fields}
         return self.client.post("/gradio_api/queue/join", json=body)
 
-    def heard(self, number: int, data: object) -> str:
+    def heard(self, number: int, data: object, session: str = "") -> str:
         """All that a function says, up to its end."""
-        session = secrets.token_hex(8)
+        session = session or secrets.token_hex(8)
         sent = self.join(number, data, session_hash=session)
         if sent.status_code != 200:
             return sent.text
@@ -168,6 +169,28 @@ def test_fields_of_the_wrong_kind_are_refused(place: Place) -> None:
         assert place.client.post("/gradio_api/queue/join", content=body).status_code == 400
     assert place.client.get("/gradio_api/queue/data?session_hash=../x").status_code == 400
     assert place.client.get("/gradio_api/queue/data").status_code == 400
+    assert place.client.get("/gradio_api/queue/data?session_hash=nobody").status_code == 404
+
+
+def test_what_a_request_says_of_its_sender_and_server_is_not_believed(place: Place) -> None:
+    for name in ("x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "forwarded"):
+        assert "evil" not in place.client.get("/config", headers={name: "evil.example"}).text
+
+
+def test_calls_of_one_address_do_not_fill_the_queue(place: Place) -> None:
+    watch = next(one["id"] for one in place.functions if one["api_name"] == "watch")
+    take = next(one["id"] for one in place.functions if one["api_name"] == "take_bundled")
+    session = secrets.token_hex(8)
+    assert "make_coffee" in place.heard(take, [], session)
+    place.join(watch, [], session_hash=session)
+    statuses = [place.join(watch, [], session_hash=secrets.token_hex(8)).status_code for _ in range(30)]
+    assert statuses[0] == 200
+    assert 429 in statuses
+    stop = next(one["id"] for one in place.functions if one["api_name"] == "stop")
+    deadline = time.monotonic() + 60
+    while place.join(stop, [], session_hash=session).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_no_route_gives_a_file_or_breaks(place: Place) -> None:
@@ -198,9 +221,9 @@ def test_no_route_gives_a_file_or_breaks(place: Place) -> None:
             assert reply.status_code < 500, (method, one, reply.text[:300])
             assert SECRET not in reply.text
             assert "root:" not in reply.text
-    # What was sent as a clip waits to be taken, and is what was sent.
+    # What was sent as a clip waits to be taken; what was watched has its results.
     kept = [path for path in (place.folder / "demo").rglob("*") if path.is_file()]
-    assert {path.parent.name for path in kept} <= {"uploads"}
+    assert {path.relative_to(place.folder / "demo").parts[0] for path in kept} <= {"uploads", "clips"}
 
 
 def fill_in(path: str, value: str) -> str:

@@ -29,6 +29,7 @@ from egolive.demo.live.sessions import Settings, VisitorSessions
 from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import SourceError
 from egolive.streaming.sources.opening import open_source
+from egolive.streaming.video_writer import VideoWriter
 
 CLOCK = VirtualClock()
 
@@ -36,7 +37,12 @@ CLOCK = VirtualClock()
 def uploads(folder: Path, clock: VirtualClock | None = None) -> Uploads:
     taken = folder / "clips"
     return Uploads(
-        folder / "uploads", most_bytes=1000, total_bytes=2500, taken=taken, clock=clock or VirtualClock()
+        folder / "uploads",
+        most_bytes=1000,
+        total_bytes=2500,
+        taken=taken,
+        patience=0.2,
+        clock=clock or VirtualClock(),
     )
 
 
@@ -98,10 +104,15 @@ def test_an_upload_that_breaks_off_or_crawls_is_not_kept(tmp_path: Path) -> None
             clock.advance(1)
             yield b"x"
 
-    for body, told in ((broken(), "broke off"), (slow(), "too slow")):
+    async def still() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(60)
+
+    for body, told in ((broken(), "broke off"), (slow(), "too slow"), (still(), "stood still")):
         with pytest.raises(UploadRefusedError, match=told):
             asyncio.run(place.receive(body, name="a.mp4", announced=500, address="a"))
         assert files(tmp_path) == []
+    assert send(place, b"x")
 
 
 def test_all_clips_together_have_a_limit(tmp_path: Path) -> None:
@@ -285,6 +296,21 @@ def test_frames_come_from_a_process_of_its_own_as_they_are(tmp_path: Path) -> No
     assert [frame.time for frame in clip_frames(clip, nframes=4)] == sorted(
         frame.time for frame in clip_frames(clip, nframes=4)
     )
+
+
+def test_large_pictures_are_handed_on_smaller_and_thin_ones_not_at_all(tmp_path: Path) -> None:
+    for size, told in (((3000, 1000), (1920, 640)), ((16, 4000), None), ((8, 8), None)):
+        clip = tmp_path / f"{size[0]}.mkv"
+        with VideoWriter(clip) as writer:
+            for number in range(3):
+                writer.write(np.full((size[1], size[0], 3), 90, np.uint8), number / 10)
+        if told is None:
+            with pytest.raises(SourceError, match="too small or too thin"):
+                IsolatedClip(clip)
+            continue
+        with IsolatedClip(clip) as source:
+            assert source.size == told
+            assert {(frame.width, frame.height) for frame in source} == {told}
 
 
 def test_a_decoder_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_other_sites_can_change_nothing_whatever_their_browser_says() -> None:
         {"origin": "http://localhost:7860.evil.example"},
         {"origin": "http://evil.example", "sec-fetch-site": "same-origin"},
         {"origin": HERE, "sec-fetch-site": "cross-site"},
+        {"origin": HERE, "sec-fetch-site": "Cross-Site"},
         {"origin": HERE, "sec-fetch-site": "same-site"},
         {},
     ]
