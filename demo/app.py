@@ -187,9 +187,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _remove_leftovers(folder: Path) -> None:
     """Delete what servers have left behind that were killed."""
+    mine = folder.stat().st_uid if not hasattr(os, "getuid") else os.getuid()
     for path in folder.glob(f"{_FOLDER}*-*"):
         number = path.name.removeprefix(_FOLDER).partition("-")[0]
-        ours = path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
+        ours = path.is_dir() and not path.is_symlink() and path.stat().st_uid == mine
         if ours and number.isdecimal() and not psutil.pid_exists(int(number[:9])):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import struct
 import sys
 from pathlib import Path
@@ -54,9 +53,7 @@ def main(arguments: list[str]) -> int:
         The exit status.
     """
     wanted = json.loads(arguments[0])
-    # Threads of libraries take address space that is never used, hence not RLIMIT_AS.
-    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit_memory()
     limit_pixels(_MOST_PIXELS)
     out, path = sys.stdout.buffer, Path(wanted["path"])
     try:
@@ -78,6 +75,17 @@ def main(arguments: list[str]) -> int:
         # The page has enough, and reads no more; Python would complain when it flushes at the end.
         os.close(1)
     return 0
+
+
+def _limit_memory() -> None:
+    """Where the system knows such limits: POSIX."""
+    try:
+        import resource
+    except ImportError:
+        return
+    # Threads of libraries take address space that is never used, hence not RLIMIT_AS.
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _facts(path: Path) -> dict[str, object]:

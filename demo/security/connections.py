@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -22,9 +21,14 @@ def allow_connections() -> None:
 
     A connection counts as one for uvicorn only when its TLS stands.
     """
+    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = _HANDSHAKE  # type: ignore[attr-defined]
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
+        return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = _HANDSHAKE  # type: ignore[attr-defined]
 
 
 class ImpatientProtocol(H11Protocol):

@@ -202,7 +202,8 @@ def test_a_crowd_does_not_take_the_answers_of_who_is_there(tmp_path: Path) -> No
             after = state(process)
             left = [path for path in tmp_path.rglob("*") if path.is_file()]
             print(  # noqa: T201  # the figures of the note
-                f"\n{SECONDS:g} s: {alone:.2f} answers a second alone, {among:.2f} in the crowd; {refused} refused; "
+                f"\n{SECONDS:g} s: {alone:.2f} answers a second alone, {among:.2f} in the crowd, "
+                f"{refused} refused; "
                 f"memory {before[0]:.0f} -> {after[0]:.0f} MB, threads {before[1]} -> {after[1]}, "
                 f"{len(left)} files left"
             )
