@@ -137,6 +137,7 @@ def test_a_finished_run_that_is_started_again_trains_no_step(recipe: Recipe, who
     assert (out / "model" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.robustness
 def test_a_finished_run_goes_on_when_its_text_part_is_to_learn_again(
     recipe: Recipe, whole: tuple[Run, Path], tmp_path: Path
 ) -> None:
