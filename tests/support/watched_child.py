@@ -120,6 +120,8 @@ def page() -> dict[str, Any]:
     """The demo's page with a test picture as its camera, on a free port."""
     from egolive.assistant.cli import main as cli
 
+    # Where the tests run in the background of a shell, it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     found: dict[str, Any] = {"error": "the page was never reached"}
