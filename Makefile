@@ -33,7 +33,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 test: setup
 	$(PYTEST) -m "not gpu and not robustness" $(ARGS)
 
-# Slow runs of many repetitions, and a thousand new examples of what hypothesis draws.
+# Many repetitions, what takes long, and a thousand new examples of what hypothesis draws: some two hours.
 robustness: setup
 	$(PYTEST) -m "not gpu and (robustness or hypothesis)" --hypothesis-profile robustness $(ARGS)
 

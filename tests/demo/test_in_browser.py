@@ -157,6 +157,7 @@ def test_boxes_and_words_are_never_of_an_older_frame_than_their_shown_age_says(p
     assert checked > 20
 
 
+@pytest.mark.robustness
 def test_a_slow_model_keeps_neither_pictures_nor_requests_waiting(place: Place) -> None:
     engine = ReadingEngine()
     engine.seconds = 1.0

@@ -91,6 +91,7 @@ def test_batch_of_clips(
     assert [answer["text"] for answer in answers] == ["make coffee", "make coffee"]
 
 
+@pytest.mark.robustness
 @pytest.mark.slow
 def test_fine_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("fine_tune.py", tmp_path, 2, monkeypatch=monkeypatch)

@@ -182,6 +182,7 @@ def test_a_process_answers_the_hops_that_it_is_told(
         assert 0 < found["first_token"] <= found["cost"]["wall"]
 
 
+@pytest.mark.robustness
 def test_answers_come_from_the_process_as_they_were_given(folder: Path, video: Path) -> None:
     plan = Plan(
         name="", kind="egolive", model=str(folder), source=str(video), slices=SLICES, hops=2, max_tokens=3

@@ -159,6 +159,7 @@ def test_differences_are_between_the_same_questions_over_all_seeds() -> None:
     assert "| grpo - start | +0.300 (+0.300 to +0.300) |" in table
 
 
+@pytest.mark.robustness
 def test_a_whole_ablation_is_done_once_and_goes_on_where_it_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

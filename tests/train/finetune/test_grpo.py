@@ -286,6 +286,7 @@ def test_adapters_are_trained_in_place_of_the_weights(
     trainer.train()
 
 
+@pytest.mark.robustness
 def test_one_step_of_the_2b_structure_with_a_window(
     shallow_2b_checkpoint: Path, tmp_path: Path, odd_tokens_pay: None
 ) -> None:

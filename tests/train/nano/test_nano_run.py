@@ -104,6 +104,7 @@ def whole(recipe: Recipe) -> tuple[Run, Path]:
     return train(recipe, recipe.out), recipe.out
 
 
+@pytest.mark.robustness
 def test_a_run_that_is_cut_off_in_either_phase_goes_on_with_the_same_losses(
     recipe: Recipe, whole: tuple[Run, Path], tmp_path: Path
 ) -> None:
