@@ -12,6 +12,7 @@ request first passes `SecurityMiddleware` (who asks) and then `RequestGate` (for
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import shutil
@@ -38,7 +39,7 @@ from egolive.demo.security.login import VARIABLE, read_login
 from egolive.demo.security.middleware import SecurityMiddleware
 from egolive.demo.security.names import HostNames, client_network, is_loopback, own_addresses, own_names
 from egolive.demo.static_text import static_text
-from egolive.streaming.errors import ConfigError, SourceError, UsageError
+from egolive.streaming.errors import ConfigError, EgoliveError, SourceError, UsageError
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
 
@@ -50,6 +51,8 @@ __all__ = ["build_page", "demo"]
 
 _MODEL = ModelOptions()
 _SERVER = Parameter(group=Group("Server", sort_key=4))
+_log = logging.getLogger(__name__)
+
 _FOLDER = "egolive-demo-"
 """How the name of the folder begins where visitors' clips are; the process's number follows."""
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -190,7 +193,11 @@ def _remove_leftovers(folder: Path) -> None:
     mine = folder.stat().st_uid if not hasattr(os, "getuid") else os.getuid()
     for path in folder.glob(f"{_FOLDER}*-*"):
         number = path.name.removeprefix(_FOLDER).partition("-")[0]
-        ours = path.is_dir() and not path.is_symlink() and path.stat().st_uid == mine
+        try:
+            ours = path.is_dir() and not path.is_symlink() and path.stat().st_uid == mine
+        except OSError:
+            # Its own server has just deleted it, or it is somebody else's.
+            continue
         if ours and number.isdecimal() and not psutil.pid_exists(int(number[:9])):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -296,7 +303,11 @@ async def _sweeping(sweep: Callable[[], None], _: object) -> AsyncIterator[None]
     async def again() -> None:
         while True:
             await asyncio.sleep(_SWEEP)
-            await asyncio.to_thread(sweep)
+            try:
+                await asyncio.to_thread(sweep)
+            except (EgoliveError, OSError):
+                # What could not be deleted now is tried again.
+                _log.exception("what visitors left behind cannot be deleted")
 
     task = asyncio.create_task(again())
     try:

@@ -331,7 +331,8 @@ class ClipSessions:
         """The page was closed: stop what runs and delete everything."""
         with self._changing:
             session = self._sessions.pop(visitor, None)
-        if session is not None:
+        # Where its folder is gone already, there is nothing to delete.
+        if session is not None and session.folder.is_dir():
             with session.emptied():
                 shutil.rmtree(session.folder, ignore_errors=True)
 

@@ -315,6 +315,16 @@ def test_a_clip_that_takes_too_long_ends_with_what_was_watched(clip: Path, out: 
     assert (out / "overlay.mp4").exists()
 
 
+def test_a_visit_whose_folder_is_gone_can_be_left(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    clips = ClipSessions(tmp_path, clock=clock)
+    shutil.rmtree(clips.begin("ann").folder)
+    clips.begin("bob")
+    clock.advance(4000)
+    clips.sweep()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_address_has_half_of_the_places(tmp_path: Path) -> None:
     clips = ClipSessions(tmp_path, most=4)
     for number in range(2):

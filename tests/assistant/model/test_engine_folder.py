@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from quantizing import SIZE, answers
+from trap import Trap
 
 from egolive.assistant.backends.onnx.onnx_runtime import open_session
 from egolive.assistant.load_local import load_engine
@@ -112,16 +113,6 @@ def test_a_folder_that_is_not_what_was_exported_is_refused_in_one_line(
     with pytest.raises(EngineError, match=told) as caught:
         load_engine(str(copied), device="cpu")
     assert "\n" not in str(caught.value)
-
-
-class Trap:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 def test_a_pickle_in_the_folder_is_never_loaded(copied: Path, tmp_path: Path) -> None:

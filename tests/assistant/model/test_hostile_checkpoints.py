@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from quantizing import SIZE, answers
+from trap import Trap
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.checkpoint import read_files
@@ -156,16 +157,6 @@ def test_a_file_that_is_not_listed_changes_no_answer(folder: Path, tmp_path: Pat
         (alone / path.relative_to(folder)).parent.mkdir(exist_ok=True)
         shutil.copy(path, alone / path.relative_to(folder))
     assert answers(str(alone)) == plain
-
-
-class Trap:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 def test_no_program_in_a_checkpoint_runs(folder: Path, tmp_path: Path) -> None:
