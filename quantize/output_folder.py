@@ -64,17 +64,24 @@ _SMALL = (
 _log = logging.getLogger(__name__)
 _INSIDE = "files-"
 """Beginning of the name of a folder in which a new engine is written; its process follows."""
+_KEY_FILE = "unfinished"
+"""Holds the key of a new engine until it is whole."""
 _writing: set[Path] = set()
 """Such folders that this process is writing."""
 _PACKAGES = ("egolive", "torch", "transformers", "onnx", "onnxruntime", "nvidia-modelopt", "bitsandbytes")
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, key: str | None = None) -> Iterator[Path]:
     """A folder to write an engine into, its card included; it becomes `out` only if nothing goes wrong.
 
     An engine that is there already is replaced: it can be loaded until the new one is whole, and stays if
     writing fails. Other files in the folder are left alone.
+
+    Args:
+        out: The engine folder.
+        key: Names what is written. Where a process that was killed or interrupted has left something of the same
+            key, that is the folder; without a key nothing is taken over.
 
     Raises:
         ConfigError: Something else is there.
@@ -88,10 +95,17 @@ def new_folder(out: Path) -> Iterator[Path]:
     new = folder / f"{_INSIDE}{os.getpid()}-{token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(folder)
         _writing.add(new)
-        new.mkdir()
+        left = _unfinished(folder, key)
+        if left is not None:
+            left.rename(new)
+        _remove_unfinished(folder)
+        if left is None:
+            new.mkdir()
+            if key is not None:
+                (new / _KEY_FILE).write_text(key, encoding="ascii")
         yield new
+        (new / _KEY_FILE).unlink(missing_ok=True)
         sync_tree(new)
         old = _card_of(folder)
         card = read_engine_card(new).model_copy(update={"inside": new.name})
@@ -99,7 +113,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         write_engine_card(folder, card)
     except BaseException as error:
         known = _card_of(folder)
-        if known is None or known.inside != new.name:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit) and (new / _KEY_FILE).is_file()
+        if (known is None or known.inside != new.name) and not stopped:
             shutil.rmtree(new, ignore_errors=True)
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -217,15 +232,32 @@ def _card_of(folder: Path) -> EngineCard | None:
         return None
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what exports left that were killed; others that are at work, and the engine itself, stay."""
+def _left_over(folder: Path) -> Iterator[Path]:
+    """What exports left that were killed; not what others are writing, and not the engine itself."""
     card = _card_of(folder)
-    for path in folder.glob(f"{_INSIDE}*"):
+    for path in sorted(folder.glob(f"{_INSIDE}*")):
         process = path.name.removeprefix(_INSIDE).partition("-")[0]
         other = process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
         at_work = other or path in _writing
         if not at_work and (card is None or path.name != card.inside):
-            shutil.rmtree(path, ignore_errors=True)
+            yield path
+
+
+def _unfinished(folder: Path, key: str | None) -> Path | None:
+    """What an export with the same key has left."""
+    if key is None:
+        return None
+    for path in _left_over(folder):
+        told = path / _KEY_FILE
+        if told.is_file() and not path.is_symlink() and told.read_bytes()[:256] == key.encode("ascii"):
+            return path
+    return None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what exports left that were killed."""
+    for path in _left_over(folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_old(folder: Path, old: EngineCard | None, card: EngineCard) -> None:

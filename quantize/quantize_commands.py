@@ -17,6 +17,7 @@ from egolive.assistant.cli.options import MODEL, OUTPUT, DeviceOption, JsonFile,
 from egolive.assistant.cli.printing import check_folders, note, working, wrote
 from egolive.assistant.load import check_model
 from egolive.assistant.model.engine_folder import EngineCard, is_engine_folder
+from egolive.quantize.progress import bars
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.paths import existing_path
 
@@ -39,12 +40,12 @@ def export(
     to: Annotated[Literal["onnx", "tensorrt"], _OUT] = "onnx",
     dtype: Annotated[Literal["fp32", "bf16"] | None, _NUMBERS] = None,
     weights: Annotated[Literal["full", "int4", "awq-int4"] | None, _NUMBERS] = None,
-    group: Annotated[Literal[64, 128], _NUMBERS] = 64,
+    group: Annotated[Literal[64, 128], _NUMBERS] = 128,
     graphs_only: Annotated[bool, Parameter(negative="", group=OUTPUT)] = False,
     height: Annotated[int | None, _NUMBERS] = None,
     width: Annotated[int | None, _NUMBERS] = None,
     calibrate: Annotated[str, _AWQ] = SIMULATOR,
-    windows: Annotated[int, _AWQ] = 16,
+    windows: Annotated[int | None, _AWQ] = None,
     slices: Annotated[int, _AWQ] = 8,
 ) -> None:
     """Write a checkpoint as an engine folder: for ONNX Runtime at full precision, or for TensorRT.
@@ -64,11 +65,11 @@ def export(
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
-        windows: Windows that AWQ is shown.
+        windows: Windows that AWQ is shown; without it 16, of a large model fewer so that it takes about an hour.
         slices: Slices in each of them.
     """
     size = _size(height, width)
-    if windows < 1:
+    if windows is not None and windows < 1:
         raise UsageError("at least one window is needed")
     if to == "onnx":
         if weights is not None or graphs_only:
@@ -78,8 +79,8 @@ def export(
         _check(out, model, calibrate, slices)
         from egolive.quantize.build import Recipe, build_onnx
 
-        with working(f"exporting {model}"):
-            card = build_onnx(model, out, Recipe(dtype=dtype or "fp32"), size=size)
+        with bars(note) as progress:
+            card = build_onnx(model, out, Recipe(dtype=dtype or "fp32"), size=size, progress=progress)
         _tell(out, card)
         return
     in_place = is_engine_folder(Path(model))
@@ -102,9 +103,9 @@ def export(
         recipe = Recipe(
             precision=weights or "int4", dtype=dtype or "bf16", block=group, head_bits=32, standard=True
         )
-        with working(f"writing the graphs of {model}"):
-            shown = _shown(calibrate, windows, slices) if weights == "awq-int4" else []
-            card = build_onnx(model, out, recipe, size=size, windows=shown)
+        with bars(note) as progress:
+            shown = _shown(model, calibrate, windows, slices) if weights == "awq-int4" else []
+            card = build_onnx(model, out, recipe, size=size, windows=shown, progress=progress)
         _tell(out, card)
     if not graphs_only:
         with working("TensorRT builds and measures: minutes, for a large model much longer"):
@@ -116,8 +117,9 @@ def quantize(
     *models: Annotated[str, _MODEL],
     out: Annotated[Path | None, _OUT] = None,
     to: Annotated[Literal["int8", "int4", "awq-int4", "nf4", "bnb-int8"], _OUT] = "int4",
-    block: Annotated[Literal[32, 64, 128], _NUMBERS] = 32,
+    block: Annotated[Literal[32, 64, 128] | None, _NUMBERS] = None,
     head_bits: Annotated[Literal[4, 8, 32], _NUMBERS] = 8,
+    tower_bits: Annotated[Literal[8, 32] | None, _NUMBERS] = None,
     dtype: Annotated[Literal["fp32", "bf16"], _NUMBERS] = "fp32",
     height: Annotated[int | None, _NUMBERS] = None,
     width: Annotated[int | None, _NUMBERS] = None,
@@ -134,20 +136,22 @@ def quantize(
 ) -> None:
     """Write a checkpoint as an engine folder with fewer bits, or compare engines with the first of them.
 
-    The vision tower always stays as it is.
+    One layer at a time is in memory. A run that was interrupted goes on where it was when it is started again.
 
     Args:
         models: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
             `--compare` several of these or engine folders.
         out: The engine folder; an engine there is replaced.
         to: int8, int4 and awq-int4 for ONNX Runtime; nf4 and bnb-int8 (bitsandbytes) for torch.
-        block: Weights that share a scale, for int8 and int4.
+        block: Weights that share a scale: 32 for int8 and 128 for int4 without it.
         head_bits: Of the last layer; 32 leaves it as it is.
+        tower_bits: Of the vision tower; 32 leaves it as it is. Without it 8 for fp32, 32 for bf16.
         dtype: In which the rest is stored and computed, for ONNX; bf16 for GPUs.
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
-        windows: Windows that AWQ is shown (16), or about which `--compare` asks token by token (210).
+        windows: Windows that AWQ is shown (without it 16, of a large model fewer so that it takes about an hour),
+            or about which `--compare` asks token by token (210).
         slices: Slices in a window that AWQ is shown.
         compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.
         episodes: Test episodes of the comparison.
@@ -186,20 +190,37 @@ def quantize(
         raise UsageError("give one model and --out for its engine folder, or --compare")
     model = models[0] if models else "nano"
     size = _size(height, width)
-    if to in ("nf4", "bnb-int8") and (dtype, block, head_bits, size) != ("fp32", 32, 8, None):
-        raise UsageError(f"--dtype, --block, --head-bits, --height and --width are not for {to}")
+    if to in ("nf4", "bnb-int8") and (dtype, block, head_bits, tower_bits, size) != (
+        "fp32",
+        None,
+        8,
+        None,
+        None,
+    ):
+        raise UsageError(
+            f"--dtype, --block, --head-bits, --tower-bits, --height and --width are not for {to}"
+        )
     _check(out, model, calibrate, slices)
     # Imported here: these need torch, which what is told above does not wait for.
     from egolive.quantize.build import Recipe, build_onnx
     from egolive.quantize.methods.bnb import build_torch
 
-    with working(f"quantising {model}"):
-        if to == "nf4" or to == "bnb-int8":
+    if to == "nf4" or to == "bnb-int8":
+        with working(f"quantising {model}"):
             card = build_torch(model, out, to)
-        else:
-            shown = _shown(calibrate, windows or 16, slices) if to == "awq-int4" else []
-            recipe = Recipe(precision=to, dtype=dtype, block=block, head_bits=head_bits)
-            card = build_onnx(model, out, recipe, size=size, windows=shown)
+        _tell(out, card)
+        return
+    recipe = Recipe(
+        precision=to,
+        dtype=dtype,
+        block=block or (32 if to == "int8" else 128),
+        head_bits=head_bits,
+        # The CPU has no bf16 products, and fp32 weights would take four times the memory.
+        tower_bits=tower_bits or (8 if dtype == "fp32" else 32),
+    )
+    with bars(note) as progress:
+        shown = _shown(model, calibrate, windows, slices) if to == "awq-int4" else []
+        card = build_onnx(model, out, recipe, size=size, windows=shown, progress=progress)
     _tell(out, card)
 
 
@@ -224,9 +245,14 @@ def _check(out: Path | None, model: str, calibrate: str, slices: int) -> None:
         check_model(model)
 
 
-def _shown(calibrate: str, windows: int, slices: int) -> list[Window]:
+def _shown(model: str, calibrate: str, windows: int | None, slices: int) -> list[Window]:
+    from egolive.quantize.methods.awq_estimate import estimated_minutes, windows_within_an_hour
     from egolive.quantize.methods.calibration import simulated_windows, windows_of_video
 
+    if windows is None:
+        windows = windows_within_an_hour(model, slices)
+    minutes = estimated_minutes(model, windows, slices)
+    note(f"AWQ is shown {windows} windows of {slices} slices: about {minutes:.0f} minutes on this machine")
     if calibrate == SIMULATOR:
         return simulated_windows(windows, slices)
     return windows_of_video(calibrate, windows, slices)
@@ -247,5 +273,8 @@ def _tell(out: Path, card: EngineCard) -> None:
     note(f"wrote {out}: {size / 1e6:.1f} MB for {card.backend} ({parts})")
     parity = ", ".join(f"{key} {value:.1e}" for key, value in card.made.get("parity", {}).items())
     told = f"differences from torch: {parity}; " if parity else ""
-    seconds, peak = card.made["seconds"], card.made["peak_memory_bytes"] / 2**30
-    note(f"{told}{seconds} s, {peak:.1f} GiB at most")
+    peak = f"{card.made['peak_memory_bytes'] / 1e9:.1f} GB of memory at most"
+    own = card.made.get("peak_anonymous_bytes")
+    if own is not None:
+        peak += f", {own / 1e9:.1f} GB of them its own, the rest mapped files"
+    note(f"{told}{card.made['seconds']} s, {peak}")

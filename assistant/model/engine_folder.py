@@ -36,6 +36,7 @@ __all__ = [
     "Backend",
     "EngineCard",
     "Shapes",
+    "SharedTable",
     "describe_files",
     "files_folder",
     "hash_checkpoint",
@@ -118,6 +119,24 @@ class Shapes(JsonModel, extra="forbid"):
     """Tokens that the model can hold."""
 
 
+class SharedTable(JsonModel, extra="forbid"):
+    """Where the token embeddings stand that are the weights of the last layer too."""
+
+    file: Annotated[str, AfterValidator(_plain_name)]
+    """Of the engine's files."""
+    rows: _Extent
+    """One a token."""
+    width: _Extent
+    bits: Annotated[int, Field(ge=4, le=32)]
+    """Of a number: 32 is fp32, 16 bf16; 4 and 8 are whole numbers in blocks, zero in the middle."""
+    offset: Annotated[int, Field(ge=0, le=2**48)]
+    """Of the first row, in bytes."""
+    block: Annotated[int, Field(ge=16, le=4096)] = 32
+    """Numbers that share a scale."""
+    scales_offset: Annotated[int, Field(ge=0, le=2**48)] = 0
+    scales_dtype: Literal["fp32", "bf16"] = "fp32"
+
+
 class EngineCard(JsonModel, extra="forbid"):
     """What `engine.json` says."""
 
@@ -138,6 +157,8 @@ class EngineCard(JsonModel, extra="forbid"):
     """By name, bytes and sha256 of every file that may be opened."""
     inside: Annotated[str, AfterValidator(_plain_name)] = ""
     """Name of the folder beside `engine.json` in which the files lie; empty where they lie beside it too."""
+    embeddings: SharedTable | None = None
+    """Where the embeddings stand if not in `EMBEDDINGS_FILE`."""
     sizes: dict[str, int] = Field(default_factory=dict)
     """Limits of one pass, as `egolive.assistant.backends.onnx.graph_limits.Sizes` has them; empty where there
     are none."""
@@ -250,8 +271,9 @@ def write_engine_card(folder: Path, card: EngineCard) -> None:
     Raises:
         OSError: It cannot be written; the one that was there stays.
     """
-    # Left out where it says nothing: versions that do not know it read the folder too.
-    values = card.model_dump(exclude=set() if card.inside else {"inside"})
+    # Left out where they say nothing: versions that do not know them read the folder too.
+    silent = {name for name in ("inside", "embeddings") if not getattr(card, name)}
+    values = card.model_dump(exclude=silent)
     replace_file(folder / ENGINE_FILE, json_bytes({"format": FORMAT} | values))
 
 

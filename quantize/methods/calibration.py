@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.assistant.backends.torch.torch_decoder import TorchDecoder
 from egolive.assistant.backends.torch.torch_engine import TorchTower
 from egolive.assistant.model.media import load_video, window_of
 from egolive.assistant.model.preprocess import Preprocessor
@@ -18,7 +17,10 @@ from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import Profile
 from egolive.assistant.schema.tokenizer import Tokenizer
 from egolive.quantize.methods.awq import Calibration, Sample
+from egolive.quantize.onnx.reference import StoredDecoder
 from egolive.quantize.prompt_embeddings import embeddings_of
+from egolive.quantize.weights.forms import Weight
+from egolive.quantize.weights.stored_layers import StoredEmbedding, StoredLinear
 from egolive.streaming.frames import Window
 
 __all__ = ["shown_windows", "simulated_windows", "windows_of_video"]
@@ -66,18 +68,54 @@ def windows_of_video(path: str, count: int, slices: int) -> list[Window]:
 def shown_windows(
     windows: Sequence[Window], profile: Profile, tokenizer: Tokenizer, preprocessor: Preprocessor
 ) -> Calibration:
-    """The windows with a question each, as embeddings and positions."""
+    """The windows with a question each, as embeddings and positions: of a model, a function that computes them.
 
-    def samples(model: Qwen2VLForConditionalGeneration) -> Iterator[Sample]:
-        tower, decoder = TorchTower(model), TorchDecoder(model)
-        for number, window in enumerate(windows):
-            question = _QUESTIONS[number % len(_QUESTIONS)]
-            vision = vision_for(question, window, profile)
-            layout = lay_out(build_prompt(profile, question, [vision], window=window), tokenizer)
-            # A copy that torch's own modules may take: those of a session are made in inference mode.
-            yield (
-                embeddings_of(layout, tower, decoder, preprocessor).clone(),
-                torch.from_numpy(layout.positions),
-            )
+    It computes with the weights that the model has when it is first called.
+    """
 
-    return samples
+    def shown(model: Qwen2VLForConditionalGeneration) -> Callable[[], Sequence[Sample]]:
+        original = {
+            name: module.stored for name, module in model.named_modules() if isinstance(module, _STORED)
+        }
+
+        def samples() -> Sequence[Sample]:
+            # By now the tower's weights may be those that have been written.
+            written = {name: model.get_submodule(name).stored for name in original}
+            _put(model, original)
+            try:
+                return list(_samples(model, windows, profile, tokenizer, preprocessor))
+            finally:
+                _put(model, written)
+
+        return samples
+
+    return shown
+
+
+_STORED = (StoredLinear, StoredEmbedding)
+
+
+def _put(model: Qwen2VLForConditionalGeneration, weights: Mapping[str, Weight]) -> None:
+    for name, weight in weights.items():
+        module = model.get_submodule(name)
+        assert isinstance(module, _STORED)
+        module.stored = weight
+
+
+def _samples(
+    model: Qwen2VLForConditionalGeneration,
+    windows: Sequence[Window],
+    profile: Profile,
+    tokenizer: Tokenizer,
+    preprocessor: Preprocessor,
+) -> Iterator[Sample]:
+    tower, decoder = TorchTower(model), StoredDecoder(model)
+    for number, window in enumerate(windows):
+        question = _QUESTIONS[number % len(_QUESTIONS)]
+        vision = vision_for(question, window, profile)
+        layout = lay_out(build_prompt(profile, question, [vision], window=window), tokenizer)
+        # A copy that torch's own modules may take: those of a session are made in inference mode.
+        yield (
+            embeddings_of(layout, tower, decoder, preprocessor).clone(),
+            torch.from_numpy(layout.positions),
+        )

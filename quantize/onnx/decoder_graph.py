@@ -9,35 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from typing import cast as cast_type
 
 import torch
-from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.quantize.onnx.layers import attend, cast, rms_norm, rotate, with_bias
 from egolive.quantize.onnx.onnx_graph import FP32, INT64, Graph
+from egolive.quantize.weights.stored_layers import StoredLinear
 
 __all__ = ["HEAD", "LinearWriter", "linear_layers", "write_decoder"]
 
-LinearWriter = Callable[[Graph, str, nn.Linear, str], str]
+LinearWriter = Callable[[Graph, str, StoredLinear, str], str]
 """Writes one linear layer without its bias: (graph, input, layer, name) to the output's name."""
 
 HEAD = "lm_head"
 """Name of the last layer, from hidden states to logits."""
 
 
-def linear_layers(model: Qwen2VLForConditionalGeneration) -> dict[str, nn.Linear]:
+def linear_layers(model: Qwen2VLForConditionalGeneration) -> dict[str, StoredLinear]:
     """The decoder's linear layers by the names that they have in the graph, the last one included."""
     found = {
         name: module
         for name, module in model.model.language_model.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, StoredLinear)
     }
-    return found | {HEAD: model.lm_head}
+    return found | {HEAD: cast_type("StoredLinear", model.lm_head)}
 
 
-def write_decoder(graph: Graph, model: Qwen2VLForConditionalGeneration, write: LinearWriter) -> None:
-    """Write the decoder; the caller saves.
+def write_decoder(
+    graph: Graph,
+    model: Qwen2VLForConditionalGeneration,
+    write: LinearWriter,
+    wrote: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the decoder; the caller saves. What a layer has needed is on the disk before the next is begun.
 
     Inputs: `embeddings` (batch, sequence, width), `positions` (3, batch, sequence) int64, `attention_bias`
     (batch, 1, sequence, past + sequence) float32, `kept` (rows,) int64, places in the flattened batch and
@@ -49,6 +55,7 @@ def write_decoder(graph: Graph, model: Qwen2VLForConditionalGeneration, write: L
         graph: An empty graph.
         model: transformers' model.
         write: Writes each linear layer at its precision.
+        wrote: Called after each layer.
     """
     text, config = model.model.language_model, model.config.text_config
     width = int(config.hidden_size)
@@ -86,10 +93,14 @@ def write_decoder(graph: Graph, model: Qwen2VLForConditionalGeneration, write: L
         hidden = graph.op(
             "Add", hidden, _mlp(graph, read, layer.mlp, write, f"{name}.mlp"), name=f"{name}/add"
         )
+        graph.keep()
+        wrote()
     flat = graph.op("Reshape", hidden, graph.ints([-1, width]), name="flat")
     last = graph.op("Gather", flat, kept, name="last", axis=0)
     last = rms_norm(graph, last, text.norm.weight, text.norm.variance_epsilon, name="norm")
     logits = write(graph, last, model.lm_head, HEAD)
+    graph.keep()
+    wrote()
     logits = cast(graph, logits, FP32, of=graph.dtype, name="logits/wide")
     graph.output(logits, "logits", FP32, ("rows", int(config.vocab_size)))
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from egolive.quantize.onnx.onnx_graph import BF16, FP32, Graph
+from egolive.quantize.weights.stored_layers import StoredLinear
 
-__all__ = ["attend", "cast", "in_dtype", "layer_norm", "linear", "rms_norm", "rotate", "with_bias"]
+__all__ = ["attend", "cast", "in_dtype", "layer_norm", "rms_norm", "rotate", "with_bias"]
 
 
 def cast(graph: Graph, value: str, dtype: int, *, of: int, name: str) -> str:
@@ -20,14 +21,7 @@ def in_dtype(graph: Graph, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.bfloat16 if graph.dtype == BF16 else torch.float32)
 
 
-def linear(graph: Graph, value: str, layer: nn.Linear, *, name: str) -> str:
-    """A linear layer at the graph's own precision."""
-    weight = graph.weight(f"{name}.weight", in_dtype(graph, layer.weight).T)
-    found = graph.op("MatMul", value, weight, name=f"{name}/matmul")
-    return with_bias(graph, found, layer, name=name)
-
-
-def with_bias(graph: Graph, value: str, layer: nn.Linear, *, name: str) -> str:
+def with_bias(graph: Graph, value: str, layer: StoredLinear, *, name: str) -> str:
     """Add the bias of a linear layer, where it has one."""
     if layer.bias is None:
         return value

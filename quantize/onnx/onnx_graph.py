@@ -2,19 +2,30 @@
 
 Types are strict: whoever writes a node sees to it that its inputs are of one type. What the graphs compute is
 in `egolive.quantize.onnx.tower_graph` and `egolive.quantize.onnx.decoder_graph`.
+
+A journal beside the weights tells which of them are on the disk. A graph that is written again where another was
+cut off takes those over: whoever writes a weight asks first whether the graph holds it already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import binascii
+import json
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from egolive.streaming.durable_files import replace_file
 
 __all__ = ["BF16", "FP32", "INT4", "INT64", "OPSET", "UINT8", "Graph", "fix_sizes"]
 
@@ -46,12 +57,20 @@ class Graph:
         self.path = path
         self.dtype = dtype
         self._weights_path = path.with_suffix(".data")
-        self._file = self._weights_path.open("wb")
+        self._journal = path.with_suffix(".journal")
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._domains: set[str] = set()
+        self._kept: dict[str, TensorProto] = {}
+        """Weights that are on the disk, by name."""
+        self._new: list[str] = []
+        """Names of those that the journal does not tell of yet."""
+        size = self._take_over()
+        self._file = self._weights_path.open("r+b" if size else "wb")
+        self._file.truncate(size)
+        self._file.seek(size)
 
     def __enter__(self) -> Graph:
         return self
@@ -101,6 +120,14 @@ class Graph:
         name = f"number_{value!r}_{dtype}"
         return self._add(helper.make_tensor(name, dtype, [], [value]))
 
+    def holds(self, *names: str) -> bool:
+        """Whether weights need not be computed: they are in the graph, or were when it was cut off."""
+        return all(name in self._weights or name in self._kept for name in names)
+
+    def held(self, name: str) -> str:
+        """A weight that the graph holds already, by its name."""
+        return self._add(self._weights.get(name) or self._kept[name])
+
     def weight(self, name: str, tensor: torch.Tensor) -> str:
         """A weight in its own number format."""
         values = tensor.detach().cpu().contiguous()
@@ -114,26 +141,79 @@ class Graph:
 
     def raw(self, name: str, dtype: int, shape: Sequence[int], data: bytes) -> str:
         """A weight as the bytes that ONNX stores for its type."""
+        return self.stream(name, dtype, shape, [data])
+
+    def stream(self, name: str, dtype: int, shape: Sequence[int], parts: Iterable[bytes]) -> str:
+        """A weight as bytes that come one part after the other; none is asked for where it is held already."""
+        if self.holds(name):
+            return self.held(name)
         tensor = TensorProto(name=name, data_type=dtype, dims=shape)
-        if len(data) <= _INLINE:
-            tensor.raw_data = data
+        parts = iter(parts)
+        first = next(parts, b"")
+        second = next(parts, None)
+        self._new.append(name)
+        if second is None and len(first) <= _INLINE:
+            tensor.raw_data = first
             return self._add(tensor)
-        if name in self._weights:
-            return name
         self._file.write(b"\0" * (-self._file.tell() % _ALIGN))
+        start = self._file.tell()
+        self._file.write(first)
+        if second is not None:
+            self._file.write(second)
+        for part in parts:
+            self._file.write(part)
         place = {
             "location": self._weights_path.name,
-            "offset": str(self._file.tell()),
-            "length": str(len(data)),
+            "offset": str(start),
+            "length": str(self._file.tell() - start),
         }
-        self._file.write(data)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)
         return self._add(tensor)
 
+    def keep(self) -> None:
+        """See to it that what has been written so far outlives whatever happens to the process."""
+        if not self._new:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        weights = [base64.b64encode(self._weights[name].SerializeToString()).decode() for name in self._new]
+        self._new = []
+        line = json.dumps({"size": self._file.tell(), "weights": weights}) + "\n"
+        with self._journal.open("a", encoding="ascii") as journal:
+            journal.write(line)
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def place(self, name: str) -> tuple[Path, int] | None:
+        """File and offset of a weight's bytes; None where they stand in the graph itself."""
+        tensor = self._weights[name]
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return None
+        told = {entry.key: entry.value for entry in tensor.external_data}
+        return self._weights_path, int(told["offset"])
+
+    def mapped(
+        self, name: str, dtype: type[np.generic] = np.uint8, shape: tuple[int, ...] | None = None
+    ) -> NDArray[Any]:
+        """A weight's numbers as they are stored, mapped from the file where they stand there.
+
+        Args:
+            name: Of the weight.
+            dtype: As which its bytes are read.
+            shape: Of the result; that of the weight without it.
+        """
+        tensor = self._weights[name]
+        shape = tuple(tensor.dims) if shape is None else shape
+        place = self.place(name)
+        if place is None:
+            return np.frombuffer(tensor.raw_data, dtype=dtype).reshape(shape)
+        self._file.flush()
+        return np.memmap(place[0], dtype=dtype, mode="r", offset=place[1], shape=shape)
+
     def save(self, producer: str) -> None:
-        """Write the graph; its weights must stay beside it.
+        """Write the graph; its weights must stay beside it. The journal stays until the engine is whole.
 
         Args:
             producer: Who made it.
@@ -151,6 +231,32 @@ class Graph:
             self._weights_path.unlink()
         if "com.microsoft" not in self._domains:
             onnx.checker.check_model(self.path, full_check=True)
+
+    def _take_over(self) -> int:
+        """Read what a graph that was cut off has left; returns the bytes of its weights that count."""
+        try:
+            lines = self._journal.read_text(encoding="ascii").splitlines()
+            there = self._weights_path.stat().st_size
+        except OSError:
+            lines, there = [], 0
+        size = 0
+        whole = []
+        for line in lines:
+            try:
+                told = json.loads(line)
+                weights = [TensorProto.FromString(base64.b64decode(text)) for text in told["weights"]]
+                end = int(told["size"])
+            except (ValueError, KeyError, TypeError, binascii.Error, DecodeError):
+                # The last line may have been cut off.
+                break
+            if end > there:
+                break
+            size = end
+            whole.append(line)
+            self._kept |= {weight.name: weight for weight in weights}
+        if whole != lines:
+            replace_file(self._journal, "".join(f"{line}\n" for line in whole).encode("ascii"))
+        return size
 
     def _add(self, tensor: TensorProto) -> str:
         self._weights.setdefault(tensor.name, tensor)

@@ -1,36 +1,34 @@
-"""Whether a written engine computes what torch computes, asked of the files themselves.
+"""Whether a written engine computes what torch computes, asked of the files themselves, layer by layer.
 
-The tower is compared on several slices, the decoder on a prompt read whole, in chunks, and on branches side
-by side. Graphs with weights of few bits are compared twice: with exact activations they have to reproduce the
-torch model that holds the rounded weights; with activations in 8 bits, as they run, the difference is told.
+The tower is compared on several slices, the decoder on a prompt read in two parts and on branches side by side.
+Torch reads the weights that have been written, one matrix at a time; the graph is run one layer at a time: neither
+is ever in memory as a whole. Graphs with weights of few bits are compared twice: with exact activations they have to
+reproduce torch; with activations in 8 bits, as they run, the difference is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto
+from numpy.typing import NDArray
+from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower, embedding_table
+from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower
 from egolive.assistant.backends.onnx.graph_limits import Sizes
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
-from egolive.assistant.backends.onnx.onnx_runtime import OnnxGraph
-from egolive.assistant.model.engine_folder import (
-    DECODE_FILE,
-    DECODER_FILE,
-    EMBEDDINGS_FILE,
-    TOWER_FILE,
-    Shapes,
-)
+from egolive.assistant.backends.onnx.token_table import TokenTable
+from egolive.assistant.backends.torch.torch_engine import TorchTower
+from egolive.assistant.model.engine_folder import DECODE_FILE, DECODER_FILE, TOWER_FILE, Shapes
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.model.prompt_tokens import Layout, SlicePiece, lay_out
 from egolive.assistant.runtime.backend import Decoder, ForwardInput, VisionTower
 from egolive.assistant.schema.engine import Prompt, Vision
 from egolive.assistant.schema.tokenizer import Tokenizer
+from egolive.quantize.onnx.pieces import LayerGraph, runs_otherwise
+from egolive.quantize.onnx.reference import StoredDecoder
 from egolive.streaming.errors import EngineError
 
 __all__ = ["LIMIT", "Probe", "check_decoder", "check_steps", "check_tower"]
@@ -40,7 +38,13 @@ LIMIT = 1e-4
 _SLICES = 3
 _LAST = 16
 """Tokens at the end of the prompt whose logits are compared."""
+_BRANCHES = 3
+_WORDS = "left hand"
+"""What the branches go on with."""
 _CPU = torch.device("cpu")
+
+Stepped = Callable[[], None]
+"""Called after each layer."""
 
 
 class Probe:
@@ -65,42 +69,39 @@ class Probe:
             for piece in self.layout.slices
         ]
 
-    def logits(self, decoder: Decoder, slices: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits of the prompt's end and of what follows, read in every way that a session reads.
+    def logits(
+        self, decoder: Decoder, slices: Sequence[torch.Tensor], *, parts: bool = False
+    ) -> torch.Tensor:
+        """Logits of the prompt's end and of branches that follow it.
 
         Args:
             decoder: Reads.
             slices: Visual tokens; the same for both sides, so that the decoder alone is compared.
+            parts: Read the first third of the prompt in a pass of its own.
         """
         embeddings, places = self._embeddings(decoder, slices), self.layout.positions
-        whole, chunked = decoder.new_cache(), decoder.new_cache()
-        found = decoder.forward([ForwardInput(whole, embeddings, places, keep=_LAST)])
-        middle = len(self.layout) // 3
-        decoder.forward([ForwardInput(chunked, embeddings[:middle], places[:, :middle], keep=0)])
-        found += decoder.forward([ForwardInput(chunked, embeddings[middle:], places[:, middle:], keep=_LAST)])
-        first, second, other = whole.fork(), whole.fork(), chunked.fork()
-        words = self._tokenizer.encode("left hand")
-        start = self.layout.next_position
-        for step in range(2):
-            place = np.full((3, 1), start + step)
-            found += decoder.forward(
-                [
-                    ForwardInput(branch, decoder.embed([words[(step + number) % len(words)]]), place)
-                    for number, branch in enumerate((first, other, second))
-                ]
-            )
-        return torch.cat(found)
+        cache = decoder.new_cache()
+        if parts:
+            middle = len(self.layout) // 3
+            decoder.forward([ForwardInput(cache, embeddings[:middle], places[:, :middle], keep=0)])
+            embeddings, places = embeddings[middle:], places[:, middle:]
+        inputs = [ForwardInput(cache, embeddings, places, keep=_LAST)]
+        words = self._tokenizer.encode(_WORDS)
+        for branch in range(_BRANCHES):
+            said = [words[(branch + number) % len(words)] for number in range(2)]
+            place = np.tile(np.arange(2) + self.layout.next_position, (3, 1))
+            given = decoder.embed(said).to(embeddings.dtype)
+            inputs.append(ForwardInput(cache.fork(), given, place, keep=2))
+        return torch.cat(decoder.forward(inputs))
 
     def stepped(self, decoder: Decoder, slices: Sequence[torch.Tensor], tokens: int) -> torch.Tensor:
-        """Logits of the prompt's end, all of it read on a branch, so many tokens in a step."""
+        """Logits of the prompt's end, of which the last so many tokens are read in one step on a branch."""
         embeddings, places = self._embeddings(decoder, slices), self.layout.positions
-        branch = decoder.new_cache().fork()
-        found = []
-        for start in range(0, len(embeddings), tokens):
-            part = slice(start, start + tokens)
-            found += decoder.forward(
-                [ForwardInput(branch, embeddings[part], places[:, part], keep=len(embeddings[part]))]
-            )
+        cache = decoder.new_cache()
+        before = max(0, len(embeddings) - tokens)
+        decoder.forward([ForwardInput(cache, embeddings[:before], places[:, :before], keep=0)])
+        last = embeddings[before:]
+        found = decoder.forward([ForwardInput(cache.fork(), last, places[:, before:], keep=len(last))])
         return torch.cat(found)[-_LAST:]
 
     def _embeddings(self, decoder: Decoder, slices: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -115,15 +116,43 @@ class Probe:
         return embeddings.to(decoder.embed([0]).dtype)
 
 
-def check_tower(folder: Path, shapes: Shapes, probe: Probe, expected: Sequence[torch.Tensor]) -> float:
-    """Compare the written tower with torch's visual tokens; returns the largest relative difference.
+def check_tower(
+    folder: Path,
+    shapes: Shapes,
+    probe: Probe,
+    model: Qwen2VLForConditionalGeneration,
+    original: Sequence[torch.Tensor],
+    stepped: Stepped = lambda: None,
+) -> tuple[list[torch.Tensor], dict[str, float]]:
+    """Compare the written tower with torch over the written weights.
+
+    Args:
+        folder: Of the engine.
+        shapes: Of the model.
+        probe: What is shown.
+        model: Holds what has been written.
+        original: Visual tokens of the checkpoint's own weights.
+        stepped: Called after each layer.
+
+    Returns:
+        Torch's visual tokens, and the largest relative differences. Where weights have few bits, `tower_loss` is
+        the root mean square by which the tokens, as they run, differ from the original's, over that of these.
 
     Raises:
-        EngineError: It is above `LIMIT`.
+        EngineError: With exact activations a difference is above `LIMIT`.
     """
-    with _widened(folder / TOWER_FILE) as path:
-        found = probe.slices(GraphTower(OnnxGraph(path, _CPU, None), shapes, _CPU))
-    return _compare("tower", torch.cat(list(found)), torch.cat(list(expected)), LIMIT)
+    expected = probe.slices(TorchTower(model))
+
+    def visual(*, exact: bool) -> torch.Tensor:
+        graph = LayerGraph(folder / TOWER_FILE, exact=exact, stepped=stepped)
+        return torch.cat(list(probe.slices(GraphTower(graph, shapes, _CPU))))
+
+    found = {"tower": _compare("tower", visual(exact=True), torch.cat(expected), LIMIT)}
+    if runs_otherwise(folder / TOWER_FILE):
+        runs, first = visual(exact=False), torch.cat(list(original))
+        found["tower_as_it_runs"] = _compare("tower", runs, torch.cat(expected), float("inf"))
+        found["tower_loss"] = float((runs - first).square().mean().sqrt() / first.square().mean().sqrt())
+    return expected, found
 
 
 def check_decoder(
@@ -131,24 +160,51 @@ def check_decoder(
     shapes: Shapes,
     probe: Probe,
     slices: Sequence[torch.Tensor],
-    expected: torch.Tensor,
-    limit: float = LIMIT,
-) -> dict[str, float]:
-    """Compare the written decoder with torch's logits; returns the largest relative differences.
+    table: TokenTable,
+    reference: StoredDecoder,
+    stepped: Stepped = lambda: None,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Compare the written decoder with torch over the written weights, each layer and the logits.
+
+    Args:
+        folder: Of the engine.
+        shapes: Of the model.
+        probe: What is read.
+        slices: Visual tokens.
+        table: Embeddings of the engine.
+        reference: Holds what has been written.
+        stepped: Called after each layer.
+
+    Returns:
+        Torch's logits, and the largest relative differences.
 
     Raises:
-        EngineError: With exact activations it is above `limit`.
+        EngineError: With exact activations a difference is above `LIMIT`; it names the first such layer.
     """
-    table = embedding_table(folder / EMBEDDINGS_FILE)
-    with _widened(folder / DECODER_FILE) as path:
-        decoder = GraphDecoder(OnnxGraph(path, _CPU, None, exact=True), table, shapes, _CPU)
-        found = {"decoder": _compare("decoder", probe.logits(decoder, slices), expected, limit)}
-        del decoder
-    if _runs_otherwise(folder / DECODER_FILE):
-        decoder = GraphDecoder(OnnxGraph(folder / DECODER_FILE, _CPU, None), table, shapes, _CPU)
-        logits = probe.logits(decoder, slices)
-        found["decoder_as_it_runs"] = _compare("decoder", logits, expected, float("inf"))
-    return found
+    expected = probe.logits(reference, slices)
+    layers = reference.layer_outputs
+    path = folder / DECODER_FILE
+    outputs: dict[int, list[NDArray[np.float32]]] = {}
+
+    def observe(number: int, output: NDArray[np.float32]) -> None:
+        outputs.setdefault(number, []).append(output[0])
+
+    def logits(*, exact: bool) -> torch.Tensor:
+        graph = LayerGraph(path, exact=exact, observer=observe if exact else None, stepped=stepped)
+        return probe.logits(GraphDecoder(graph, table, shapes, _CPU), slices, parts=True)
+
+    found = {}
+    exact = logits(exact=True)
+    worst = 0.0
+    for number, output in enumerate(layers):
+        made = torch.from_numpy(np.concatenate(outputs[number]))
+        worst = max(worst, _compare(f"decoder's layer {number}", made, output, LIMIT))
+    found["layers"] = worst
+    found["decoder"] = _compare("decoder", exact, expected, LIMIT)
+    if runs_otherwise(path):
+        runs = logits(exact=False)
+        found["decoder_as_it_runs"] = _compare("decoder", runs, expected, float("inf"))
+    return expected, found
 
 
 def check_steps(
@@ -157,21 +213,21 @@ def check_steps(
     sizes: Sizes,
     probe: Probe,
     slices: Sequence[torch.Tensor],
+    table: TokenTable,
     expected: torch.Tensor,
-    limit: float = LIMIT,
+    stepped: Stepped = lambda: None,
 ) -> float:
     """Compare the decoder of fixed sizes with torch's logits; returns the largest relative difference.
 
     Raises:
-        EngineError: With exact activations it is above `limit`.
+        EngineError: With exact activations it is above `LIMIT`.
     """
-    with _widened(folder / DECODE_FILE) as path:
-        graph = OnnxGraph(path, _CPU, None, exact=True)
-        steps = GraphSteps(graph, shapes, sizes, _CPU)
-        table = embedding_table(folder / EMBEDDINGS_FILE)
-        decoder = GraphDecoder(graph, table, shapes, _CPU, steps=steps)
-        found = probe.stepped(decoder, slices, sizes.step)
-    return _compare("decoder for decode steps", found, expected[:_LAST], limit)
+    graph = LayerGraph(folder / DECODER_FILE, exact=True, stepped=stepped)
+    fixed = LayerGraph(folder / DECODE_FILE, exact=True, stepped=stepped)
+    steps = GraphSteps(fixed, shapes, sizes, _CPU)
+    decoder = GraphDecoder(graph, table, shapes, _CPU, steps=steps)
+    found = probe.stepped(decoder, slices, sizes.step)
+    return _compare("decoder for decode steps", found, expected[:_LAST][-len(found) :], LIMIT)
 
 
 def _compare(what: str, found: torch.Tensor, expected: torch.Tensor, limit: float) -> float:
@@ -183,52 +239,3 @@ def _compare(what: str, found: torch.Tensor, expected: torch.Tensor, limit: floa
             "`egolive doctor`"
         )
     return difference
-
-
-class _widened:  # noqa: N801 (used as a function)
-    """A graph beside the written one that computes the same weights in fp32 with exact activations.
-
-    The CPU has no bf16 products, and activations in 8 bits would hide small mistakes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._copy = path.with_suffix(".check.onnx")
-
-    def __enter__(self) -> Path:
-        model = onnx.load(self._path, load_external_data=False)
-        for node in model.graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "accuracy_level":
-                    attribute.i = 0
-                if node.op_type == "Cast" and attribute.i == TensorProto.BFLOAT16:
-                    attribute.i = TensorProto.FLOAT
-        _widen_weights(model.graph)
-        for value in (*model.graph.input, *model.graph.output):
-            if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT
-        onnx.save(model, self._copy)
-        return self._copy
-
-    def __exit__(self, *_: object) -> None:
-        self._copy.unlink(missing_ok=True)
-
-
-def _widen_weights(graph: onnx.GraphProto) -> None:
-    """Put a Cast to fp32 behind every bf16 weight."""
-    casts = []
-    for weight in graph.initializer:
-        if weight.data_type == TensorProto.BFLOAT16:
-            name, weight.name = weight.name, f"{weight.name}/bf16"
-            to = TensorProto.FLOAT
-            casts.append(onnx.helper.make_node("Cast", [weight.name], [name], name=f"{name}/wide", to=to))
-    for number, node in enumerate(casts):
-        graph.node.insert(number, node)
-
-
-def _runs_otherwise(path: Path) -> bool:
-    """Whether this CPU runs the graph with activations in 8 bits; one in bf16 it cannot run at all."""
-    graph = onnx.load(path, load_external_data=False).graph
-    if any(weight.data_type == TensorProto.BFLOAT16 for weight in graph.initializer):
-        return False
-    return any(node.op_type in ("MatMulNBits", "DequantizeLinear") for node in graph.node)

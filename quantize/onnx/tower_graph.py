@@ -5,13 +5,16 @@ One slice attends to itself alone, so there is no mask, and the positions of its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-from egolive.quantize.onnx.layers import attend, cast, in_dtype, layer_norm, linear, rotate
+from egolive.quantize.onnx.decoder_graph import LinearWriter
+from egolive.quantize.onnx.layers import attend, cast, in_dtype, layer_norm, rotate, with_bias
 from egolive.quantize.onnx.onnx_graph import FP32, Graph
+from egolive.quantize.weights.stored_layers import StoredLinear
 
 __all__ = ["write_tower"]
 
@@ -19,8 +22,15 @@ _MERGED = 4
 """Patches in a visual token."""
 
 
-def write_tower(graph: Graph, visual: Qwen2VisionTransformerPretrainedModel, rows: int, columns: int) -> None:
-    """Write the tower; the caller saves.
+def write_tower(
+    graph: Graph,
+    visual: Qwen2VisionTransformerPretrainedModel,
+    rows: int,
+    columns: int,
+    write: LinearWriter,
+    wrote: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the tower; the caller saves. What a block has needed is on the disk before the next is begun.
 
     Input `patches` (n, 1176) float32, output `visual_tokens` (n / 4, width) in the graph's number format.
 
@@ -29,7 +39,13 @@ def write_tower(graph: Graph, visual: Qwen2VisionTransformerPretrainedModel, row
         visual: transformers' tower.
         rows: Of patches.
         columns: Of patches.
+        write: Writes each linear layer at its precision.
+        wrote: Called after each block.
     """
+
+    def linear(value: str, layer: StoredLinear, *, name: str) -> str:
+        return with_bias(graph, write(graph, value, layer, name), layer, name=name)
+
     count, config = rows * columns, visual.config
     patch = int(visual.patch_embed.proj.weight[0].numel())
     pixels = graph.input("patches", FP32, (count, patch))
@@ -42,25 +58,37 @@ def write_tower(graph: Graph, visual: Qwen2VisionTransformerPretrainedModel, row
     for number, block in enumerate(visual.blocks):
         name = f"blocks.{number}"
         read = layer_norm(graph, hidden, block.norm1, name=f"{name}.norm1")
-        found = _attention(graph, read, block.attn, cos, sin, count, name=f"{name}.attn")
+        found = _attention(graph, linear, read, block.attn, cos, sin, count, name=f"{name}.attn")
         hidden = graph.op("Add", hidden, found, name=f"{name}.attn/add")
         read = layer_norm(graph, hidden, block.norm2, name=f"{name}.norm2")
-        wide = linear(graph, read, block.mlp.fc1, name=f"{name}.mlp.fc1")
+        wide = linear(read, block.mlp.fc1, name=f"{name}.mlp.fc1")
         wide = _activation(graph, wide, config.hidden_act, name=f"{name}.mlp.act")
-        found = linear(graph, wide, block.mlp.fc2, name=f"{name}.mlp.fc2")
+        found = linear(wide, block.mlp.fc2, name=f"{name}.mlp.fc2")
         hidden = graph.op("Add", hidden, found, name=f"{name}.mlp/add")
+        graph.keep()
+        wrote()
     hidden = layer_norm(graph, hidden, visual.merger.ln_q, name="merger.ln_q")
     shape = graph.ints([count // _MERGED, _MERGED * config.embed_dim])
     merged = graph.op("Reshape", hidden, shape, name="merger/tokens")
-    merged = linear(graph, merged, visual.merger.mlp[0], name="merger.mlp.0")
+    merged = linear(merged, visual.merger.mlp[0], name="merger.mlp.0")
     merged = graph.op("Gelu", merged, name="merger.act")
-    merged = linear(graph, merged, visual.merger.mlp[2], name="merger.mlp.2")
+    merged = linear(merged, visual.merger.mlp[2], name="merger.mlp.2")
     graph.output(merged, "visual_tokens", graph.dtype, (count // _MERGED, config.hidden_size))
 
 
-def _attention(graph: Graph, hidden: str, layer: Any, cos: str, sin: str, count: int, *, name: str) -> str:
+def _attention(
+    graph: Graph,
+    linear: Callable[..., str],
+    hidden: str,
+    layer: Any,
+    cos: str,
+    sin: str,
+    count: int,
+    *,
+    name: str,
+) -> str:
     heads, width = layer.num_heads, layer.head_dim
-    mixed = linear(graph, hidden, layer.qkv, name=f"{name}.qkv")
+    mixed = linear(hidden, layer.qkv, name=f"{name}.qkv")
     parts = graph.split(mixed, [2 * heads * width, heads * width], name=f"{name}/parts")
     shape = graph.ints([count, 2 * heads, width])
     turning = graph.op("Reshape", parts[0], shape, name=f"{name}/turning")
@@ -78,7 +106,7 @@ def _attention(graph: Graph, hidden: str, layer: Any, cos: str, sin: str, count:
     found = attend(graph, query, key, value, None, float(layer.scaling), name=name)
     found = graph.op("Transpose", found, name=f"{name}/tokens", perm=[1, 0, 2])
     found = graph.op("Reshape", found, graph.ints([count, heads * width]), name=f"{name}/joined")
-    return linear(graph, found, layer.proj, name=f"{name}.proj")
+    return linear(found, layer.proj, name=f"{name}.proj")
 
 
 def _activation(graph: Graph, value: str, kind: str, *, name: str) -> str:

@@ -1,123 +1,139 @@
-"""Linear layers at fewer bits: block-wise int4 and int8 by ONNX Runtime's own quantiser, for its MatMulNBits.
+"""Writes linear layers: at full precision, or in blocks of 4 or 8 bits for ONNX Runtime's MatMulNBits.
 
-Each writer also puts what is left of a weight back into torch's layer, so that the torch model is afterwards
-the very thing that the graph has to reproduce.
+A layer's weight is read, rounded and written a part at a time. What has been written takes the place of the layer's
+weight, mapped from the file, so that the model afterwards computes what the graph has to reproduce. What the graph
+holds already, from a run that was cut off, is not computed again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
-from torch import nn
 
 from egolive.quantize.onnx.decoder_graph import HEAD, LinearWriter
 from egolive.quantize.onnx.layers import in_dtype
-from egolive.quantize.onnx.onnx_graph import Graph
+from egolive.quantize.onnx.onnx_graph import BF16, FP32, UINT8, Graph
+from egolive.quantize.weights.forms import Blocks, chunks_of_rows
+from egolive.quantize.weights.published import PublishedWeight
+from egolive.quantize.weights.rounding import round_to_int4, round_to_int8
+from egolive.quantize.weights.stored_layers import StoredLinear
 
-__all__ = ["Blocks", "block_writer", "plain_writer", "quantise"]
+__all__ = ["block_writer", "dense_writer", "written_scales"]
 
 _ACCURACY = 4
 """Of MatMulNBits: activations in 8 bits with a scale for each block. It is what makes prompts fast, and
 unlike dynamic quantisation the result does not depend on what else is read in the same pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """A weight (K, N) in blocks of one column."""
+def dense_writer() -> LinearWriter:
+    """Weights at the graph's own precision.
 
-    packed: NDArray[np.uint8]
-    """(N, blocks, bytes of a block)."""
-    scales: NDArray[np.float32]
-    """(N, blocks)."""
-    zeros: NDArray[np.uint8] | None
-    """(N, bytes of all blocks' zero points); None where zero is in the middle."""
-    bits: int
-    block: int
-    rows: int
+    The last layer is written as torch has it, a row a token, so that it can be the table of embeddings too.
+    """
 
-    def values(self) -> NDArray[np.float32]:
-        """What is left of the weight, (K, N)."""
-        columns, blocks, _ = self.packed.shape
-        numbers = _unpack(self.packed, self.bits).astype(np.float32)
-        if self.zeros is None:
-            numbers -= 2 ** (self.bits - 1)
+    def write(graph: Graph, value: str, layer: StoredLinear, name: str) -> str:
+        weight = f"{name}.weight"
+        if name == HEAD:
+            shape = (layer.out_features, layer.in_features)
+            graph.stream(weight, graph.dtype, shape, _rows(graph, layer))
+            return graph.op("Gemm", value, weight, name=f"{name}/matmul", transB=1)
+        if graph.holds(weight):
+            graph.held(weight)
         else:
-            numbers -= _unpack(self.zeros, self.bits)[:, :blocks, None]
-        numbers *= self.scales[..., None]
-        return np.ascontiguousarray(numbers.reshape(columns, -1)[:, : self.rows].T)
-
-
-def quantise(weight: NDArray[np.float32], bits: int, block: int) -> Blocks:
-    """Round a weight (K, N) to 4 or 8 bits, block by block along K, by ONNX Runtime's own kernel."""
-    rows, columns = weight.shape
-    padded = np.ascontiguousarray(np.pad(weight, ((0, -rows % block), (0, 0))), dtype=np.float32)
-    blocks = len(padded) // block
-    packed = np.zeros((columns, blocks, block * bits // 8), dtype=np.uint8)
-    scales = np.zeros((columns, blocks), dtype=np.float32)
-    zeros = np.zeros((columns, -(-blocks * bits // 8)), dtype=np.uint8)
-    # With 8 bits a zero point gains nothing, with 4 it does.
-    symmetric = bits == 8
-    kernel = quantize_matmul_8bits if bits == 8 else quantize_matmul_4bits
-    kernel(packed, padded, scales, zeros, block, columns, rows, symmetric)
-    return Blocks(packed, scales, None if symmetric else zeros, bits, block, rows)
-
-
-def plain_writer() -> LinearWriter:
-    """Weights at the graph's own precision."""
-
-    def write(graph: Graph, value: str, layer: nn.Linear, name: str) -> str:
-        weight = graph.weight(f"{name}.weight", in_dtype(graph, layer.weight).T)
+            graph.weight(weight, in_dtype(graph, layer.stored.values()).T)
         return graph.op("MatMul", value, weight, name=f"{name}/matmul")
 
     return write
 
 
-def block_writer(bits: int, block: int, head_bits: int) -> LinearWriter:
-    """Weights in blocks of 4 or 8 bits.
+def _rows(graph: Graph, layer: StoredLinear) -> Iterator[bytes]:
+    for start, stop in chunks_of_rows(layer.stored):
+        part = in_dtype(graph, layer.stored.values(start, stop)).contiguous()
+        yield part.view(torch.uint8).numpy().tobytes()
+
+
+def block_writer(bits: int, block: int, head_bits: int, head_block: int = 32) -> LinearWriter:
+    """Weights in blocks of 4 or 8 bits; layers that are in 4 bits already keep their numbers.
 
     Args:
-        bits: Of all layers but the last.
+        bits: Of all layers but the last; 32 leaves them as they are.
         block: Numbers that share a scale.
         head_bits: Of the last layer; 32 leaves it as it is.
+        head_block: Numbers of the last layer that share a scale.
     """
-    plain = plain_writer()
+    dense = dense_writer()
 
-    def write(graph: Graph, value: str, layer: nn.Linear, name: str) -> str:
-        wanted = head_bits if name == HEAD else bits
+    def write(graph: Graph, value: str, layer: StoredLinear, name: str) -> str:
+        last = name == HEAD
+        wanted = head_bits if last else bits
         if wanted == 32:
-            return plain(graph, value, layer, name)
-        blocks = quantise(layer.weight.detach().float().T.numpy(), wanted, block)
-        scales = in_dtype(graph, torch.from_numpy(blocks.scales))
-        blocks = replace(blocks, scales=scales.float().numpy())
-        inputs = [value, graph.array(f"{name}.packed", blocks.packed)]
-        inputs.append(graph.weight(f"{name}.scales", scales))
-        if blocks.zeros is not None:
-            inputs.append(graph.array(f"{name}.zeros", blocks.zeros))
-        found = graph.op(
-            "MatMulNBits",
-            *inputs,
-            name=f"{name}/matmul",
-            domain="com.microsoft",
-            K=layer.in_features,
-            N=layer.out_features,
-            bits=wanted,
-            block_size=block,
-            accuracy_level=_ACCURACY,
-        )
-        # A new parameter: the last layer may share its old one with the embeddings, which keep theirs.
-        layer.weight = nn.Parameter(torch.from_numpy(blocks.values()).T.contiguous(), requires_grad=False)
-        return found
+            return dense(graph, value, layer, name)
+        return _write_blocks(graph, value, layer, name, wanted, head_block if last else block)
 
     return write
 
 
-def _unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Numbers of the last axis, the first one in the low half of its byte."""
-    if bits == 8:
-        return packed
-    halves = np.stack([packed & 15, packed >> 4], axis=-1)
-    return halves.reshape(*packed.shape[:-1], -1)
+def _write_blocks(graph: Graph, value: str, layer: StoredLinear, name: str, bits: int, block: int) -> str:
+    packed, scales, zeros = f"{name}.packed", f"{name}.scales", f"{name}.zeros"
+    stored = layer.stored
+    published = stored.load() if isinstance(stored, PublishedWeight) else None
+    if published is not None:
+        block = published.block
+    rows, columns = layer.out_features, layer.in_features
+    asymmetric = published is not None and published.zeros is not None
+    names = [packed, scales, zeros] if asymmetric else [packed, scales]
+    if graph.holds(*names):
+        for held in names:
+            graph.held(held)
+    else:
+        found: list[Blocks] = []
+
+        def parts() -> Iterator[bytes]:
+            for start, stop in chunks_of_rows(stored):
+                if published is None:
+                    rounding = round_to_int4 if bits == 4 else round_to_int8
+                    made = rounding(stored.values(start, stop), block)
+                else:
+                    made = published.part(start, stop)
+                yield made.packed.tobytes()
+                # Of the large part nothing is kept.
+                found.append(made.without_numbers())
+
+        shape = (rows, -(-columns // block), block * bits // 8)
+        graph.stream(packed, UINT8, shape, parts())
+        steps = np.concatenate([part.scales for part in found])
+        graph.weight(scales, in_dtype(graph, torch.from_numpy(steps)))
+        if asymmetric:
+            graph.array(zeros, np.concatenate([part.zeros for part in found if part.zeros is not None]))
+    layer.stored = Blocks(
+        graph.mapped(packed).astype(np.uint8, copy=False),
+        written_scales(graph, scales),
+        graph.mapped(zeros).astype(np.uint8, copy=False) if asymmetric else None,
+        bits,
+        block,
+        columns,
+    )
+    return graph.op(
+        "MatMulNBits",
+        value,
+        *names,
+        name=f"{name}/matmul",
+        domain="com.microsoft",
+        K=columns,
+        N=rows,
+        bits=bits,
+        block_size=block,
+        accuracy_level=_ACCURACY,
+    )
+
+
+def written_scales(graph: Graph, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Scales as a graph holds them, in fp32."""
+    if graph.dtype == FP32:
+        return graph.mapped(name, np.float32).astype(np.float32, copy=False)
+    assert graph.dtype == BF16
+    # numpy has no bf16: it is the upper half of fp32.
+    halves = graph.mapped(name, np.uint16).astype(np.uint32)
+    return (halves << 16).view(np.float32)

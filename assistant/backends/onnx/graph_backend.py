@@ -8,16 +8,15 @@ by `egolive.assistant.backends.onnx.onnx_runtime` or `egolive.assistant.backends
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from egolive.assistant.backends.onnx.graph_limits import Sizes, passes
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
 from egolive.assistant.backends.onnx.graph_types import LoadedGraph
+from egolive.assistant.backends.onnx.token_table import TokenTable
 from egolive.assistant.backends.torch.batch_plan import CacheSegment, plan_batch
 from egolive.assistant.backends.torch.device_errors import as_engine_errors
 from egolive.assistant.backends.torch.kv_cache import TorchKVCache
@@ -25,7 +24,7 @@ from egolive.assistant.model.engine_folder import Shapes
 from egolive.assistant.runtime.backend import ForwardInput
 from egolive.streaming.errors import EngineError
 
-__all__ = ["GraphDecoder", "GraphTower", "embedding_table"]
+__all__ = ["GraphDecoder", "GraphTower"]
 
 _PATCH = 14
 
@@ -64,7 +63,7 @@ class GraphDecoder:
     def __init__(
         self,
         graph: LoadedGraph,
-        table: torch.Tensor,
+        table: TokenTable,
         shapes: Shapes,
         device: torch.device,
         *,
@@ -75,7 +74,7 @@ class GraphDecoder:
 
         Args:
             graph: On its device.
-            table: (vocabulary, width) token embeddings, on the host; may be mapped from a file.
+            table: Token embeddings.
             shapes: Of the model.
             device: Where the graph runs.
             sizes: Limits of one pass; None where there are none.
@@ -93,7 +92,7 @@ class GraphDecoder:
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:
         """(n, width) embeddings of token ids."""
-        return self._table[torch.tensor(tokens, dtype=torch.long)].to(self._device, self._dtype)
+        return self._table.rows(tokens).to(self._device, self._dtype)
 
     def new_cache(self) -> TorchKVCache:
         """An empty KV cache."""
@@ -201,10 +200,3 @@ class GraphDecoder:
         bias = torch.zeros(seen.shape)
         bias.masked_fill_(torch.from_numpy(~seen), -torch.inf)
         return bias[None, None].to(self._device)
-
-
-def embedding_table(path: Path) -> torch.Tensor:
-    """Token embeddings, (vocabulary, width), read from disk as rows of them are asked for."""
-    with safe_open(path, framework="pt") as file:
-        table: torch.Tensor = file.get_tensor("embeddings")
-    return table

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower, embedding_table
+from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower
 from egolive.assistant.backends.onnx.graph_engine import graph_engine
 from egolive.assistant.backends.onnx.graph_limits import Sizes, sizes_of
 from egolive.assistant.backends.onnx.onnx_runtime import OnnxGraph, tensorrt_cache, tensorrt_settings
+from egolive.assistant.backends.onnx.token_table import token_table
 from egolive.assistant.model.engine_folder import (
     DECODER_FILE,
-    EMBEDDINGS_FILE,
     TOWER_FILE,
     EngineCard,
     files_folder,
@@ -64,7 +64,7 @@ def load_onnx_engine(
     tower = GraphTower(OnnxGraph(graph, device, threads, tensorrt=towers), shapes, device)
     decoder = GraphDecoder(
         OnnxGraph(decoder_graph, device, threads, tensorrt=decoders),
-        embedding_table(listed_file(folder, card, EMBEDDINGS_FILE)),
+        token_table(folder, card),
         shapes,
         device,
         sizes=sizes,

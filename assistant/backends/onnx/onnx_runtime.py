@@ -6,7 +6,7 @@ Inputs and outputs are bound by name to the memory of torch tensors; nothing is 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,14 @@ from egolive.assistant.backends.onnx.graph_types import Bound
 from egolive.assistant.model.engine_folder import DECODER_FILE, EngineCard
 from egolive.streaming.errors import EngineError, one_line
 
-__all__ = ["OnnxGraph", "default_device", "open_session", "tensorrt_cache", "tensorrt_settings"]
+__all__ = [
+    "OnnxGraph",
+    "bind_tensors",
+    "default_device",
+    "open_session",
+    "tensorrt_cache",
+    "tensorrt_settings",
+]
 
 _BFLOAT16 = 16
 """ONNX's number for bfloat16, which numpy has no type for."""
@@ -147,12 +154,22 @@ def tensorrt_settings(cache: Path, ranges: Ranges, *, bf16: bool) -> dict[str, s
     return settings
 
 
+def bind_tensors(bind: Callable[..., None], tensors: Bound) -> None:
+    """Bind inputs or outputs of a run to the memory of torch tensors.
+
+    Args:
+        bind: `bind_input` or `bind_output` of a session's binding.
+        tensors: By name, each with the shape that the graph sees; must outlive the run.
+    """
+    for name, (tensor, shape) in tensors.items():
+        place = tensor.device
+        bind(name, place.type, place.index or 0, _TYPES[tensor.dtype], shape, tensor.data_ptr())
+
+
 def _run(session: onnxruntime.InferenceSession, inputs: Bound, outputs: Bound, doing: str) -> None:
     binding = session.io_binding()
-    for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-        for name, (tensor, shape) in tensors.items():
-            place = tensor.device
-            bind(name, place.type, place.index or 0, _TYPES[tensor.dtype], shape, tensor.data_ptr())
+    bind_tensors(binding.bind_input, inputs)
+    bind_tensors(binding.bind_output, outputs)
     try:
         # torch and onnxruntime each have a queue of their own on a GPU.
         if any(tensor.is_cuda for tensor, _ in inputs.values()):

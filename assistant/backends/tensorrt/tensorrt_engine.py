@@ -6,17 +6,18 @@ from pathlib import Path
 
 import torch
 
-from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower, embedding_table
+from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower
 from egolive.assistant.backends.onnx.graph_engine import graph_engine
 from egolive.assistant.backends.onnx.graph_limits import sizes_of
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
+from egolive.assistant.backends.onnx.token_table import token_table
 from egolive.assistant.backends.tensorrt.tensorrt_runtime import (
     TensorRtGraph,
     gpu_fingerprint,
     tensorrt_module,
 )
 from egolive.assistant.backends.torch.cuda_graphs import cuda_capture
-from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, EngineCard, files_folder, listed_file
+from egolive.assistant.model.engine_folder import EngineCard, files_folder, listed_file
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.streaming.errors import EngineError, one_line
 
@@ -67,7 +68,7 @@ def load_tensorrt_engine(
         steps = GraphSteps(fixed, shapes, sizes, device, cuda_capture(device))
     decoder = GraphDecoder(
         TensorRtGraph(trt, listed_file(folder, card, DECODER_ENGINE), device),
-        embedding_table(listed_file(folder, card, EMBEDDINGS_FILE)),
+        token_table(folder, card),
         shapes,
         device,
         sizes=sizes,

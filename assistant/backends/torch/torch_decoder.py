@@ -10,6 +10,7 @@ transformers' Qwen2-VL. On a GPU, passes of a few tokens are run by
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,8 +51,7 @@ class TorchDecoder:
         self.text_model = model.model.language_model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        # bf16 logits have 8 bits: neighbours tie. The copy costs memory once; fp32 weights are not copied.
-        self.head: torch.Tensor = model.lm_head.weight.detach().float()
+        self.head = self._head(model)
         config = model.config.text_config
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
@@ -67,6 +67,10 @@ class TorchDecoder:
                 capture=capture,
                 columns=COLUMNS,
             )
+
+    def _head(self, model: Qwen2VLForConditionalGeneration) -> torch.Tensor:
+        # bf16 logits have 8 bits: neighbours tie. The copy costs memory once; fp32 weights are not copied.
+        return model.lm_head.weight.detach().float()
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:
         """(n, width) embeddings of token ids."""
@@ -122,25 +126,35 @@ class TorchDecoder:
     def _layers(
         self, hidden: torch.Tensor, positions: torch.Tensor, attentions: Sequence[Attention]
     ) -> torch.Tensor:
-        count = len(hidden)
         turns = self.text_model.rotary_emb(hidden, positions[:, None])
         cos, sin = (part.transpose(0, 1) for part in turns)
         # Rotary embedding pairs the two halves of a head: a sign on the sine replaces a negation.
         half = self._head_width // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
         for number, layer in enumerate(self.text_model.layers):
-            attention = layer.self_attn
-            read = layer.input_layernorm(hidden)
-            query = _rotate(apply(attention.q_proj, read).view(count, self._heads, -1), cos, sin)
-            key = _rotate(attention.k_proj(read).view(count, self._kv_heads, -1), cos, sin)
-            value = attention.v_proj(read).view(count, self._kv_heads, -1)
-            found = [one.attend(number, query, key, value) for one in attentions]
-            joined = found[0] if len(found) == 1 else torch.cat(found)
-            hidden = hidden + apply(attention.o_proj, joined)
-            read, mlp = layer.post_attention_layernorm(hidden), layer.mlp
-            opened = mlp.act_fn(apply(mlp.gate_proj, read)) * apply(mlp.up_proj, read)
-            hidden = hidden + apply(mlp.down_proj, opened)
+            hidden = self._layer(number, layer, hidden, cos, sin, attentions)
         return hidden
+
+    def _layer(
+        self,
+        number: int,
+        layer: Any,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attentions: Sequence[Attention],
+    ) -> torch.Tensor:
+        count, attention = len(hidden), layer.self_attn
+        read = layer.input_layernorm(hidden)
+        query = _rotate(apply(attention.q_proj, read).view(count, self._heads, -1), cos, sin)
+        key = _rotate(attention.k_proj(read).view(count, self._kv_heads, -1), cos, sin)
+        value = attention.v_proj(read).view(count, self._kv_heads, -1)
+        found = [one.attend(number, query, key, value) for one in attentions]
+        joined = found[0] if len(found) == 1 else torch.cat(found)
+        hidden = hidden + apply(attention.o_proj, joined)
+        read, mlp = layer.post_attention_layernorm(hidden), layer.mlp
+        opened = mlp.act_fn(apply(mlp.gate_proj, read)) * apply(mlp.up_proj, read)
+        return hidden + apply(mlp.down_proj, opened)
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from quantizing import SIZE, logits_of_many_passes
 
-from egolive.assistant.backends.onnx.graph_backend import embedding_table
+from egolive.assistant.backends.onnx.token_table import token_table
 from egolive.assistant.generation.audit import Audit
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.assistant import Assistant
@@ -94,7 +94,7 @@ def test_pictures_of_another_size_are_refused_in_one_line(fp32_folder: Path) -> 
 
 
 def test_embeddings_are_read_from_the_file_as_they_are_needed(fp32_folder: Path) -> None:
-    table = embedding_table(fp32_folder / EMBEDDINGS_FILE)
+    table = token_table(fp32_folder, read_engine_card(fp32_folder))
     mapped = Path("/proc/self/maps")
     if mapped.exists():
         assert EMBEDDINGS_FILE in mapped.read_text()

@@ -17,9 +17,10 @@ import torch
 from quantizing import logits_of_many_passes
 from tensorrt_graphs import CLOSE, CPU, SIZES, decoder_of
 
-from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower, embedding_table
+from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
 from egolive.assistant.backends.onnx.onnx_runtime import OnnxGraph
+from egolive.assistant.backends.onnx.token_table import token_table
 from egolive.assistant.backends.tensorrt.tensorrt_engine import DECODE_ENGINE, DECODER_ENGINE, TOWER_ENGINE
 from egolive.assistant.backends.tensorrt.tensorrt_runtime import TensorRtGraph
 from egolive.assistant.cli.main import call
@@ -27,7 +28,6 @@ from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.engine_folder import (
     DECODE_FILE,
     DECODER_FILE,
-    EMBEDDINGS_FILE,
     TOWER_FILE,
     read_engine_card,
 )
@@ -116,7 +116,7 @@ def test_the_runtime_reads_and_writes_torchs_memory_at_the_addresses_it_binds(
 ) -> None:
     """The fake computes with ONNX Runtime on the addresses alone: a wrong one would give other numbers."""
     build_engines(copied, device=CPU)
-    shapes, table = read_engine_card(copied).shapes, embedding_table(copied / EMBEDDINGS_FILE)
+    shapes, table = read_engine_card(copied).shapes, token_table(copied, read_engine_card(copied))
     expected = logits_of_many_passes(decoder_of(copied, steps=False, limited=False))
     steps = GraphSteps(TensorRtGraph(trt, copied / DECODE_ENGINE, CPU), shapes, SIZES, CPU)
     graph = TensorRtGraph(trt, copied / DECODER_ENGINE, CPU)
@@ -139,7 +139,7 @@ def test_shapes_outside_of_all_ranges_are_told_in_one_line(trt: ModuleType, copi
     build_engines(copied, device=CPU)
     card = read_engine_card(copied)
     graph = TensorRtGraph(trt, copied / DECODER_ENGINE, CPU)
-    table = embedding_table(copied / EMBEDDINGS_FILE)
+    table = token_table(copied, read_engine_card(copied))
     decoder = GraphDecoder(graph, table, card.shapes, CPU, sizes=replace(SIZES, tokens=30))
     with pytest.raises(EngineError, match=r"was built for other shapes than .*embeddings") as caught:
         decoder.forward(

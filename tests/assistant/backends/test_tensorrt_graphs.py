@@ -15,17 +15,17 @@ from quantizing import logits_of_many_passes
 from streams import STREAM, ask
 from tensorrt_graphs import CLOSE, CPU, SIZES, decoder_of
 
-from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower, embedding_table
+from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower
 from egolive.assistant.backends.onnx.graph_engine import graph_engine
 from egolive.assistant.backends.onnx.graph_limits import Sizes
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
 from egolive.assistant.backends.onnx.graph_types import Bound
 from egolive.assistant.backends.onnx.onnx_runtime import OnnxGraph, tensorrt_settings
+from egolive.assistant.backends.onnx.token_table import token_table
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.model.engine_folder import (
     DECODE_FILE,
     DECODER_FILE,
-    EMBEDDINGS_FILE,
     TOWER_FILE,
     read_engine_card,
 )
@@ -200,7 +200,10 @@ class Recorder:
 
 def test_all_addresses_are_aligned_as_tensorrt_demands(nano_graphs: Path) -> None:
     """`setTensorAddress`: at least 256 bytes; what torch allocates on a GPU begins at a multiple of 512."""
-    shapes, table = read_engine_card(nano_graphs).shapes, embedding_table(nano_graphs / EMBEDDINGS_FILE)
+    shapes, table = (
+        read_engine_card(nano_graphs).shapes,
+        token_table(nano_graphs, read_engine_card(nano_graphs)),
+    )
     recorder = Recorder(OnnxGraph(nano_graphs / DECODER_FILE, CPU, 1))
     steps = GraphSteps(recorder, shapes, SIZES, CPU)
     logits_of_many_passes(GraphDecoder(recorder, table, shapes, CPU, sizes=SIZES, steps=steps))
