@@ -120,8 +120,8 @@ def build_onnx(
 ) -> EngineCard:
     """Write an engine folder of ONNX graphs: for ONNX Runtime, or for TensorRT to build from.
 
-    The checkpoint's weights are read, rounded, written and checked one layer at a time. What an earlier call with
-    the same arguments has written before it was killed or interrupted is taken over.
+    The checkpoint's weights are read, rounded, written and checked one layer at a time. What an earlier call
+    with the same arguments has written before it was killed or interrupted is taken over.
 
     Args:
         model: What `checkpoint_of` takes.
@@ -225,9 +225,9 @@ def _check_form(model: str, recipe: Recipe, form: Published | None) -> None:
         )
     if recipe.standard and (not form.symmetric or form.group not in GROUPS):
         raise ConfigError(
-            f"{model} ({form.method}) has {'' if form.symmetric else 'zero points and '}groups of {form.group}; "
-            "TensorRT reads symmetric int4 in groups of 64 or 128: use --to int4 for ONNX Runtime, or give the "
-            "original model"
+            f"{model} ({form.method}) has {'' if form.symmetric else 'zero points and '}groups of "
+            f"{form.group}; TensorRT reads symmetric int4 in groups of 64 or 128: use --to int4 for ONNX "
+            "Runtime, or give the original model"
         )
 
 
@@ -294,7 +294,7 @@ def _write(
 def _shared(
     graph: Graph, model: Qwen2VLForConditionalGeneration, recipe: Recipe, shapes: Shapes
 ) -> SharedTable | None:
-    """Where the embeddings stand that are the last layer's weights; None where they are weights of their own."""
+    """Where the embeddings stand that are the last layer too; None where they are weights of their own."""
     if not model.config.tie_word_embeddings:
         return None
     dense = recipe.precision == "full" or recipe.head_bits == 32

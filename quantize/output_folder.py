@@ -80,7 +80,8 @@ def new_folder(out: Path, key: str | None = None) -> Iterator[Path]:
 
     Args:
         out: The engine folder.
-        key: Names what is written. Where a process that was killed or interrupted has left something of the same
+        key: Names what is written. Where a process that was killed or interrupted has left something of the
+            same
             key, that is the folder; without a key nothing is taken over.
 
     Raises:

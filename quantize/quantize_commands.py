@@ -65,7 +65,8 @@ def export(
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
-        windows: Windows that AWQ is shown; without it 16, of a large model fewer so that it takes about an hour.
+        windows: Windows that AWQ is shown; without it 16, of a large model fewer so that it takes about an
+            hour.
         slices: Slices in each of them.
     """
     size = _size(height, width)
@@ -136,7 +137,8 @@ def quantize(
 ) -> None:
     """Write a checkpoint as an engine folder with fewer bits, or compare engines with the first of them.
 
-    One layer at a time is in memory. A run that was interrupted goes on where it was when it is started again.
+    One layer at a time is in memory. A run that was interrupted goes on where it was when it is started
+    again.
 
     Args:
         models: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
@@ -150,7 +152,8 @@ def quantize(
         height: Height of the pictures that the engine takes, rounded to a multiple of 28; with `--width`.
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
-        windows: Windows that AWQ is shown (without it 16, of a large model fewer so that it takes about an hour),
+        windows: Windows that AWQ is shown (without it 16, of a large model fewer so that it takes about an
+            hour),
             or about which `--compare` asks token by token (210).
         slices: Slices in a window that AWQ is shown.
         compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.

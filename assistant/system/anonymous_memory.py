@@ -1,7 +1,7 @@
 """Most memory of its own that a process has taken, without pages of files that are mapped into it.
 
-Mapped pages are given back whenever the system wants them; memory of its own is not. For weights that are mapped the
-resident set says little, which is why this is told apart.
+Mapped pages are given back whenever the system wants them; memory of its own is not. For weights that are
+mapped the resident set says little, which is why this is told apart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PERIOD = 0.05
 
 
 def anonymous_bytes() -> int | None:
-    """Memory of this process and its children that belongs to no file, in bytes; None where the system does not tell."""
+    """Bytes of this process and its children that belong to no file; None where the system does not tell."""
     whole = _of(psutil.Process().pid)
     if whole is None:
         return None

@@ -1,9 +1,10 @@
 """AWQ int4 by NVIDIA's modelopt: weights scaled by what the activations show, then rounded in groups of 128.
 
-Only the text layers are given to modelopt, one at a time, so that tower and last layer are out of its reach and one
-layer alone is in memory. A layer is shown what the layers before it make of the samples while nothing is quantised,
-which is what modelopt shows it when it is given the whole model: the results are the same, bit for bit. What it
-finds is written as ONNX's own block-wise DequantizeLinear: ONNX Runtime fuses it with the product, TensorRT reads it.
+Only the text layers are given to modelopt, one at a time, so that tower and last layer are out of its reach
+and one layer alone is in memory. A layer is shown what the layers before it make of the samples while nothing
+is quantised, which is what modelopt shows it when it is given the whole model: the results are the same, bit
+for bit. What it finds is written as ONNX's own block-wise DequantizeLinear: ONNX Runtime fuses it with the
+product, TensorRT reads it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ __all__ = ["GROUP", "Calibration", "LayerSearch", "Sample", "awq_writer", "round
 GROUP = 128
 """Weights along a row that share a scale."""
 _DIFFERENT = 1e-5
-"""Share of the weights that may be a step away from modelopt's, which rounds a tie the other way now and then."""
+"""Share of the weights that may be a step away from modelopt's: ties may be rounded the other way."""
 
 Sample = tuple[torch.Tensor, torch.Tensor]
 """What the decoder reads at once: (n, width) embeddings and (3, n) positions."""
@@ -218,8 +219,8 @@ def _taken(layer: Any, graph: Graph, name: str) -> tuple[Any, Any, torch.Tensor]
     other = (theirs - numbers * scales[..., None]).abs() > 0.5 * scales[..., None]
     if float(other.float().mean()) > _DIFFERENT:
         raise EngineError(
-            f"{name} is not rounded as modelopt rounds it: {int(other.sum())} of {weight.numel()} weights differ; "
-            "please report this with the versions of `egolive doctor`"
+            f"{name} is not rounded as modelopt rounds it: {int(other.sum())} of {weight.numel()} weights "
+            "differ; please report this with the versions of `egolive doctor`"
         )
     smooth = layer.input_quantizer.pre_quant_scale
     factor = torch.ones(width) if smooth is None else smooth.detach().float().reshape(-1)

@@ -68,9 +68,9 @@ def windows_of_video(path: str, count: int, slices: int) -> list[Window]:
 def shown_windows(
     windows: Sequence[Window], profile: Profile, tokenizer: Tokenizer, preprocessor: Preprocessor
 ) -> Calibration:
-    """The windows with a question each, as embeddings and positions: of a model, a function that computes them.
+    """The windows with a question each, as embeddings and positions, computed when they are asked for.
 
-    It computes with the weights that the model has when it is first called.
+    The function that is returned takes a model, and gives a function without arguments. That one computes with the weights that the model has when it is first called.
     """
 
     def shown(model: Qwen2VLForConditionalGeneration) -> Callable[[], Sequence[Sample]]:

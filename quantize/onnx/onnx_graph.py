@@ -3,8 +3,8 @@
 Types are strict: whoever writes a node sees to it that its inputs are of one type. What the graphs compute is
 in `egolive.quantize.onnx.tower_graph` and `egolive.quantize.onnx.decoder_graph`.
 
-A journal beside the weights tells which of them are on the disk. A graph that is written again where another was
-cut off takes those over: whoever writes a weight asks first whether the graph holds it already.
+A journal beside the weights tells which of them are on the disk. A graph that is written again where another
+was cut off takes those over: whoever writes a weight asks first whether the graph holds it already.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -144,7 +144,7 @@ class Graph:
         return self.stream(name, dtype, shape, [data])
 
     def stream(self, name: str, dtype: int, shape: Sequence[int], parts: Iterable[bytes]) -> str:
-        """A weight as bytes that come one part after the other; none is asked for where it is held already."""
+        """A weight as bytes that come in parts; none is asked for where the graph holds it already."""
         if self.holds(name):
             return self.held(name)
         tensor = TensorProto(name=name, data_type=dtype, dims=shape)

@@ -1,9 +1,9 @@
 """Whether a written engine computes what torch computes, asked of the files themselves, layer by layer.
 
-The tower is compared on several slices, the decoder on a prompt read in two parts and on branches side by side.
-Torch reads the weights that have been written, one matrix at a time; the graph is run one layer at a time: neither
-is ever in memory as a whole. Graphs with weights of few bits are compared twice: with exact activations they have to
-reproduce torch; with activations in 8 bits, as they run, the difference is told.
+The tower is compared on several slices, the decoder on a prompt read in two parts and on branches side by
+side. Torch reads the weights that have been written, one matrix at a time; the graph is run one layer at a
+time: neither is ever in memory as a whole. Graphs with weights of few bits are compared twice: with exact
+activations they have to reproduce torch; with activations in 8 bits, as they run, the difference is told.
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ def check_tower(
         stepped: Called after each layer.
 
     Returns:
-        Torch's visual tokens, and the largest relative differences. Where weights have few bits, `tower_loss` is
-        the root mean square by which the tokens, as they run, differ from the original's, over that of these.
+        Torch's visual tokens, and the largest relative differences. Where weights have few bits, `tower_loss`
+        is the root mean square by which the tokens, as they run, differ from the original's, over that of
+        these.
 
     Raises:
         EngineError: With exact activations a difference is above `LIMIT`.

@@ -1,8 +1,8 @@
 """Runs a written graph one layer at a time, for a machine that cannot hold it as a whole.
 
-A graph is cut where its layers meet. Each piece is loaded, run and let go; what one leaves is given to the next. A
-piece is made of the nodes that stand in the file, and takes nothing from before it but what they name, so that the
-pieces together are the graph.
+A graph is cut where its layers meet. Each piece is loaded, run and let go; what one leaves is given to the
+next. A piece is made of the nodes that stand in the file, and takes nothing from before it but what they
+name, so that the pieces together are the graph.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writes linear layers: at full precision, or in blocks of 4 or 8 bits for ONNX Runtime's MatMulNBits.
 
-A layer's weight is read, rounded and written a part at a time. What has been written takes the place of the layer's
-weight, mapped from the file, so that the model afterwards computes what the graph has to reproduce. What the graph
-holds already, from a run that was cut off, is not computed again.
+A layer's weight is read, rounded and written a part at a time. What has been written takes the place of the
+layer's weight, mapped from the file, so that the model afterwards computes what the graph has to reproduce.
+What the graph holds already, from a run that was cut off, is not computed again.
 """
 
 from __future__ import annotations

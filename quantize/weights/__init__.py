@@ -1,1 +1,1 @@
-"""Weights of a checkpoint, read one layer at a time: forms in which they are stored, and a model over them."""
+"""Weights of a checkpoint, read one layer at a time: stored forms, and a model over them."""

@@ -1,7 +1,7 @@
 """Forms in which the weight of a linear layer is stored, each read a few rows at a time.
 
-A weight is (N, K): N outputs, K inputs, as torch has it. Its rows are independent of each other in every form,
-so that a large layer never has to be in memory as a whole.
+A weight is (N, K): N outputs, K inputs, as torch has it. Its rows are independent of each other in every
+form, so that a large layer never has to be in memory as a whole.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A Qwen2-VL checkpoint as a model of transformers whose weights stay in their files until they are used.
 
-Norms, biases and the first convolution are in memory, in fp32; they are small. Linear layers and embeddings are
-mapped from the files and read a matrix at a time, whatever the checkpoint's size. What comes out is a model that
-computes, slowly, exactly what the checkpoint says: it is written to graphs, calibrated on, and compared with.
+Norms, biases and the first convolution are in memory, in fp32; they are small. Linear layers and embeddings
+are mapped from the files and read a matrix at a time, whatever the checkpoint's size. What comes out is a
+model that computes, slowly, exactly what the checkpoint says: it is written to graphs, calibrated on, and
+compared with.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def _fill(
         found = tensors[name]
         if tuple(found.shape) != tuple(shape):
             raise EngineError(
-                f"{folder}: {name} has the shape {tuple(found.shape)}, its configuration says {tuple(shape)}; "
-                "download it again"
+                f"{folder}: {name} has the shape {tuple(found.shape)}, its configuration says "
+                f"{tuple(shape)}; download it again"
             )
         return found
 

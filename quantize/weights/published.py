@@ -1,15 +1,15 @@
 """Text layers in 4 bits as others publish them: compressed-tensors, GPTQ and AWQ, without their packages.
 
-All of them store whole numbers in groups along a row. They are turned into `Blocks` without loss: the numbers are
-the same, and so are scales and zero points.
+All of them store whole numbers in groups along a row. They are turned into `Blocks` without loss: the numbers
+are the same, and so are scales and zero points.
 
-- compressed-tensors "pack-quantized" (github.com/vllm-project/compressed-tensors): `weight_packed` int32 (N, K / 8)
-  holds number + 8, the first in the lowest bits; `weight_scale` (N, groups).
-- GPTQ (github.com/ModelCloud/GPTQModel): `qweight` int32 (K / 8, N), the first in the lowest bits; `qzeros` int32
-  (groups, N / 8) holds the zero point, in format 1 less one; `scales` (groups, N); `g_idx` (K,), the group of each
-  input.
-- AWQ "gemm" (github.com/casper-hansen/AutoAWQ): `qweight` int32 (K, N / 8) and `qzeros` int32 (groups, N / 8), eight
-  outputs in a word in the order 0, 2, 4, 6, 1, 3, 5, 7 from the lowest bits; `scales` (groups, N).
+- compressed-tensors "pack-quantized" (github.com/vllm-project/compressed-tensors): `weight_packed` int32
+  (N, K / 8) holds number + 8, the first in the lowest bits; `weight_scale` (N, groups).
+- GPTQ (github.com/ModelCloud/GPTQModel): `qweight` int32 (K / 8, N), the first in the lowest bits; `qzeros`
+  int32 (groups, N / 8) holds the zero point, in format 1 less one; `scales` (groups, N); `g_idx` (K,), the
+  group of each input.
+- AWQ "gemm" (github.com/casper-hansen/AutoAWQ): `qweight` int32 (K, N / 8) and `qzeros` int32 (groups, N / 8),
+  eight outputs in a word in the order 0, 2, 4, 6, 1, 3, 5, 7 from the lowest bits; `scales` (groups, N).
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ class Published:
         if self.method == "gptq":
             # The words of an output, one behind the other, are its numbers in order.
             words = np.ascontiguousarray(packed.numpy().T)
-            numbers = words.view(np.uint8)
-            points = _halves(np.ascontiguousarray(zeros.numpy()).view(np.uint8))
+            numbers: NDArray[np.uint8] = words.view(np.uint8)
+            points: NDArray[np.uint8] = _halves(np.ascontiguousarray(zeros.numpy()).view(np.uint8))
             if self.zero_is_less_one:
                 # 15 stands for the zero point 0: format 1 takes one away without looking.
-                points = (points + 1) & 15
+                points = ((points + 1) & 15).astype(np.uint8)
         else:
             numbers = _packed(np.ascontiguousarray(_awq_order(packed.numpy()).T))
             points = _awq_order(zeros.numpy())
@@ -232,8 +232,7 @@ def _packed(numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two numbers a byte along the last axis, the first one in the low half."""
     if numbers.shape[-1] % 2:
         numbers = np.pad(numbers, ((0, 0), (0, 1)))
-    found: NDArray[np.uint8] = numbers[..., ::2] | (numbers[..., 1::2] << 4)
-    return found
+    return (numbers[..., ::2] | (numbers[..., 1::2] << 4)).astype(np.uint8)
 
 
 def _awq_order(words: NDArray[np.int32]) -> NDArray[np.uint8]:

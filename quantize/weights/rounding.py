@@ -14,9 +14,9 @@ MOST = 7
 LEAST = -8
 """Whole numbers of int4."""
 _STEPS = (7.0, 7.5, 8.0, 8.5, 9.0)
-"""Into how many steps the largest absolute weight of a block may be divided. Above 7 it is clipped, and the others
-are rounded more finely: the choice with the least squared error is 13 % of the error better than 7 steps with
-blocks of 128 of a normal distribution, 10 % with blocks of 32. More choices gain less than 1 %."""
+"""Into how many steps the largest absolute weight of a block may be divided. Above 7 it is clipped, and the
+others are rounded more finely. The choice with the least squared error has 13 % less error than 7 steps with
+blocks of 128 of a normal distribution, 10 % less with blocks of 32. More choices gain less than 1 %."""
 _PART = 2**18
 """Weights that are rounded at once, so that they stay in the processor's cache."""
 
@@ -24,7 +24,8 @@ _PART = 2**18
 def round_to_int4(weight: torch.Tensor, block: int) -> Blocks:
     """Round a weight to int4, symmetric, block by block of each row.
 
-    A scale has as many bits as bf16, so that it is the same in all formats. It is positive, of a block of zeros
+    A scale has as many bits as bf16, so that it is the same in all formats. It is positive, of a block of
+    zeros
     too: TensorRT takes no other.
 
     Args:

@@ -1,7 +1,7 @@
 """Writes safetensors files whose tensors come in parts, so that no tensor has to be in memory as a whole.
 
-The format is github.com/huggingface/safetensors#format: eight bytes with the length of a JSON header, the header, the
-tensors' bytes. The library's own writer takes whole tensors alone.
+The format is github.com/huggingface/safetensors#format: eight bytes with the length of a JSON header, the
+header, the tensors' bytes. The library's own writer takes whole tensors alone.
 """
 
 from __future__ import annotations

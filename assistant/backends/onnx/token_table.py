@@ -1,7 +1,7 @@
 """The token embeddings of an exported engine, outside its graph: a row is read from the disk for each token.
 
-They stand in a file of their own. Where a model's last layer is the same table, they are read from the weights of
-that layer, at whatever precision they are stored there.
+They stand in a file of their own. Where a model's last layer is the same table, they are read from the
+weights of that layer, at whatever precision they are stored there.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ class TorchDecoder:
 
     def _head(self, model: Qwen2VLForConditionalGeneration) -> torch.Tensor:
         # bf16 logits have 8 bits: neighbours tie. The copy costs memory once; fp32 weights are not copied.
-        return model.lm_head.weight.detach().float()
+        head: torch.Tensor = model.lm_head.weight.detach().float()
+        return head
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:
         """(n, width) embeddings of token ids."""

@@ -15,7 +15,7 @@ from egolive.assistant.generation.audit import Audit
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.load_local import load_engine
-from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE
+from egolive.assistant.model.engine_folder import EMBEDDINGS_FILE, read_engine_card
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import NANO
 from egolive.quantize.build import Precision, Recipe, build_onnx
@@ -99,7 +99,7 @@ def test_embeddings_are_read_from_the_file_as_they_are_needed(fp32_folder: Path)
     if mapped.exists():
         assert EMBEDDINGS_FILE in mapped.read_text()
     _, decoder = load_engine(str(fp32_folder), device="cpu").backend()
-    assert torch.equal(decoder.embed([3, 5]), table[[3, 5]])
+    assert torch.equal(decoder.embed([3, 5]), table.rows([3, 5]))
 
 
 def test_keys_and_values_are_appended_in_place(fp32_folder: Path) -> None:

@@ -109,9 +109,11 @@ def test_int4_weights_are_groups_of_64_with_positive_scales_of_the_graphs_type(f
 
 
 def test_a_group_of_zeros_has_a_scale_too() -> None:
-    from egolive.quantize.onnx.block_int4 import scales_of
+    from egolive.quantize.methods.awq import scales_of
+    from egolive.quantize.weights.rounding import round_to_int4
 
     assert scales_of(torch.tensor([0.0, 7.0, 14.0])).tolist() == [1.0, 1.0, 2.0]
+    assert (round_to_int4(torch.zeros(2, 64), 32).scales == 1).all()
 
 
 def test_ranges_and_graphs_agree_in_names_and_sizes(folder: Path) -> None:
