@@ -324,7 +324,7 @@ def _precision(
     full = recipe.precision == "full"
     head = recipe.dtype if full else few[recipe.head_bits]
     stored = model.model.language_model.embed_tokens.stored
-    own = "bf16" if isinstance(stored, DenseWeight) and _is_short(stored.tensor) else "fp32"
+    own = "bf16" if isinstance(stored, DenseWeight) and _is_short(stored) else "fp32"
     return {
         "tower": few[recipe.tower_bits],
         "decoder": recipe.dtype if full else recipe.precision if form is None else "int4",
@@ -355,7 +355,7 @@ def _write_embeddings(path: Path, embeddings: StoredEmbedding) -> None:
     """Write the table of token embeddings; in bf16 where that loses nothing."""
     stored = embeddings.stored
     assert isinstance(stored, DenseWeight)
-    table, short = stored.tensor, _is_short(stored.tensor)
+    table, short = stored.tensor, _is_short(stored)
 
     def parts() -> Iterator[bytes]:
         for start, stop in chunks_of_rows(stored):
@@ -366,11 +366,10 @@ def _write_embeddings(path: Path, embeddings: StoredEmbedding) -> None:
     write_tensor(path, "embeddings", kind, tuple(table.shape), parts())
 
 
-def _is_short(table: torch.Tensor) -> bool:
+def _is_short(stored: DenseWeight) -> bool:
     """Whether bf16 holds all of a table's numbers exactly."""
-    if table.dtype == torch.bfloat16:
+    if torch.bfloat16 in (stored.dtype, stored.tensor.dtype):
         return True
-    stored = DenseWeight(table)
     return all(
         torch.equal(part.to(torch.bfloat16).float(), part)
         for start, stop in chunks_of_rows(stored)

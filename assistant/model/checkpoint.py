@@ -204,7 +204,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     return config
 
 
-_QUANTISED = (None, "bitsandbytes", "awq", "gptq")
+_QUANTISED = (None, "bitsandbytes", "awq", "gptq", "compressed-tensors")
 """Methods whose weights are read by packages that are installed; others take kernels from the hub."""
 _IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")
 """Of attention; any other name may be a repository of the hub, whose program would run here."""

@@ -15,8 +15,8 @@ __all__ = ["estimated_minutes", "windows_within_an_hour"]
 _MOST_WINDOWS = 16
 _MINUTES = 60.0
 _PASSES = 14
-"""Times that a layer is computed for each sample: as it is, for the statistics, with each of eleven exponents, and
-to compare these with."""
+"""Times that a layer is computed for each sample: as it is, for the statistics, with each of eleven
+exponents, and to compare these with."""
 _ROUNDINGS = 11
 """Times that its weights are rounded for each sample."""
 _TEXT = 30

@@ -70,7 +70,8 @@ def shown_windows(
 ) -> Calibration:
     """The windows with a question each, as embeddings and positions, computed when they are asked for.
 
-    The function that is returned takes a model, and gives a function without arguments. That one computes with the weights that the model has when it is first called.
+    What is returned takes a model and gives a function without arguments. That one computes them with the
+    weights that the model had when it was taken.
     """
 
     def shown(model: Qwen2VLForConditionalGeneration) -> Callable[[], Sequence[Sample]]:

@@ -73,6 +73,7 @@ def write_tower(
     merged = linear(merged, visual.merger.mlp[0], name="merger.mlp.0")
     merged = graph.op("Gelu", merged, name="merger.act")
     merged = linear(merged, visual.merger.mlp[2], name="merger.mlp.2")
+    graph.keep()
     graph.output(merged, "visual_tokens", graph.dtype, (count // _MERGED, config.hidden_size))
 
 

@@ -4,12 +4,13 @@ All of them store whole numbers in groups along a row. They are turned into `Blo
 are the same, and so are scales and zero points.
 
 - compressed-tensors "pack-quantized" (github.com/vllm-project/compressed-tensors): `weight_packed` int32
-  (N, K / 8) holds number + 8, the first in the lowest bits; `weight_scale` (N, groups).
+  (N, K / 8) holds number + 8, the first in the lowest bits; `weight_scale` (N, groups); where it is not
+  symmetric, `weight_zero_point` int32 (N / 8, groups) holds zero point + 8.
 - GPTQ (github.com/ModelCloud/GPTQModel): `qweight` int32 (K / 8, N), the first in the lowest bits; `qzeros`
   int32 (groups, N / 8) holds the zero point, in format 1 less one; `scales` (groups, N); `g_idx` (K,), the
   group of each input.
-- AWQ "gemm" (github.com/casper-hansen/AutoAWQ): `qweight` int32 (K, N / 8) and `qzeros` int32 (groups, N / 8),
-  eight outputs in a word in the order 0, 2, 4, 6, 1, 3, 5, 7 from the lowest bits; `scales` (groups, N).
+- AWQ "gemm" (github.com/casper-hansen/AutoAWQ): `qweight` int32 (K, N / 8) and `qzeros` int32 (groups, N / 8)
+  hold eight outputs in a word, 0, 2, 4, 6, 1, 3, 5, 7 from the lowest bits; `scales` (groups, N).
 """
 
 from __future__ import annotations
@@ -92,7 +93,12 @@ class Published:
             scales = self._tensor(tensors, f"{name}.weight_scale", (rows, groups))
             if f"{name}.weight_g_idx" in tensors:
                 raise EngineError(self._no_order(name))
-            read = lambda: _compressed(packed, scales, columns, self.group)  # noqa: E731
+            middle = None
+            if not self.symmetric:
+                middle = self._tensor(
+                    tensors, f"{name}.weight_zero_point", (rows // _WORD, groups), torch.int32
+                )
+            read = lambda: _compressed(packed, scales, middle, columns, self.group)  # noqa: E731
         else:
             shape = (columns // _WORD, rows) if self.method == "gptq" else (columns, rows // _WORD)
             packed = self._tensor(tensors, f"{name}.qweight", shape, torch.int32)
@@ -205,8 +211,6 @@ def _compressed_form(folder: Path, told: dict[str, Any], refuse: Callable[[str],
     for key, value in wanted.items():
         if weights.get(key) != value:
             raise refuse(f"by compressed-tensors with {key} {weights.get(key)!r:.40}")
-    if not weights.get("symmetric", True):
-        raise refuse("by compressed-tensors with zero points (not symmetric)")
     if scheme.get("input_activations") is not None:
         raise refuse("by compressed-tensors together with its activations")
     if weights.get("actorder") not in (None, "static", "weight"):
@@ -214,13 +218,21 @@ def _compressed_form(folder: Path, told: dict[str, Any], refuse: Callable[[str],
     group = weights.get("group_size")
     if type(group) is not int or group < 16 or group & (group - 1):
         raise refuse(f"by compressed-tensors in groups of {group!r:.20}")
-    return Published("compressed-tensors", group, symmetric=True, folder=folder)
+    symmetric = bool(weights.get("symmetric", True))
+    return Published("compressed-tensors", group, symmetric, folder)
 
 
-def _compressed(packed: torch.Tensor, scales: torch.Tensor, columns: int, group: int) -> Blocks:
+def _compressed(
+    packed: torch.Tensor, scales: torch.Tensor, middle: torch.Tensor | None, columns: int, group: int
+) -> Blocks:
     """compressed-tensors' tensors; their bytes are those of `Blocks`."""
     numbers = packed.numpy().view(np.uint8).reshape(len(packed), -1, group // 2)
-    return Blocks(numbers, scales.float().numpy(), None, _BITS, group, columns)
+    zeros = None
+    if middle is not None:
+        # (N / 8, groups): eight outputs in a word.
+        words = np.ascontiguousarray(middle.numpy().T)
+        zeros = _packed(np.ascontiguousarray(_halves(words.view(np.uint8)).T))
+    return Blocks(numbers, scales.float().numpy(), zeros, _BITS, group, columns)
 
 
 def _halves(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from onnxruntime.capi._pybind_state import quantize_matmul_8bits
 
+from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.quantize.weights.forms import Blocks, Weight, chunks_of_rows
 
 __all__ = ["LEAST", "MOST", "blocks_of", "round_to_int4", "round_to_int8"]
@@ -36,12 +37,14 @@ def round_to_int4(weight: torch.Tensor, block: int) -> Blocks:
     packed = torch.empty((rows, columns // 2), dtype=torch.uint8)
     scales = torch.empty((rows, columns // block))
     step = max(1, _PART // columns)
-    for start in range(0, rows, step):
-        part = weight[start : start + step]
-        numbers, scale = _nearest(part.reshape(len(part), -1, block))
-        offset = (numbers - LEAST).to(torch.uint8).reshape(len(part), columns)
-        packed[start : start + step] = offset[:, ::2] | (offset[:, 1::2] << 4)
-        scales[start : start + step] = scale
+    # Parts are so small that a second thread of torch would wait for most of its time.
+    with torch_threads(1):
+        for start in range(0, rows, step):
+            part = weight[start : start + step]
+            numbers, scale = _nearest(part.reshape(len(part), -1, block))
+            offset = (numbers - LEAST).to(torch.uint8).reshape(len(part), columns)
+            packed[start : start + step] = offset[:, ::2] | (offset[:, 1::2] << 4)
+            scales[start : start + step] = scale
     return Blocks(packed.numpy().reshape(rows, -1, block // 2), scales.numpy(), None, 4, block, columns)
 
 

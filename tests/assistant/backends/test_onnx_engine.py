@@ -30,7 +30,7 @@ def engine_folder(
 ) -> Path:
     precision: Precision = request.param
     out = tmp_path_factory.mktemp("engines") / f"onnx-{precision}"
-    build_onnx(str(tiny_checkpoint), out, Recipe(precision=precision), size=SIZE)
+    build_onnx(str(tiny_checkpoint), out, Recipe(precision=precision, block=32), size=SIZE)
     return out
 
 

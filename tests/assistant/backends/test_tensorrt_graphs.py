@@ -40,13 +40,13 @@ OPERATORS = {
     **dict.fromkeys(("Add", "Mul", "Div", "Neg", "Pow"), FLOATS),
     **dict.fromkeys(("Cast", "Concat", "Gather", "Identity", "Reshape"), FLOATS | {"INT64"}),
     **dict.fromkeys(("Slice", "Split", "Tile", "Transpose"), FLOATS | {"INT64"}),
-    "MatMul": FLOATS,
+    **dict.fromkeys(("MatMul", "Gemm"), FLOATS),
     # `axes` must be an initializer.
     "ReduceMean": FLOATS,
     # `x_zero_point` must be zero; ours has none.
     "DequantizeLinear": {"INT4"},
 }
-SAME_TYPES = ("Add", "Mul", "Div", "Pow", "MatMul", "Concat", "LayerNormalization")
+SAME_TYPES = ("Add", "Mul", "Div", "Pow", "MatMul", "Gemm", "Concat", "LayerNormalization")
 """Operators that a strongly typed network gives inputs of one type."""
 
 
@@ -236,7 +236,11 @@ def test_the_provider_is_given_the_ranges_of_the_decoder(nano_graphs: Path, tmp_
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"head_bits": 8}, {"precision": "int8", "head_bits": 32}, {"precision": "int4", "head_bits": 32}],
+    [
+        {"head_bits": 8},
+        {"precision": "int8", "head_bits": 32},
+        {"precision": "int4", "head_bits": 32, "block": 32},
+    ],
 )
 def test_recipes_that_tensorrt_cannot_read_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

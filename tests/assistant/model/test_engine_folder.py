@@ -151,7 +151,7 @@ def test_an_export_that_is_wrong_is_not_written(
         return cos, args[0].op("Neg", sin, name="wrong")
 
     monkeypatch.setattr(decoder_graph, "_turns", turned_the_other_way)
-    with pytest.raises(EngineError, match="the exported decoder differs from torch"):
+    with pytest.raises(EngineError, match="decoder's layer 0 differs from torch"):
         build_onnx(str(tiny_checkpoint), tmp_path / "wrong", Recipe(), size=SIZE)
     assert list(tmp_path.iterdir()) == []
 
