@@ -117,7 +117,9 @@ def export(
 def quantize(
     *models: Annotated[str, _MODEL],
     out: Annotated[Path | None, _OUT] = None,
-    to: Annotated[Literal["int8", "int4", "awq-int4", "nf4", "bnb-int8"], _OUT] = "int4",
+    to: Annotated[
+        Literal["int8", "int4", "awq-int4", "compressed-tensors", "nf4", "bnb-int8"], _OUT
+    ] = "int4",
     block: Annotated[Literal[32, 64, 128] | None, _NUMBERS] = None,
     head_bits: Annotated[Literal[4, 8, 32], _NUMBERS] = 8,
     tower_bits: Annotated[Literal[8, 32] | None, _NUMBERS] = None,
@@ -144,7 +146,9 @@ def quantize(
         models: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
             `--compare` several of these or engine folders.
         out: The engine folder; an engine there is replaced.
-        to: int8, int4 and awq-int4 for ONNX Runtime; nf4 and bnb-int8 (bitsandbytes) for torch.
+        to: int8, int4 and awq-int4 for ONNX Runtime; compressed-tensors: an int4 checkpoint for vLLM, of
+        which
+            int4 and TensorRT's engines are made without loss; nf4 and bnb-int8 (bitsandbytes) for torch.
         block: Weights that share a scale: 32 for int8 and 128 for int4 without it.
         head_bits: Of the last layer; 32 leaves it as it is.
         tower_bits: Of the vision tower; 32 leaves it as it is. Without it 8 for fp32, 32 for bf16.
@@ -193,7 +197,7 @@ def quantize(
         raise UsageError("give one model and --out for its engine folder, or --compare")
     model = models[0] if models else "nano"
     size = _size(height, width)
-    if to in ("nf4", "bnb-int8") and (dtype, block, head_bits, tower_bits, size) != (
+    if to in ("nf4", "bnb-int8", "compressed-tensors") and (dtype, block, head_bits, tower_bits, size) != (
         "fp32",
         None,
         8,
@@ -212,6 +216,13 @@ def quantize(
         with working(f"quantising {model}"):
             card = build_torch(model, out, to)
         _tell(out, card)
+        return
+    if to == "compressed-tensors":
+        from egolive.quantize.methods.compressed_tensors import build_checkpoint
+
+        with bars(note) as progress:
+            size_of = build_checkpoint(model, out, progress=progress)
+        note(f"wrote {out}: {size_of / 1e6:.1f} MB, text layers in int4")
         return
     recipe = Recipe(
         precision=to,

@@ -15,7 +15,7 @@ import torch
 from egolive.quantize.onnx.decoder_graph import HEAD, LinearWriter
 from egolive.quantize.onnx.layers import in_dtype
 from egolive.quantize.onnx.onnx_graph import BF16, FP32, UINT8, Graph
-from egolive.quantize.weights.forms import Blocks, chunks_of_rows
+from egolive.quantize.weights.forms import Blocks, DenseWeight, chunks_of_rows
 from egolive.quantize.weights.published import PublishedWeight
 from egolive.quantize.weights.rounding import round_to_int4, round_to_int8
 from egolive.quantize.weights.stored_layers import StoredLinear
@@ -77,7 +77,7 @@ def block_writer(bits: int, block: int, head_bits: int, head_block: int = 32) ->
 
 def _write_blocks(graph: Graph, value: str, layer: StoredLinear, name: str, bits: int, block: int) -> str:
     packed, scales, zeros = f"{name}.packed", f"{name}.scales", f"{name}.zeros"
-    stored = layer.stored
+    stored = layer.stored.unrounded() if isinstance(layer.stored, DenseWeight) else layer.stored
     published = stored.load() if isinstance(stored, PublishedWeight) else None
     if published is not None:
         block = published.block

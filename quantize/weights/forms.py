@@ -61,6 +61,10 @@ class DenseWeight:
         """See `Weight`."""
         return self.tensor[start:stop].to(self.dtype).float()
 
+    def unrounded(self) -> DenseWeight:
+        """As it is stored: what is rounded to few bits is not rounded to bf16 before."""
+        return DenseWeight(self.tensor)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blocks:

@@ -7,7 +7,7 @@ import torch
 from onnxruntime.capi._pybind_state import quantize_matmul_8bits
 
 from egolive.assistant.runtime.torch_threads import torch_threads
-from egolive.quantize.weights.forms import Blocks, Weight, chunks_of_rows
+from egolive.quantize.weights.forms import Blocks, DenseWeight, Weight, chunks_of_rows
 
 __all__ = ["LEAST", "MOST", "blocks_of", "round_to_int4", "round_to_int8"]
 
@@ -90,6 +90,7 @@ def round_to_int8(weight: torch.Tensor, block: int) -> Blocks:
 
 def blocks_of(weight: Weight, bits: int, block: int) -> Blocks:
     """A whole weight rounded to 4 or 8 bits, a part of its rows at a time."""
+    weight = weight.unrounded() if isinstance(weight, DenseWeight) else weight
     rounding = round_to_int4 if bits == 4 else round_to_int8
     parts = [rounding(weight.values(start, stop), block) for start, stop in chunks_of_rows(weight)]
     if len(parts) == 1:

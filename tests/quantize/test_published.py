@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from egolive.assistant.load_local import load_engine
 from egolive.quantize.build import Recipe, build_onnx
+from egolive.quantize.methods.compressed_tensors import build_checkpoint
 from egolive.quantize.onnx.block_int4 import Groups
 from egolive.quantize.onnx.decoder_graph import linear_layers
 from egolive.quantize.weights.lazy_model import open_model
@@ -159,3 +160,48 @@ def test_a_spoilt_tensor_is_told_in_one_line(name: str, spoil: str, tmp_path: Pa
     with pytest.raises(EngineError, match=key.rpartition(".")[2]) as caught:
         open_model(source)
     assert "\n" not in str(caught.value)
+
+
+def test_one_checkpoint_gives_every_engine_the_same_numbers(tmp_path: Path) -> None:
+    """Made once, and re-packed: the bytes are those that the original checkpoint gives."""
+    build_checkpoint("nano", tmp_path / "packed")
+    for source, out in (("nano", "direct"), (str(tmp_path / "packed"), "through")):
+        build_onnx(source, tmp_path / out, Recipe(precision="int4", tower_bits=8))
+        recipe = Recipe(precision="int4", dtype="bf16", block=128, head_bits=32, standard=True)
+        build_onnx(source, tmp_path / f"{out}-graphs", recipe)
+    for name in ("decoder.data", "tower.data"):
+        for kind in ("", "-graphs"):
+            direct, through = (tmp_path / f"{out}{kind}" / name for out in ("direct", "through"))
+            assert direct.read_bytes() == through.read_bytes()
+    config = json.loads((tmp_path / "packed" / "config.json").read_text())
+    assert config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] == 128
+    assert not list((tmp_path / "packed").glob("unfinished*"))
+    with pytest.raises(ConfigError, match="holds something else"):
+        build_checkpoint("nano", tmp_path / "packed")
+
+
+def test_a_checkpoint_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from egolive.quantize.methods import compressed_tensors
+    from egolive.quantize.weights import tensor_file
+
+    monkeypatch.setattr(compressed_tensors, "_FILE_BYTES", 2_000_000)
+    write = tensor_file.write_tensors
+    written: list[str] = []
+
+    def stopped(path: Path, parts: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(path, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compressed_tensors, "write_tensors", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build_checkpoint("nano", tmp_path / "packed")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "packed").glob("*.safetensors")}
+    assert len(before) == 2
+    build_checkpoint("nano", tmp_path / "packed")
+    build_checkpoint("nano", tmp_path / "whole")
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "packed" / path.name).read_bytes() == path.read_bytes()
+    assert all((tmp_path / "packed" / name).stat().st_mtime_ns == time for name, time in before.items())
