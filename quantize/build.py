@@ -41,6 +41,7 @@ from egolive.quantize.onnx.block_int4 import GROUPS, check_widths, group_writer
 from egolive.quantize.onnx.decoder_graph import HEAD, LinearWriter, linear_layers, write_decoder
 from egolive.quantize.onnx.onnx_graph import BF16, FP32, Graph, fix_sizes
 from egolive.quantize.onnx.parity import Probe, check_decoder, check_steps, check_tower
+from egolive.quantize.onnx.pieces import runs_otherwise
 from egolive.quantize.onnx.reference import StoredDecoder
 from egolive.quantize.onnx.tower_graph import write_tower
 from egolive.quantize.onnx.weights import block_writer, dense_writer
@@ -68,8 +69,8 @@ Precision = Literal["full", "int8", "int4", "awq-int4"]
 _BITS = {"int8": 8, "int4": 4}
 _PRODUCER = "egolive"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_TOWER_BLOCK = 32
-"""Numbers of the vision tower's weights that share a scale."""
+_TOWER_BLOCK = 128
+"""Numbers of the vision tower's weights that share a scale: a third faster than 32."""
 _SIZES = Sizes()
 _ALIGN = 256
 """Bytes; TensorRT writes to multiples of it, and the keys of a token stand right behind those of another."""
@@ -87,7 +88,7 @@ class Recipe:
     """Numbers of a text layer's weight that share a scale, for int8 and int4; AWQ has its own 128."""
     head_bits: int = 8
     """Of the last layer when the others are quantised: 4, 8, or 32 for none."""
-    head_block: int = 32
+    head_block: int = 128
     """Numbers of its weight that share a scale."""
     tower_bits: int = 32
     """Of the vision tower's linear layers: 8, or 32 for none."""
@@ -391,12 +392,13 @@ def _check(
     """Compare tower and decoder with torch, one layer at a time."""
     few = recipe.tower_bits != 32 and recipe.dtype == "fp32"
     runs = 2 if few else 1
-    with progress.task("checking the vision tower", runs * len(probe.layout.slices)) as step:
+    with progress.task("checking the vision tower", runs * (len(model.model.visual.blocks) + 2)) as step:
         slices, found = check_tower(folder, shapes, probe, model, original, step)
     embeddings = (
         stored_table(folder / EMBEDDINGS_FILE) if table is None else shared_table(folder / table.file, table)
     )
-    with progress.task("checking the decoder", shapes.layers) as step:
+    passes = 2 * (2 if runs_otherwise(folder / DECODER_FILE) else 1) + (2 if recipe.standard else 0)
+    with progress.task("checking the decoder", passes * (shapes.layers + 2)) as step:
         reference = StoredDecoder(model)
         expected, differences = check_decoder(folder, shapes, probe, slices, embeddings, reference, step)
         found |= differences

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from egolive.assistant.system.anonymous_memory import give_back_memory
 from egolive.streaming.durable_files import replace_file
 
 __all__ = ["BF16", "FP32", "INT4", "INT64", "OPSET", "UINT8", "Graph", "fix_sizes"]
@@ -173,7 +174,11 @@ class Graph:
         return self._add(tensor)
 
     def keep(self) -> None:
-        """See to it that what has been written so far outlives whatever happens to the process."""
+        """See to it that what has been written so far outlives whatever happens to the process.
+
+        What was needed for it is given back to the system.
+        """
+        give_back_memory()
         if not self._new:
             return
         self._file.flush()

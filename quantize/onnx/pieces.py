@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper
 
 from egolive.assistant.backends.onnx.graph_types import Bound
 from egolive.assistant.backends.onnx.onnx_runtime import bind_tensors, open_session
+from egolive.assistant.system.anonymous_memory import give_back_memory
 from egolive.streaming.errors import EngineError
 
 __all__ = ["LayerGraph", "runs_otherwise"]
@@ -70,7 +72,7 @@ class LayerGraph:
 
     def run(self, inputs: Bound, outputs: Bound, doing: str) -> None:
         """Run it once; see `LoadedGraph`."""
-        left: dict[str, onnxruntime.OrtValue] = {}
+        left: dict[str, NDArray[Any]] = {}
         for number, nodes in enumerate(self._pieces):
             taken, given = self._ends(number)
             session = self._open(nodes, taken, given)
@@ -78,7 +80,7 @@ class LayerGraph:
             bind_tensors(binding.bind_input, {name: inputs[name] for name in taken if name in inputs})
             for name in taken:
                 if name in left:
-                    binding.bind_ortvalue_input(name, left[name])
+                    binding.bind_cpu_input(name, left[name])
             bound = [name for name in given if name in outputs]
             bind_tensors(binding.bind_output, {name: outputs[name] for name in bound})
             carried = [name for name in given if name not in outputs]
@@ -93,18 +95,23 @@ class LayerGraph:
                 ) from error
             # In the order in which they were bound.
             found = dict(zip([*bound, *carried], binding.get_outputs(), strict=True))
-            left |= {name: found[name] for name in carried}
+            # Copies: a value of a session would keep all of its memory.
+            left |= {name: np.array(found[name].numpy()) for name in carried}
             self._tell(number, left)
+            del session, binding, found
+            later = {name for piece in self._pieces[number + 1 :] for node in piece for name in node.input}
+            left = {name: value for name, value in left.items() if name in later}
+            give_back_memory()
             self._stepped()
 
-    def _tell(self, number: int, left: dict[str, onnxruntime.OrtValue]) -> None:
+    def _tell(self, number: int, left: dict[str, NDArray[Any]]) -> None:
         """Show the observer what a layer leaves to the next one."""
         layer = number - 1
         name = next(
             (name for name in (f"layers.{layer}/add", f"blocks.{layer}.mlp/add") if name in left), None
         )
         if self._observer is not None and name is not None:
-            self._observer(layer, left[name].numpy())
+            self._observer(layer, left[name])
 
     def _cut(self) -> list[list[onnx.NodeProto]]:
         """Nodes before the first layer, those of each layer, and those behind the last."""

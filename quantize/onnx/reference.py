@@ -10,6 +10,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.backends.torch.attention import Attention
 from egolive.assistant.backends.torch.torch_decoder import TorchDecoder
+from egolive.assistant.system.anonymous_memory import give_back_memory
 
 __all__ = ["StoredDecoder"]
 
@@ -39,5 +40,6 @@ class StoredDecoder(TorchDecoder):
 
     def _layer(self, number: int, layer: Any, hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
         found = super()._layer(number, layer, hidden, *rest)
+        give_back_memory()
         self.layer_outputs.append(found)
         return found
