@@ -140,8 +140,10 @@ class LoadWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        sensors = self._sensors or LoadSensors()
+        sensors = self._sensors
         while not self._stop.wait(_PERIOD):
+            # Made here: finding out what there is takes a while, and short runs need not wait for it.
+            sensors = sensors or LoadSensors()
             self._newest = sensors.read()
 
 

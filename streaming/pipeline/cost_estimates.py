@@ -17,12 +17,12 @@ Kind = Literal["picture", "window"]
 _WEIGHT = 0.4
 """Of the newest cost in the running mean: after five, 92 % of a change is followed."""
 _SPREAD_WEIGHT = 0.25
-_SPREADS = 2.5
+_SPREADS = 2.0
 """Mean relative errors above the mean that count as the most that work will cost."""
 _FIRST_SPREAD = 0.3
 """Relative error of a cost that was seen once."""
-_MOST_ERROR = 2.0
-"""Relative error beyond which one observation says no more: the mean follows it anyway."""
+_JUMP = 3.0
+"""Factor from what was expected from which on costs have changed, and the old ones say nothing any more."""
 _LENGTH_UNITS = 0.1
 """Cost of a slice of the window that was read before, as a share of a new one: attention over it."""
 
@@ -57,12 +57,13 @@ class _Mean:
     def __init__(self) -> None:
         self.value: float | None = None
 
-    def add(self, value: float) -> None:
-        self.value = value if self.value is None else self.value + _WEIGHT * (value - self.value)
+    def add(self, value: float, *, anew: bool = False) -> None:
+        anew |= self.value is None
+        self.value = value if anew or self.value is None else self.value + _WEIGHT * (value - self.value)
 
-    def scale(self, ratio: float) -> None:
+    def scale(self, ratio: float, *, anew: bool) -> None:
         if self.value is not None:
-            self.add(self.value * ratio)
+            self.add(self.value * ratio, anew=anew)
 
 
 class _KindCosts:
@@ -86,24 +87,27 @@ class _KindCosts:
         return self.predict(timed.tasks, timed.size, timed.units)
 
     def learn(self, timed: Timed) -> None:
-        self._learn_spread(timed, timed.spent.total)
+        anew = self._changed(self.predict_of(timed), timed.spent.total)
         first = min(timed.spent.first, timed.spent.total)
-        self.reading.add(first / (timed.size * max(timed.units, 0.1)))
-        self.writing.add((timed.spent.total - first) / math.sqrt(timed.tasks))
+        self.reading.add(first / (timed.size * max(timed.units, 0.1)), anew=anew)
+        self.writing.add((timed.spent.total - first) / math.sqrt(timed.tasks), anew=anew)
 
-    def learn_ratio(self, timed: Timed, ratio: float) -> None:
+    def learn_ratio(self, ratio: float) -> None:
         """Learn from work of both kinds, whose parts cannot be told apart."""
-        expected = self.predict_of(timed)
-        if expected is not None:
-            self._learn_spread(timed, expected * ratio)
-            self.reading.scale(ratio)
-            self.writing.scale(ratio)
+        anew = self._changed(1.0, ratio)
+        self.reading.scale(ratio, anew=anew)
+        self.writing.scale(ratio, anew=anew)
 
-    def _learn_spread(self, timed: Timed, total: float) -> None:
-        expected = self.predict_of(timed)
-        if expected:
-            error = min(abs(total / expected - 1), _MOST_ERROR)
-            self.spread += _SPREAD_WEIGHT * (error - self.spread)
+    def _changed(self, expected: float | None, took: float) -> bool:
+        """Take how far an expectation was off; returns whether costs have changed altogether."""
+        if not expected:
+            return expected is not None
+        ratio = took / expected
+        if not 1 / _JUMP < ratio < _JUMP:
+            self.spread = _FIRST_SPREAD
+            return True
+        self.spread += _SPREAD_WEIGHT * (abs(ratio - 1) - self.spread)
+        return False
 
 
 class CostEstimates:
@@ -121,8 +125,8 @@ class CostEstimates:
             if expected[0] is not None and expected[1] is not None and expected[0] + expected[1] > 0:
                 took = max(picture.spent.total, window.spent.total)
                 ratio = took / (expected[0] + expected[1])
-                of_picture.learn_ratio(picture, ratio)
-                of_window.learn_ratio(window, ratio)
+                of_picture.learn_ratio(ratio)
+                of_window.learn_ratio(ratio)
                 return
         if picture is not None:
             self._kinds["picture"].learn(picture)

@@ -29,14 +29,20 @@ T = TypeVar("T")
 Knob = Literal["every", "slices", "size"]
 """A setting that a user may hold."""
 
-_USED = 0.85
+_USED = 0.9
 """Share of a deadline up to which a setting is kept."""
-_USED_RICHER = 0.6
+_USED_RICHER = 0.75
 """Share of a deadline up to which a richer setting is taken: less, so that it is not left again at once."""
 _WINDOW_SHARE = 0.2
 """Share of the time that tasks about the window may take, as long as their deadlines allow it."""
+_RICHER_SHARE = 0.7
+"""Of that share, what a richer setting may take."""
 _RENEWED = 0.8
 """Share of a deadline after which a task about the window is asked again at the latest."""
+_LEAST_SLICES = 2
+"""Of a full window: one slice shows what is there, but hardly what is being done."""
+_MOST_ROUND = 64
+"""Slices between two requests at most."""
 _DWELL = 3.0
 """Seconds from one change to the next richer setting."""
 _WORKS = 2
@@ -120,6 +126,7 @@ class Governor(Generic[K, T]):
         }
         self._waited = 0.0
         self._newest_asked = (-1, -1)
+        self._asked_at: float | None = None
         self._still_since: float | None = None
         self._reading = LoadReading()
         self._sensed_at = float("-inf")
@@ -150,7 +157,7 @@ class Governor(Generic[K, T]):
         still_since = self._gate.push(frame)
         with self._lock:
             if frame.gap:
-                self._newest_asked = (-1, -1)
+                self._newest_asked, self._asked_at = (-1, -1), None
             now = frame.time
             if not 0 <= now - self._sensed_at < _SENSED:
                 self._sensed_at = now
@@ -187,6 +194,7 @@ class Governor(Generic[K, T]):
                 timed[kind] = self._timed(kind, spent, work.size, fresh, len(window) if window else 0)
             if timed["window"] is not None:
                 self._newest_asked = newest
+                self._asked_at = window.newest.time if window else None
             # What the wearer asks has other costs; together with it, the costs of others cannot be told.
             alone = all(task in self._rules for task in work.tasks)
             if not alone or any(result.status not in ("ok", "expired") for result, _ in results):
@@ -223,8 +231,8 @@ class Governor(Generic[K, T]):
         now_chosen, reasons = self._choice, list[str]()
         duty = self._duty(reasons)
         size, pictures = self._wanted_of_pictures(reasons)
-        every = self._wanted_every(size, duty, reasons)
-        size, slices, windows = self._wanted_of_windows(size, every, reasons)
+        every, slices = self._wanted_rounds(size, duty, reasons)
+        size, slices, windows = self._wanted_of_windows(size, every, slices, reasons)
         apart = self._wanted_apart(size, pictures, slices, windows, every, reasons)
         if self._still_since is not None:
             reasons.insert(0, "nothing moves")
@@ -313,34 +321,56 @@ class Governor(Generic[K, T]):
             reasons.append(f"all {self._names[0]} at once would take {cost:.1f} s")
         return chosen
 
-    def _wanted_every(self, size: float, duty: float, reasons: list[str]) -> int:
-        """New slices from one request of tasks about the window to the next."""
-        base, held = self._every, self._choice
-        if "every" in self._held or not self._windows:
-            return base
-        cap = _RENEWED * self._deadline["window"] / self._slice_seconds
-        options = [base]
-        while options[-1] * 2 <= min(cap, 64):
-            options.append(options[-1] * 2)
+    def _wanted_rounds(self, size: float, duty: float, reasons: list[str]) -> tuple[int, int]:
+        """New slices from one request of tasks about the window to the next, and slices of a full window.
 
-        def load(every: int) -> float | None:
-            cost = self._window_cost(size, held.slices, self._windows, every)
-            return None if cost is None else cost / (every * self._slice_seconds)
+        Windows become shorter where asking less often does not help: each ask reads the slices since the one
+        before, but none that has left the window.
+        """
+        held = self._choice
+        if not self._windows:
+            return self._every, self._slices
+        rounds = self._rounds()
+        options = [(every, self._slices) for every in rounds]
+        options += [(rounds[-1], length) for length in self._lengths()[1:]]
 
-        loads = [load(every) for every in options]
-        for every, share in zip(options, loads, strict=True):
-            limit = _WINDOW_SHARE * duty * (0.7 if every < held.every else 1.0)
-            if share is None or share <= limit:
-                if every != base:
-                    reasons.append(f"{self._names[1]} take {_seconds(share, every * self._slice_seconds)}")
-                return every
-        reasons.append(f"{self._names[1]} take {_seconds(loads[-1], options[-1] * self._slice_seconds)}")
-        return options[-1]
+        def share(option: tuple[int, int]) -> float | None:
+            cost = self._window_cost(size, option[1], self._windows, option[0])
+            return None if cost is None else cost / (option[0] * self._slice_seconds)
 
-    def _wanted_of_windows(self, size: float, every: int, reasons: list[str]) -> tuple[float, int, int]:
-        """Size of pictures, length of a window, and tasks about the window at once."""
-        held, full = self._choice, self._slices
-        lengths = (full,) if "slices" in self._held else dict.fromkeys((full, -(-full // 2), -(-full // 4)))
+        chosen, taken = options[-1], share(options[-1])
+        place = options.index((held.every, held.slices)) if (held.every, held.slices) in options else 0
+        for number, option in enumerate(options):
+            limit = _WINDOW_SHARE * duty * (_RICHER_SHARE if number < place else 1.0)
+            part = share(option)
+            if part is None or part <= limit:
+                chosen, taken = option, part
+                break
+        if chosen != options[0]:
+            reasons.append(f"{self._names[1]} take {(taken or 0.0) * chosen[0] * self._slice_seconds:.1f} s")
+        return chosen
+
+    def _rounds(self) -> list[int]:
+        """New slices that may lie between two requests, fewest first; the last keeps within deadlines."""
+        base = self._every
+        if "every" in self._held:
+            return [base]
+        cap = min(_RENEWED * self._deadline["window"] / self._slice_seconds, _MOST_ROUND)
+        steps = (base * step // 2 for step in (2, 3, 4, 6, 8, 12, 16, 24, 32))
+        return list(dict.fromkeys(every for every in steps if every <= max(cap, base)))
+
+    def _lengths(self) -> list[int]:
+        """Slices that a full window may have, most first."""
+        full = self._slices
+        shorter = () if "slices" in self._held else (-(-full // 2), -(-full // 4))
+        return list(dict.fromkeys((full, *(length for length in shorter if length >= _LEAST_SLICES))))
+
+    def _wanted_of_windows(
+        self, size: float, every: int, full: int, reasons: list[str]
+    ) -> tuple[float, int, int]:
+        """Size of pictures, length of a window of `full` slices at most, and tasks about it at once."""
+        held = self._choice
+        lengths = [length for length in self._lengths() if length <= full]
         options = [
             (pixels, length, tasks)
             for pixels in self._sizes()
@@ -348,7 +378,7 @@ class Governor(Generic[K, T]):
             for length, tasks in [*((n, self._windows) for n in lengths), (min(lengths), 1)]
         ]
         if not self._windows:
-            return size, full, 1
+            return size, self._slices, 1
         if self._costs.expected("window", 1, 1.0) is None:
             return size, held.slices, self._windows
         chosen, fits = _richest(
@@ -371,6 +401,10 @@ class Governor(Generic[K, T]):
         if not (self._pictures and self._windows):
             return False
         picture = self._costs.most("picture", pictures, size)
+        if self._asked_at is not None:
+            # Slow work lets more slices come in than were to lie between two requests.
+            waited = math.ceil((self._decided_at - self._asked_at) / self._slice_seconds)
+            every = max(every, waited)
         window = self._window_cost(size, slices, windows, every, most=True)
         if picture is None or window is None:
             return True
@@ -422,7 +456,3 @@ def _richest(
 def _settings(choice: Choice) -> tuple[object, ...]:
     """What changes the costs of work."""
     return choice.every, choice.slices, choice.size, choice.pictures, choice.windows, choice.apart
-
-
-def _seconds(share: float | None, period: float) -> str:
-    return f"{(share or 0.0) * period:.1f} s"

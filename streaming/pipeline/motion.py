@@ -6,6 +6,8 @@ the one since which nothing has moved, not with the one before.
 
 from __future__ import annotations
 
+from collections import deque
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,10 @@ _SIGMAS = 6.0
 """The same in standard deviations of the noise."""
 _MOVED = 3
 """Cells that differ at least."""
-_NOISE_WEIGHT = 0.2
-"""Of the newest picture in the running mean of the noise."""
+_NOISE_OF = 25
+"""Pictures of which the quietest tells the noise: motion of the camera changes all cells too."""
+_MOST_NOISE = 3.0
+"""Grey levels; a cell is the mean of many pixels, so that a camera with more shows nothing else."""
 
 _Small = NDArray[np.float32]
 
@@ -43,7 +47,7 @@ class MotionGate:
         self._looked = float("-inf")
         self._reference: _Small | None = None
         self._before: _Small | None = None
-        self._noise = 0.0
+        self._changes: deque[float] = deque(maxlen=_NOISE_OF)
         self._size = (0, 0)
 
     def push(self, frame: Frame) -> float | None:
@@ -60,9 +64,8 @@ class MotionGate:
         self._looked = frame.time
         small = _small(frame.image)
         if self._before is not None:
-            # The median cell does not move, but for a camera that does.
-            change = float(np.median(np.abs(_residual(small, self._before)))) * 1.4826
-            self._noise += _NOISE_WEIGHT * (change - self._noise)
+            # From the median, as most of a scene does not move, to a standard deviation.
+            self._changes.append(1.4826 * float(np.median(np.abs(_residual(small, self._before)))))
         self._before = small
         if self._reference is None or self._differs(small, self._reference):
             self._reference, self._since = small, frame.time
@@ -73,7 +76,8 @@ class MotionGate:
 
     def _differs(self, small: _Small, reference: _Small) -> bool:
         change = np.abs(_residual(small, reference))
-        return int(np.count_nonzero(change > max(_LEAST, _SIGMAS * self._noise))) >= _MOVED
+        noise = min(min(self._changes, default=0.0), _MOST_NOISE)
+        return int(np.count_nonzero(change > max(_LEAST, _SIGMAS * noise))) >= _MOVED
 
 
 def _small(image: Image) -> _Small:
