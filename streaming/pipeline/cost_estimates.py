@@ -19,7 +19,7 @@ _WEIGHT = 0.4
 _SPREAD_WEIGHT = 0.25
 _SPREADS = 2.0
 """Mean relative errors above the mean that count as the most that work will cost."""
-_FIRST_SPREAD = 0.3
+_FIRST_SPREAD = 0.2
 """Relative error of a cost that was seen once."""
 _JUMP = 3.0
 """Factor from what was expected from which on costs have changed, and the old ones say nothing any more."""

@@ -31,7 +31,7 @@ Knob = Literal["every", "slices", "size"]
 
 _USED = 0.9
 """Share of a deadline up to which a setting is kept."""
-_USED_RICHER = 0.75
+_USED_RICHER = 0.8
 """Share of a deadline up to which a richer setting is taken: less, so that it is not left again at once."""
 _WINDOW_SHARE = 0.2
 """Share of the time that tasks about the window may take, as long as their deadlines allow it."""
@@ -63,7 +63,7 @@ _COOLING = 30.0
 """Seconds for which a machine that has slowed itself down counts as hot."""
 _BUSY, _IDLE = 0.5, 0.3
 """Share of the processor that others take from which on the machine is busy, and no longer."""
-_DUTY_HOT, _DUTY_BATTERY, _DUTY_LOW, _DUTY_BUSY = 0.5, 0.6, 0.3, 0.9
+_DUTY_HOT, _DUTY_BATTERY, _DUTY_LOW, _DUTY_BUSY = 0.5, 0.6, 0.3, 0.95
 _LOW = 0.2
 """Charge below which a battery is low."""
 
