@@ -24,7 +24,7 @@ def shares(picture: Callable[[int], Image], *, frames: int = 40, fps: float = 5.
 
 
 def noisy(scene: np.ndarray, sigma: float, exposure: float = 1.0) -> Image:
-    return np.clip(scene * exposure + RNG.normal(0, sigma, scene.shape), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(scene * exposure + RNG.normal(0, sigma, scene.shape), 0, 255), np.uint8)
 
 
 def with_hand(left: int) -> np.ndarray:
