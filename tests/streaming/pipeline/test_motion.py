@@ -7,13 +7,17 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.pipeline.motion import MotionGate
 
 RNG = np.random.default_rng(0)
 WIDTH, HEIGHT = 192, 108
-SCENE = cv2.GaussianBlur(RNG.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.float32), (0, 0), 6) * 4 - 380
+Pixels = NDArray[np.float32]
+SCENE: Pixels = (
+    cv2.GaussianBlur(RNG.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.float32), (0, 0), 6) * 4 - 380
+)
 
 
 def shares(picture: Callable[[int], Image], *, frames: int = 40, fps: float = 5.0) -> float:
@@ -23,11 +27,11 @@ def shares(picture: Callable[[int], Image], *, frames: int = 40, fps: float = 5.
     return float(np.mean([since is not None for since in found[20:]]))
 
 
-def noisy(scene: np.ndarray, sigma: float, exposure: float = 1.0) -> Image:
+def noisy(scene: Pixels, sigma: float, exposure: float = 1.0) -> Image:
     return np.asarray(np.clip(scene * exposure + RNG.normal(0, sigma, scene.shape), 0, 255), np.uint8)
 
 
-def with_hand(left: int) -> np.ndarray:
+def with_hand(left: int) -> Pixels:
     scene = SCENE.copy()
     scene[60:90, left : left + 24] = (200, 150, 120)
     return scene
