@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from rich.table import Table
 from egolive.assistant.cli.options import open_model
 from egolive.assistant.model.media import bundled_clip
 from egolive.benchmarks.bench_output import print_figures, save_figure, table
-from egolive.benchmarks.stream.governor_runs import SlowedEngine, busy_loops, play
+from egolive.benchmarks.stream.governor_runs import KeptClip, SlowedEngine, busy_loops, play
 from egolive.benchmarks.stream.motion_gate import contact_changes, still_picture
+from egolive.streaming.frames import Frame
 from egolive.streaming.sources.opening import open_source
-from egolive.streaming.sources.source import Source
 
 __all__ = ["run_governor"]
 
@@ -52,14 +53,17 @@ def run_governor(
         slowed = SlowedEngine(engine, lambda: 1.0)
         lengths = slices or (engine.profile.window_slices,)
         # What is loaded at the first use is no cost of a run.
-        play(slowed, _clip(), seconds=3.0, govern=False)
+        with open_source(bundled_clip()) as source:
+            # Decoding is no part of what is measured.
+            frames = [replace(frame, pixels=frame.image) for frame in source]
+        play(slowed, KeptClip(frames), seconds=3.0, govern=False)
         cases: list[dict[str, Any]] = []
         for factor, busy in [*((factor, 0) for factor in slow), (1.0, loops)]:
-            cases.append(_case(slowed, factor, busy, seconds, every, lengths))
+            cases.append(_case(slowed, frames, factor, busy, seconds, every, lengths))
             Console(stderr=True).print(_in_words(cases[-1]), highlight=False)
-        step = _step(slowed, seconds)
+        step = _step(slowed, frames, seconds)
         slowed.factor = lambda: 1.0
-        still = still_picture(slowed, _picture(), still_seconds)
+        still = still_picture(slowed, frames[0].image, still_seconds)
         said = {"model": engine.info.name, "backend": engine.info.backend}
         said |= {"precision": engine.info.precision, "device": engine.info.device}
     contacts = [contact_changes(episodes, head_still=head_still) for head_still in (False, True)]
@@ -81,6 +85,7 @@ def run_governor(
 
 def _case(
     engine: SlowedEngine,
+    frames: Sequence[Frame],
     factor: float,
     loops: int,
     seconds: float,
@@ -96,11 +101,11 @@ def _case(
         settings = [(rounds, length) for rounds in every for length in slices]
         for number in range(len(settings) + 1):
             if number == len(settings) // 2:
-                governor = play(engine, _clip(), seconds=seconds, govern=True)
+                governor = play(engine, KeptClip(frames), seconds=seconds, govern=True)
             if number < len(settings):
                 rounds, length = settings[number]
                 fixed.append(
-                    play(engine, _clip(), seconds=seconds, govern=False, every=rounds, slices=length)
+                    play(engine, KeptClip(frames), seconds=seconds, govern=False, every=rounds, slices=length)
                 )
     best = max(fixed, key=lambda run: int(run["answers"]))
     of_best = round(governor["answers"] / best["answers"], 4) if best["answers"] else None
@@ -114,20 +119,11 @@ def _case(
     }
 
 
-def _step(engine: SlowedEngine, seconds: float) -> dict[str, Any]:
+def _step(engine: SlowedEngine, frames: Sequence[Frame], seconds: float) -> dict[str, Any]:
     """An engine that becomes ten times slower in the middle of a governed run."""
     begun = time.monotonic()
     engine.factor = lambda: _STEP if time.monotonic() - begun > seconds / 2 else 1.0
-    return {"slow": _STEP, "at": seconds / 2} | play(engine, _clip(), seconds=seconds, govern=True)
-
-
-def _clip() -> Source:
-    return open_source(bundled_clip(), realtime=True, loop=True)
-
-
-def _picture() -> Any:
-    with open_source(bundled_clip()) as source:
-        return next(iter(source)).image
+    return {"slow": _STEP, "at": seconds / 2} | play(engine, KeptClip(frames), seconds=seconds, govern=True)
 
 
 def _in_words(case: dict[str, Any]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -16,12 +19,50 @@ from egolive.assistant.live.governing import governed
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.schema.engine import FULL_REUSE, Delta, Engine, EngineSession, Request, Reuse, Vision
+from egolive.streaming.clock import MonotonicClock
+from egolive.streaming.frames import Frame
 from egolive.streaming.sources.source import Source
 
-__all__ = ["EVERY", "SlowedEngine", "busy_loops", "play"]
+__all__ = ["EVERY", "KeptClip", "SlowedEngine", "busy_loops", "play"]
 
 EVERY = 2
 """Slices from one intent to the next, as in `egolive run` on a live source."""
+
+
+class KeptClip(Source):
+    """A clip in memory, over and over in real time; each lap begins behind a gap. Nothing is decoded.
+
+    Args:
+        frames: Of the clip, with their times.
+    """
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.live = True
+        self.name = "clip in memory"
+        self.fps: float | None = (len(frames) - 1) / (frames[-1].time - frames[0].time)
+        self.size: tuple[int, int] | None = (frames[0].width, frames[0].height)
+        self.broken = 0
+        self._frames = frames
+        self._stop = threading.Event()
+        self._clock = MonotonicClock()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames at their times; what is late comes at once."""
+        lap = self._frames[-1].time - self._frames[0].time + 1 / (self.fps or 1.0)
+        started = self._clock.now()
+        for index in itertools.count():
+            round_, place = divmod(index, len(self._frames))
+            frame = self._frames[place]
+            time_of = frame.time - self._frames[0].time + round_ * lap
+            if self._clock.wait(self._stop, started + time_of - self._clock.now()):
+                return
+            yield replace(
+                frame, time=time_of, index=index, gap=place == 0 and index > 0, captured=started + time_of
+            )
+
+    def close(self) -> None:
+        """Stop at the next frame."""
+        self._stop.set()
 
 
 @contextmanager
