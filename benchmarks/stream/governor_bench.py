@@ -22,8 +22,8 @@ from rich.table import Table
 from egolive.assistant.cli.options import open_model
 from egolive.assistant.model.media import bundled_clip
 from egolive.benchmarks.bench_output import print_figures, save_figure, table
+from egolive.benchmarks.stream.contact_changes import contact_changes, still_picture
 from egolive.benchmarks.stream.governor_runs import KeptClip, SlowedEngine, busy_loops, play
-from egolive.benchmarks.stream.motion_gate import contact_changes, still_picture
 from egolive.streaming.frames import Frame
 from egolive.streaming.sources.opening import open_source
 

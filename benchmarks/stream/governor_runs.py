@@ -200,7 +200,7 @@ def play(
         governor = None
         if govern:
             governor = stack.enter_context(governed(assistant, fps=profile.fps, slices=length, every=every))
-        run_stream(
+        report = run_stream(
             source,
             assistant,
             [watcher],
@@ -209,6 +209,9 @@ def play(
             seconds=seconds,
             governor=governor,
         )
+    if report.ended == "interrupt":
+        # A run takes Ctrl-C as its end; it is meant for all of them.
+        raise KeyboardInterrupt
     complete = watcher.in_time + watcher.expired
     return {
         "governed": govern,

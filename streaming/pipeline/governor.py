@@ -17,7 +17,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 from egolive.streaming.frames import Frame
 from egolive.streaming.pipeline.choice import Choice, LoadReading
 from egolive.streaming.pipeline.cost_estimates import CostEstimates, Spent, Timed
-from egolive.streaming.pipeline.motion import MotionGate
+from egolive.streaming.pipeline.motion_gate import MotionGate
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.scheduler import TaskRule, Work
 

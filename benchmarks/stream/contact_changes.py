@@ -10,7 +10,7 @@ import numpy as np
 from egolive.benchmarks.stream.governor_runs import SlowedEngine, play
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.frames import Frame, Image
-from egolive.streaming.pipeline.motion import MotionGate
+from egolive.streaming.pipeline.motion_gate import MotionGate
 from egolive.streaming.sources.source import Source
 from egolive.streaming.sources.wrappers import Paced
 from egolive.train.simulator.episode import HANDS, Plan, plan_episode, render_frame

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from egolive.streaming.frames import Frame, Image
-from egolive.streaming.pipeline.motion import MotionGate
+from egolive.streaming.pipeline.motion_gate import MotionGate
 
 RNG = np.random.default_rng(0)
 WIDTH, HEIGHT = 192, 108
