@@ -94,19 +94,16 @@ def _case(
 ) -> dict[str, Any]:
     """The governor and each fixed setting, under the same load."""
     engine.factor = lambda: factor
-    fixed: list[dict[str, Any]] = []
-    governor: dict[str, Any] = {}
     with busy_loops(loops):
-        # The governor in the middle: what else the machine does changes in the course of a sweep.
-        settings = [(rounds, length) for rounds in every for length in slices]
-        for number in range(len(settings) + 1):
-            if number == len(settings) // 2:
-                governor = play(engine, KeptClip(frames), seconds=seconds, govern=True)
-            if number < len(settings):
-                rounds, length = settings[number]
-                fixed.append(
-                    play(engine, KeptClip(frames), seconds=seconds, govern=False, every=rounds, slices=length)
-                )
+        # The governor before and after: what else the machine does changes in the course of a sweep.
+        before = play(engine, KeptClip(frames), seconds=seconds, govern=True)
+        fixed = [
+            play(engine, KeptClip(frames), seconds=seconds, govern=False, every=rounds, slices=length)
+            for rounds in every
+            for length in slices
+        ]
+        after = play(engine, KeptClip(frames), seconds=seconds, govern=True)
+    governor = _both(before, after)
     best = max(fixed, key=lambda run: int(run["answers"]))
     of_best = round(governor["answers"] / best["answers"], 4) if best["answers"] else None
     return {
@@ -116,6 +113,18 @@ def _case(
         "fixed": fixed,
         "best": best,
         "of_best": of_best,
+    }
+
+
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Two governed runs as one of the same length; what was chosen is that of the first."""
+    answers, expired = (one[name] + other[name] for name in ("answers", "expired"))
+    return one | {
+        "answers": answers / 2,
+        "expired": expired / 2,
+        "held": round(answers / (answers + expired), 4) if answers + expired else None,
+        "stale": one["stale"] + other["stale"],
+        "of_each": [one["answers"], other["answers"]],
     }
 
 
@@ -133,7 +142,7 @@ def _in_words(case: dict[str, Any]) -> str:
 
 def _run(run: dict[str, Any]) -> str:
     held = "-" if run["held"] is None else f"{run['held']:.1%}"
-    return f"{run['answers']} answers, {held} in time, {run['stale']} stale"
+    return f"{run['answers']:g} answers, {held} in time, {run['stale']} stale"
 
 
 def _table(
@@ -162,7 +171,7 @@ def _table(
 
 def _cells(run: dict[str, Any]) -> tuple[str, ...]:
     held = "-" if run["held"] is None else f"{run['held']:.1%}"
-    return str(run["answers"]), held, str(run["stale"]), str(len(run["choices"]))
+    return f"{run['answers']:g}", held, str(run["stale"]), str(len(run["choices"]))
 
 
 def _plot(cases: Sequence[dict[str, Any]], step: dict[str, Any], path: Path) -> None:

@@ -81,6 +81,8 @@ def busy_loops(count: int) -> Iterator[None]:
 class SlowedEngine:
     """An engine that takes a multiple of its own time: it sleeps after each token.
 
+    Its own time is that of the processor, of one thread: what else runs on the machine is not multiplied.
+
     Args:
         engine: The engine itself; stays the caller's to close.
         factor: Of its own time, at this moment.
@@ -114,9 +116,9 @@ class _SlowedSession:
     def _slowed(self, deltas: Iterator[Delta]) -> Generator[Delta]:
         try:
             while True:
-                started = time.perf_counter()
+                started = time.thread_time()
                 delta = next(deltas, None)
-                time.sleep((self._engine.factor() - 1) * (time.perf_counter() - started))
+                time.sleep((self._engine.factor() - 1) * (time.thread_time() - started))
                 if delta is None:
                     return
                 yield delta
