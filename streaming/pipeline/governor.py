@@ -17,6 +17,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 from egolive.streaming.frames import Frame
 from egolive.streaming.pipeline.choice import Choice, LoadReading
 from egolive.streaming.pipeline.cost_estimates import CostEstimates, Spent, Timed
+from egolive.streaming.pipeline.duty_cycle import DutyCycle
 from egolive.streaming.pipeline.motion_gate import MotionGate
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.scheduler import TaskRule, Work
@@ -57,15 +58,6 @@ _HEARTBEAT_COSTS = 25.0
 """A heartbeat comes after so many times what it costs."""
 _SENSED = 1.0
 """Seconds between two looks at the load."""
-_HOT, _COOL = 3.0, 8.0
-"""Degrees below the limit from which on the machine is hot, and cool again."""
-_COOLING = 30.0
-"""Seconds for which a machine that has slowed itself down counts as hot."""
-_BUSY, _IDLE = 0.5, 0.3
-"""Share of the processor that others take from which on the machine is busy, and no longer."""
-_DUTY_HOT, _DUTY_BATTERY, _DUTY_LOW, _DUTY_BUSY = 0.5, 0.6, 0.3, 0.95
-_LOW = 0.2
-"""Charge below which a battery is low."""
 
 
 class Governing(Protocol[K, T]):
@@ -128,10 +120,8 @@ class Governor(Generic[K, T]):
         self._newest_asked = (-1, -1)
         self._asked_at: float | None = None
         self._still_since: float | None = None
-        self._reading = LoadReading()
+        self._duty = DutyCycle()
         self._sensed_at = float("-inf")
-        self._hot = self._busy = False
-        self._throttled_at = float("-inf")
         self._decided_at = float("-inf")
         self._changed_at = float("-inf")
         self._works = 0
@@ -161,7 +151,7 @@ class Governor(Generic[K, T]):
             now = frame.time
             if not 0 <= now - self._sensed_at < _SENSED:
                 self._sensed_at = now
-                self._feel(self._sense(), now)
+                self._duty.push(self._sense(), now)
             if still_since == self._still_since and 0 <= now - self._decided_at < 0.2 and self._told:
                 return None
             self._still_since, self._decided_at = still_since, now
@@ -216,20 +206,9 @@ class Governor(Generic[K, T]):
         longest = Spent(min(one.first for one in spent), max(one.total for one in spent))
         return Timed(len(spent), size, units, longest)
 
-    def _feel(self, reading: LoadReading, now: float) -> None:
-        self._reading = reading
-        if reading.throttled:
-            self._throttled_at = now
-        headroom = reading.headroom
-        if headroom is not None:
-            self._hot = headroom < (_COOL if self._hot else _HOT)
-        if reading.others_cpu is not None:
-            self._busy = reading.others_cpu > (_IDLE if self._busy else _BUSY)
-
     def _wanted(self) -> Choice:
         """The richest setting whose answers are expected in time, and why it is no richer."""
-        now_chosen, reasons = self._choice, list[str]()
-        duty = self._duty(reasons)
+        duty, reasons = self._duty.share()
         size, pictures = self._wanted_of_pictures(reasons)
         every, slices = self._wanted_rounds(size, duty, reasons)
         size, slices, windows = self._wanted_of_windows(size, every, slices, reasons)
@@ -237,7 +216,7 @@ class Governor(Generic[K, T]):
         if self._still_since is not None:
             reasons.insert(0, "nothing moves")
         return replace(
-            now_chosen,
+            self._choice,
             every=every,
             slices=slices,
             size=size,
@@ -270,25 +249,6 @@ class Governor(Generic[K, T]):
             apart=wanted.apart or held.apart,
             reason=wanted.reason,
         )
-
-    def _duty(self, reasons: list[str]) -> float:
-        """Share of the time in which to work, by the load of the machine."""
-        reading, duty = self._reading, 1.0
-        if self._sensed_at - self._throttled_at < _COOLING:
-            duty = min(duty, _DUTY_HOT)
-            reasons.append("the machine slows itself down")
-        elif self._hot:
-            duty = min(duty, _DUTY_HOT)
-            reasons.append(f"the machine is hot ({reading.temperature:.0f} °C)")
-        if reading.on_battery:
-            low = reading.battery is not None and reading.battery < _LOW
-            duty = min(duty, _DUTY_LOW if low else _DUTY_BATTERY)
-            charge = "" if reading.battery is None else f" ({reading.battery:.0%})"
-            reasons.append(f"on battery{charge}")
-        if self._busy and reading.others_cpu is not None:
-            duty = min(duty, _DUTY_BUSY)
-            reasons.append("other programs keep the processor busy")
-        return duty
 
     def _budget(self, kind: Literal["picture", "window"]) -> float:
         """Seconds that work may take for its answers to be in time."""
