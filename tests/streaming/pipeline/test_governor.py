@@ -60,9 +60,9 @@ def test_noisy_costs_do_not_make_it_change_its_mind_all_the_time() -> None:
 
 
 def test_what_the_user_holds_is_left_alone() -> None:
-    run = play(slowed(20.0), held=("every", "slices", "size"))
+    run = play(slowed(20.0), seconds=30.0, held=("every", "slices", "size"))
     assert {(one.every, one.slices, one.size) for _, one in run.choices} == {(2, 4, 1.0)}
-    free = play(slowed(20.0))
+    free = play(slowed(20.0), seconds=30.0)
     assert {one.every for _, one in free.choices} != {2}
     assert {one.slices for _, one in free.choices} != {4}
 
