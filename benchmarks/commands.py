@@ -23,7 +23,7 @@ from egolive.assistant.load import check_model
 from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.paths import existing_path
 
-__all__ = ["engines", "latency", "peers", "quality", "recall_bench", "scaling", "stream"]
+__all__ = ["engines", "governor", "latency", "peers", "quality", "recall_bench", "scaling", "stream"]
 
 
 def stream(
@@ -339,6 +339,64 @@ def engines(
     run_engines(
         model,
         slices=slices,
+        device=device,
+        threads=threads,
+        json_file=json_file,
+        plot_file=plot_file,
+    )
+    wrote(json_file, plot_file)
+
+
+def governor(
+    *,
+    model: ModelOption = "nano",
+    slow: Annotated[tuple[float, ...], Parameter(negative="")] = (1.0, 2.0, 5.0, 10.0),
+    loops: int = 2,
+    seconds: float = 60.0,
+    every: Annotated[tuple[int, ...], Parameter(negative="")] = (1, 2, 4, 8),
+    slices: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+    still_seconds: float = 90.0,
+    episodes: int = 10,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonFile = None,
+    plot_file: PlotFile = None,
+) -> None:
+    """Hold the governor of live runs against fixed settings; prints a table, then one JSON line.
+
+    Args:
+        model: What answers.
+        slow: By how many times the engine is slowed; may be given several times.
+        loops: Busy processes beside one run of the engine at its own speed.
+        seconds: Length of each run, in real time.
+        every: Fixed settings of --every; may be given several times.
+        slices: Fixed settings of --slices; the model's own without it.
+        still_seconds: Length of the runs on a picture that stands still.
+        episodes: Simulated episodes in which changes of contact are looked for.
+        device: auto, cpu, cuda or cuda:N.
+        threads: CPU threads of the engine.
+        json_file: Also write the JSON object here.
+        plot_file: Also draw answers and ages into this PNG.
+    """
+    if not all(1 <= factor <= 1000 for factor in slow):
+        raise UsageError("--slow is 1 to 1000")
+    if not all(1 <= length <= 3600 for length in (seconds, still_seconds)):
+        raise UsageError("--seconds and --still-seconds are 1 to 3600")
+    if not every or min((*every, *slices, episodes)) < 1 or loops < 0:
+        raise UsageError("--every, --slices and --episodes are 1 or more, --loops 0 or more")
+    check_folders(json_file, plot_file)
+    check_model(model)
+    from egolive.benchmarks.stream.governor_bench import run_governor
+
+    run_governor(
+        model=model,
+        slow=slow,
+        loops=loops,
+        seconds=seconds,
+        every=every,
+        slices=slices,
+        still_seconds=still_seconds,
+        episodes=episodes,
         device=device,
         threads=threads,
         json_file=json_file,

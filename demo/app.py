@@ -78,6 +78,7 @@ def demo(
     http: Annotated[bool, Parameter(negative="", group=_SERVER.group)] = False,
     certificate: Annotated[Path | None, _SERVER] = None,
     key: Annotated[Path | None, _SERVER] = None,
+    fixed: Annotated[bool, Parameter(negative="", group=MODEL)] = False,
     visitors: Annotated[int, _SERVER] = 4,
     upload_mb: Annotated[int, _SERVER] = 200,
 ) -> None:
@@ -98,6 +99,7 @@ def demo(
         http: Serve plain HTTP there too, for example behind a proxy that does HTTPS.
         certificate: Certificate file for HTTPS.
         key: Key file of the certificate.
+        fixed: Do not govern what is asked when; see `egolive run --fixed`.
         visitors: Visitors with a camera at once; further ones wait.
         upload_mb: Most megabytes of a clip.
     """
@@ -144,7 +146,9 @@ def demo(
             certificate, key = self_signed(folder, [*own_names(), "127.0.0.1", "::1", *named, *reached])
         engine = model.load()
         stack.callback(engine.close)
-        page, sessions = build_page(engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb)
+        page, sessions = build_page(
+            engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb, fixed=fixed
+        )
         stack.callback(sessions.close)
         config = uvicorn.Config(
             SecurityMiddleware(page, login=login, names=HostNames(host, named)),
@@ -209,6 +213,7 @@ def build_page(
     source: Callable[[], Source] | None = None,
     visitors: int = 4,
     upload_mb: int = 200,
+    fixed: bool = False,
 ) -> tuple[ASGIApp, VisitorSessions]:
     """The page as an ASGI app.
 
@@ -218,6 +223,7 @@ def build_page(
         source: Opens the server's own source.
         visitors: Visitors with a camera at once.
         upload_mb: Most megabytes of a clip.
+        fixed: Do not govern what is asked when.
 
     Returns:
         The app, and the sessions, to be closed at the end.
@@ -235,7 +241,7 @@ def build_page(
 
     # Gradio serves the files under it; nothing is ever put there.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
-    sessions = VisitorSessions(SharedEngine(engine), source, most=visitors)
+    sessions = VisitorSessions(SharedEngine(engine), source, most=visitors, fixed=fixed)
     taken, upload = folder / "clips", upload_mb * 1_000_000
     clips = ClipSessions(taken, most=4 * visitors)
     uploads = Uploads(folder / "uploads", most_bytes=upload, total_bytes=2 * visitors * upload, taken=taken)

@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.generation.conversations import Conversation, fill_placeholders
 from egolive.assistant.generation.generate import Sampling
+from egolive.assistant.live.governing import held_by
 from egolive.assistant.load import load_any_engine
 from egolive.assistant.model.media import Picture, Video, given_frames, is_video
 from egolive.assistant.runtime.engine_lock import SharedEngine
@@ -333,6 +334,7 @@ class Model:
         think: bool | None = None,
         max_tokens: int | None = None,
         grammar: bool = True,
+        governed: bool = True,
     ) -> Stream:
         """Watch a source; iterate over what comes back for one result a frame.
 
@@ -355,6 +357,9 @@ class Model:
             think: Let the model reason before it answers, or not; the model's own habit without it.
             max_tokens: Most tokens of an answer; enough for the task without it.
             grammar: Hold boxes, intervals and reasoning to their form.
+            governed: Of a live source, let what is asked when, the length of windows and the size of pictures
+                follow what answers cost, the load of the machine and whether anything moves; `every` and
+                `slices` that are given stay as they are.
 
         Returns:
             An iterator of `FrameResult`, which also works as a context manager.
@@ -388,6 +393,8 @@ class Model:
                 deadline=deadline,
                 max_tokens=max_tokens,
                 grammar=grammar,
+                governed=governed,
+                held=held_by(every=every, slices=slices),
             )
         except ConfigError:
             if opened is not source:

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Self, cast
 
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.governing import governed
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.schema.answers import Answer, Question, Task
@@ -20,6 +22,7 @@ from egolive.assistant.schema.engine import Engine
 from egolive.frame_result import FrameResult
 from egolive.streaming.clock import MonotonicClock
 from egolive.streaming.errors import ConfigError
+from egolive.streaming.pipeline.governor import Knob
 from egolive.streaming.pipeline.mailbox import Mailbox
 from egolive.streaming.sources.source import Source
 
@@ -59,6 +62,10 @@ class StreamSettings:
     """Most tokens of an answer."""
     grammar: bool = True
     """Hold boxes, intervals and reasoning to their form."""
+    governed: bool = True
+    """Let what is asked of a live source follow what answers cost."""
+    held: frozenset[Knob] = frozenset()
+    """Settings that are not governed."""
 
     def __post_init__(self) -> None:
         for name, least in (("slices", 1), ("every", 1), ("max_tokens", 1)):
@@ -312,7 +319,18 @@ class Stream:
 def _run(source: Source, assistant: Assistant, handover: _Handover, settings: StreamSettings) -> None:
     """Play the source to its end; what ends it otherwise is the caller's to see."""
     try:
-        with assistant:
+        with assistant, ExitStack() as stack:
+            governor = None
+            if source.live and settings.governed:
+                governor = stack.enter_context(
+                    governed(
+                        assistant,
+                        fps=settings.fps,
+                        slices=settings.slices,
+                        every=settings.every,
+                        held=settings.held,
+                    )
+                )
             run_stream(
                 source,
                 assistant,
@@ -322,6 +340,7 @@ def _run(source: Source, assistant: Assistant, handover: _Handover, settings: St
                 seconds=settings.seconds,
                 stop=handover.stop,
                 clock=handover.clock,
+                governor=governor,
             )
     except BaseException as error:
         handover.mailbox.fail(error)

@@ -237,6 +237,13 @@ _add(
 )
 _add(
     bench,
+    "governor",
+    "benchmarks.commands:governor",
+    "What the governor of live runs reaches under load, beside fixed settings.",
+    "bench governor --json governor.json --plot governor.png",
+)
+_add(
+    bench,
     "engines",
     "benchmarks.commands:engines",
     "What engines cost, against what the machine could do.",

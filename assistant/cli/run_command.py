@@ -32,6 +32,7 @@ from egolive.assistant.cli.typed_questions import lines_to
 from egolive.assistant.generation.audit import Audit
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant, live_questions
+from egolive.assistant.live.governing import governed, held_by
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
@@ -72,6 +73,7 @@ def run(
     paper_prompt: Annotated[bool | None, _ASK] = None,
     max_tokens: Annotated[int | None, _ASK] = None,
     every: Annotated[int | None, _ASK] = None,
+    fixed: Annotated[bool, Parameter(negative="", group=ASKED)] = False,
     deadline: Annotated[float | None, _OUT] = None,
     reconnect_timeout: Annotated[float | None, Parameter(alias="--give-up", group=GIVEN)] = None,
     rtsp_transport: Annotated[Literal["auto", "tcp", "udp"], _IN] = "auto",
@@ -107,6 +109,9 @@ def run(
         max_tokens: Most tokens of an answer; enough for the task without it.
         every: Slices (pairs of frames) from one intent and next step to the following ones; 2 without it, for
             a recording 1.
+        fixed: Do not govern a live source. Without it what is asked when, the length of windows and the size
+            of pictures follow what answers cost, the load of the machine and whether anything moves;
+            --every, --slices and --fps hold what they say.
         deadline: Seconds after which an answer about a live source is not shown as current any more; without
             it 5 for boxes and 15 for words.
         reconnect_timeout: Seconds for which a lost camera or address is tried again; for ever without it.
@@ -231,6 +236,17 @@ def run(
         # A terminal cannot be waited for like this on Windows.
         if ask and opened.live and sys.stdin.isatty() and os.name == "posix":
             stack.enter_context(lines_to(take, sys.stdin))
+        governor = None
+        if opened.live and not fixed:
+            governor = stack.enter_context(
+                governed(
+                    assistant,
+                    fps=settings.fps,
+                    slices=settings.slices,
+                    every=settings.every,
+                    held=held_by(every=every, slices=slices),
+                )
+            )
         report = run_stream(
             played,
             assistant,
@@ -243,6 +259,7 @@ def run(
             audit=checked.counts if checked else None,
             recorder=recorder,
             timeout=engine_timeout,
+            governor=governor,
         )
     tell(
         report,

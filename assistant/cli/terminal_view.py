@@ -154,7 +154,8 @@ class TerminalView:
         rates = self._rates
         return Text(
             f"source {rates.source:.1f}/s · shown {rates.shown:.1f}/s · answers {rates.answers:.1f}/s\n"
-            f"not shown {self._dropped} · gaps {self._gaps}\n{self._shown.figures if self._shown else ''}",
+            f"not shown {self._dropped} · gaps {self._gaps}\n{self._shown.figures if self._shown else ''}"
+            f"\n{self._shown.governor if self._shown else ''}",
             style="dim",
         )
 

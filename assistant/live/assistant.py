@@ -19,6 +19,7 @@ from egolive.assistant.generation.generate import (
     Sampling,
     generate_answers,
 )
+from egolive.assistant.live.picture_sizes import seen_smaller
 from egolive.assistant.live.schedule import recurring_rules, wearer_rule
 from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.prompts.prompts import build_prompt, vision_of
@@ -115,7 +116,12 @@ class Assistant:
         self.scheduler.ask(question, wearer_rule(question))
 
     def answer(
-        self, questions: Sequence[Question], *, window: Window | None = None, picture: Frame | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        window: Window | None = None,
+        picture: Frame | None = None,
+        size: float = 1.0,
     ) -> Iterator[Answer]:
         """Ask questions together.
 
@@ -123,6 +129,7 @@ class Assistant:
             questions: Boxes are asked of the picture, everything else of the window.
             window: What has been seen; may be missing where only boxes are asked for.
             picture: The newest picture; the window's newest frame without it.
+            size: Share of the usual pixels at which the model sees pictures.
 
         Returns:
             The answers in the order of the questions.
@@ -133,7 +140,7 @@ class Assistant:
         """
         if picture is None and window is not None:
             picture = window.newest
-        generations = [self._generation(question, window, picture) for question in questions]
+        generations = [self._generation(question, window, picture, size) for question in questions]
         answers = dict(self._answer(generations))
         return iter([answers[number] for number in range(len(generations))])
 
@@ -155,6 +162,11 @@ class Assistant:
                 self._forget_if_told()
             finally:
                 self._at_work.release()
+
+    @property
+    def profile(self) -> Profile:
+        """How the model is asked and read."""
+        return self._profile
 
     @property
     def engine_session(self) -> EngineSession:
@@ -180,7 +192,9 @@ class Assistant:
 
     def _results(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
         self._forget_if_told()
-        generations = [self._generation(question, work.window, work.picture) for question in work.tasks]
+        generations = [
+            self._generation(question, work.window, work.picture, work.size) for question in work.tasks
+        ]
         if work.stopped():
             # What it would see may have been forgotten since it was taken.
             for generation in generations:
@@ -221,7 +235,7 @@ class Assistant:
         )
 
     def _generation(
-        self, question: Question, window: Window | None, picture: Frame | None
+        self, question: Question, window: Window | None, picture: Frame | None, size: float
     ) -> GenerationRequest:
         seen = picture if question.task == "ground" else window
         if seen is None:
@@ -231,16 +245,16 @@ class Assistant:
             )
         newest = seen if isinstance(seen, Frame) else seen.newest
         stretch = None if isinstance(seen, Frame) else seen.interval
+        source_size = (newest.width, newest.height)
         prompt = build_prompt(
             self._profile,
             question,
-            [vision_of(seen, self._profile)],
+            [vision_of(seen, seen_smaller(self._profile, size, source_size))],
             window=stretch,
             paper_prompt=self._paper_prompt,
         )
-        size = (newest.width, newest.height)
         return GenerationRequest(
-            question=question, prompt=prompt, source_size=size, window=stretch, time=newest.time
+            question=question, prompt=prompt, source_size=source_size, window=stretch, time=newest.time
         )
 
 

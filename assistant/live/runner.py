@@ -10,12 +10,15 @@ from dataclasses import asdict, replace
 from egolive.assistant.generation.audit import AuditCounts
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.box_tracking import BoxTracker
+from egolive.assistant.live.governing import choice_in_words
 from egolive.assistant.live.sinks import Shown, Sink
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics, Stage, rss_bytes
 from egolive.streaming.pipeline import pipeline
+from egolive.streaming.pipeline.choice import Choice
+from egolive.streaming.pipeline.governor import Governing
 from egolive.streaming.pipeline.latest_results import Showing
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.recording.recording import Recorder
@@ -43,6 +46,7 @@ def run_stream(
     audit: AuditCounts | None = None,
     recorder: Recorder[Question, Answer] | None = None,
     timeout: float | None = None,
+    governor: Governing[Question, Answer] | None = None,
 ) -> pipeline.Report:
     """Play a source through the assistant into sinks; closes the sinks, whatever happens.
 
@@ -59,6 +63,7 @@ def run_stream(
         audit: What the assistant's audit finds, to be told with the figures.
         recorder: Keeps the run, so that it can be run again; closed at the end.
         timeout: Seconds without a token after which the engine counts as hung; 300 without it.
+        governor: Chooses how a live source is asked about; nothing is changed without it.
 
     Returns:
         Counts and rates of the run.
@@ -68,7 +73,9 @@ def run_stream(
     """
     clock = clock or MonotonicClock()
     metrics = metrics or Metrics(clock)
-    player = Runner(sinks, metrics, audit)
+    player = Runner(sinks, metrics, audit, slice_seconds=2 / fps)
+    if recorder is not None and governor is not None:
+        governor = recorder.governor(governor)
     with ExitStack() as stack:
         if recorder is not None:
             stack.callback(recorder.close)
@@ -84,6 +91,8 @@ def run_stream(
             seconds=seconds,
             stop=stop,
             on_gap=player.gap,
+            on_choice=player.choice,
+            governor=governor,
             same=say_the_same,
             metrics=metrics,
             clock=clock,
@@ -105,6 +114,7 @@ class Runner:
         audit: AuditCounts | None = None,
         *,
         steady: bool = False,
+        slice_seconds: float = 1.0,
     ) -> None:
         """Stand between a run and its sinks, which stay the caller's to close.
 
@@ -113,15 +123,19 @@ class Runner:
             metrics: Of the run.
             audit: What has been checked so far, where anything is.
             steady: Leave out what differs each time, such as the memory that is used.
+            slice_seconds: Length of a slice of the windows.
         """
         self._sinks = sinks
         self._metrics = metrics
         self._audit = audit
         self._steady = steady
+        self._slice_seconds = slice_seconds
         # Following boxes costs more than all else that is done with a frame that nobody draws on.
         self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else BoxTracker()
         self._cut = False
         self._figures = ""
+        self._governor = ""
+        self._still_since: float | None = None
         self._figures_at = _FIGURES_PERIOD
         self._event_at = _METRICS_PERIOD
 
@@ -145,6 +159,8 @@ class Runner:
             late=[_late(result) for result in showing.new if result.status != "ok"],
             now=showing.now,
             figures=self._figures,
+            governor=self._governor,
+            still_since=self._still_since,
         )
         with self._metrics.measure("draw"):
             for sink in self._sinks:
@@ -157,6 +173,12 @@ class Runner:
         """Write down a gap; the frame that begins anew may never be shown."""
         self._cut = True
         self.note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
+
+    def choice(self, time: float, choice: Choice) -> None:
+        """Write down what the governor chose at a time of the stream."""
+        self._governor = choice_in_words(choice, self._slice_seconds)
+        self._still_since = choice.still_since
+        self.note(choice.event(time))
 
     def note(self, event: Mapping[str, object]) -> None:
         """Hand an event to every sink."""

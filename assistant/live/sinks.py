@@ -36,6 +36,8 @@ class Shown:
         late: Sequence[Answer] = (),
         now: float | None = None,
         figures: str = "",
+        governor: str = "",
+        still_since: float | None = None,
     ) -> None:
         """Hold one picture and its answers.
 
@@ -46,6 +48,8 @@ class Shown:
             late: Those that came too late or had to make way, which are only written down.
             now: Stream time in seconds; the frame's own without it.
             figures: The run in one line, for people.
+            governor: What the governor chose and why, in one line; empty where the run is not governed.
+            still_since: Stream time since which nothing has moved; None where something does.
         """
         self.frame = frame
         self.answers = tuple(answers)
@@ -53,6 +57,8 @@ class Shown:
         self.late = tuple(late)
         self.now = frame.time if now is None else now
         self.figures = figures
+        self.governor = governor
+        self.still_since = still_since
 
     @cached_property
     def picture(self) -> Image:
@@ -75,7 +81,7 @@ class Sink(Protocol):
         ...
 
     def note(self, event: Mapping[str, object]) -> None:
-        """Take an event that is not an answer: a gap, or the run's metrics."""
+        """Take an event that is not an answer: a gap, a choice of the governor, or the run's metrics."""
         ...
 
     def close(self) -> None:

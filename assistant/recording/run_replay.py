@@ -168,11 +168,11 @@ def replay_run(
     """
     clock = VirtualClock()
     metrics = Metrics(clock)
-    player = Runner(sinks, metrics, steady=True)
     with ExitStack() as stack:
         for sink in reversed(sinks):
             stack.callback(sink.close)
         settings = settings_of(recording)
+        player = Runner(sinks, metrics, steady=True, slice_seconds=2 / settings.fps)
         answerer = stack.enter_context(_Answerer(engine, settings, clock, metrics, observer))
         report = replay(
             recording,
@@ -183,6 +183,7 @@ def replay_run(
             clock=clock,
             metrics=metrics,
             on_gap=player.gap,
+            on_choice=player.choice,
             same=say_the_same,
         )
         event = metrics_event(metrics, report.stream_seconds, steady=True)
@@ -233,7 +234,9 @@ class _Answerer:
             questions = [work.tasks[place] for place in asked]
             if work.window is None and any(question.task != "ground" for question in questions):
                 raise DataError("the recording has questions about a window, but none there; record again")
-            answers = self._assistant.answer(questions, window=work.window, picture=work.picture)
+            answers = self._assistant.answer(
+                questions, window=work.window, picture=work.picture, size=work.size
+            )
             found = dict(zip(asked, answers, strict=True))
         counts = self._own.counts
         self._metrics.count({name: number - before.get(name, 0) for name, number in counts.items()})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["driver_version", "energy_joules", "power_watts"]
+__all__ = ["driver_version", "energy_joules", "power_watts", "temperature", "throttled"]
 
 _T = TypeVar("_T")
 
@@ -37,6 +37,32 @@ def energy_joules(index: int = 0) -> float | None:
     return _ask(
         lambda nvml: nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByIndex(index)) / 1e3
     )
+
+
+def temperature(index: int = 0) -> tuple[float, float] | None:
+    """Temperature of a GPU, and the one from which on it slows itself down, in degrees Celsius."""
+    return _ask(lambda nvml: _temperature(nvml, nvml.nvmlDeviceGetHandleByIndex(index)))
+
+
+def throttled(index: int = 0) -> bool | None:
+    """Whether a GPU slows itself down now, because of heat or because it gets too little power."""
+    return _ask(lambda nvml: _throttled(nvml, nvml.nvmlDeviceGetHandleByIndex(index)))
+
+
+def _temperature(nvml: Any, gpu: Any) -> tuple[float, float]:
+    now = nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
+    limit = nvml.nvmlDeviceGetTemperatureThreshold(gpu, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN)
+    return float(now), float(limit)
+
+
+def _throttled(nvml: Any, gpu: Any) -> bool:
+    reasons = (
+        nvml.nvmlClocksThrottleReasonHwSlowdown
+        | nvml.nvmlClocksThrottleReasonHwThermalSlowdown
+        | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
+        | nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
+    )
+    return bool(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu) & reasons)
 
 
 def _ask(question: Callable[[Any], _T]) -> _T | None:

@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from egolive.assistant.live.assistant import Assistant, live_questions
+from egolive.assistant.live.governing import governed
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Question, Task
@@ -45,7 +47,13 @@ class VisitorSession:
     """One stream with its assistant. A run begins with each change of what is asked; `post` feeds it."""
 
     def __init__(
-        self, engine: SharedEngine, open_source: Callable[[], Source], settings: Settings, *, pictures: bool
+        self,
+        engine: SharedEngine,
+        open_source: Callable[[], Source],
+        settings: Settings,
+        *,
+        pictures: bool,
+        fixed: bool = False,
     ) -> None:
         """Begin a run.
 
@@ -54,6 +62,7 @@ class VisitorSession:
             open_source: Opens what is seen, anew for each run.
             settings: What is asked.
             pictures: Keep pictures for pages to look at.
+            fixed: Do not govern what is asked when.
 
         Raises:
             SourceError: The source cannot be opened.
@@ -62,8 +71,9 @@ class VisitorSession:
         self._engine = engine
         self._open = open_source
         self._pictures = pictures
+        self._fixed = fixed
         self._changing_run = threading.Lock()
-        self._run = _Run(engine, open_source(), settings, pictures=pictures)
+        self._run = _Run(engine, open_source(), settings, pictures=pictures, fixed=fixed)
         self._run.start()
 
     @property
@@ -126,7 +136,7 @@ class VisitorSession:
         try:
             self._run.stop()
             self._run.join()
-            run = _Run(self._engine, self._open(), settings, pictures=self._pictures)
+            run = _Run(self._engine, self._open(), settings, pictures=self._pictures, fixed=self._fixed)
             self.settings, self._run = settings, run
             run.start()
         finally:
@@ -155,16 +165,20 @@ class VisitorSession:
 class _Run:
     """The assistant on one source, on a thread of its own."""
 
-    def __init__(self, engine: SharedEngine, source: Source, settings: Settings, *, pictures: bool) -> None:
+    def __init__(
+        self, engine: SharedEngine, source: Source, settings: Settings, *, pictures: bool, fixed: bool
+    ) -> None:
         profile = engine.profile
         self.source = source
+        self._fixed = fixed
+        self._every = _EVERY if source.live else 1
         self._metrics = Metrics()
         think = profile.think if settings.think is None else settings.think
         try:
             self.assistant = Assistant(
                 engine,
                 questions=live_questions(settings.tasks, settings.phrases, think=think),
-                every=_EVERY if source.live else 1,
+                every=self._every,
                 metrics=self._metrics,
             )
         except BaseException:
@@ -194,7 +208,12 @@ class _Run:
     def _play(self) -> None:
         error = ""
         try:
-            with self.assistant:
+            with self.assistant, ExitStack() as stack:
+                governor = None
+                if self.source.live and not self._fixed:
+                    governor = stack.enter_context(
+                        governed(self.assistant, fps=self._fps, slices=self._slices, every=self._every)
+                    )
                 run_stream(
                     self.source,
                     self.assistant,
@@ -203,6 +222,7 @@ class _Run:
                     slices=self._slices,
                     stop=self._stop,
                     metrics=self._metrics,
+                    governor=governor,
                 )
         except EgoliveError as failure:
             error = str(failure)
@@ -224,6 +244,7 @@ class VisitorSessions:
         most: Visitors with a camera at once. A place is free again when its thread has ended.
         first_picture: Seconds within which a visitor's camera has to send its first picture, and
             after which one that sends none gives way where others wait.
+        fixed: Do not govern what is asked when.
     """
 
     def __init__(
@@ -233,12 +254,14 @@ class VisitorSessions:
         *,
         most: int = 4,
         first_picture: float = 10.0,
+        fixed: bool = False,
     ) -> None:
         self.engine = engine
         self.watched = open_source is not None
         """Whether pages watch a source of the server."""
         self._open = open_source or BrowserSource
         self._most = most
+        self._fixed = fixed
         self._patience = first_picture
         self._changing = threading.Lock()
         self._sessions: dict[str, VisitorSession] = {}
@@ -269,7 +292,9 @@ class VisitorSessions:
             if not is_loopback(address) and theirs >= max(1, self._most // 2):
                 return None
             word = secrets.token_urlsafe(16)
-            self._sessions[word] = VisitorSession(self.engine, self._open, settings, pictures=self.watched)
+            self._sessions[word] = VisitorSession(
+                self.engine, self._open, settings, pictures=self.watched, fixed=self._fixed
+            )
             self._address[word] = address
             return word
 

@@ -49,6 +49,8 @@ class State(TypedDict):
     history: list[dict[str, object]]
     """What was said about the wearer and to their questions, oldest first."""
     figures: dict[str, object]
+    still_since: float | None
+    """Time since which nothing has moved: what was answered about later pictures is current still."""
     error: str
     """Why the run is over; empty while it goes on or where it was asked to end."""
     over: bool
@@ -89,7 +91,16 @@ class StateSink:
         self._frame: Frame | None = None
         self._jpeg: tuple[int, bytes] = (-1, b"")
         self._state = State(
-            index=-1, t=0.0, now=0.0, size=[0, 0], answers=[], history=[], figures={}, error="", over=False
+            index=-1,
+            t=0.0,
+            now=0.0,
+            size=[0, 0],
+            answers=[],
+            history=[],
+            figures={},
+            still_since=None,
+            error="",
+            over=False,
         )
 
     @property
@@ -131,6 +142,9 @@ class StateSink:
         if now - self._figures_at >= _FIGURES_PERIOD:
             self._figures_at = now
             self._figures = self._figures_now(frame.time)
+        if shown.governor != self._figures.get("governor", ""):
+            # Pages may be reading the figures: they are replaced, never changed.
+            self._figures = self._figures | {"governor": shown.governor}
         self._publish(
             State(
                 index=frame.index,
@@ -140,6 +154,7 @@ class StateSink:
                 answers=[answer_for_page(answer, shown.now) for answer in shown.answers],
                 history=list(self._history),
                 figures=self._figures,
+                still_since=shown.still_since,
                 error="",
                 over=False,
             ),
@@ -206,6 +221,7 @@ class StateSink:
             "reuse": event["reuse"],
             "memory_mb": event["memory_mb"],
             "waiting": self._waiting(),
+            "governor": self._figures.get("governor", ""),
         }
 
 

@@ -4,11 +4,17 @@
 const FRESH = 1.0, OLD = 5.0;  // seconds between which boxes fade
 const BOX_DEADLINE = 5.0, WORD_DEADLINE = 15.0;  // seconds after which an answer is not shown as current
 
+function isCurrent(answer, state, now, deadline) {
+  // Where nothing has moved since, the picture's own age counts.
+  const still = state.still_since, held = still !== null && still !== undefined && answer.t >= still;
+  return now - (held ? state.now : answer.t) <= deadline;
+}
+
 function boxesOf(state, now) {
   const found = [];
   for (const answer of state.answers) {
     const age = now - answer.t;
-    if (answer.task !== "ground" || age > BOX_DEADLINE) continue;
+    if (answer.task !== "ground" || !isCurrent(answer, state, now, BOX_DEADLINE)) continue;
     for (const box of answer.boxes) found.push({ ...box, age, colour: answer.colour, name: answer.name });
   }
   return found;
@@ -81,7 +87,7 @@ function showWords(root, state, now) {
     const words = root.querySelector(`.ego-${task}`), old = root.querySelector(`.ego-${task}-old`);
     const answer = state && state.answers.find((one) => one.task === task);
     const age = answer ? now - answer.t : 0;
-    const current = answer && age <= WORD_DEADLINE;
+    const current = answer && isCurrent(answer, state, now, WORD_DEADLINE);
     const text = current ? answer.words : "–";
     if (words.textContent !== text) words.textContent = text;
     const seen = current && answer.window ? `, of ${(answer.window[1] - answer.window[0]).toFixed(1)} s seen` : "";
@@ -89,7 +95,8 @@ function showWords(root, state, now) {
     old.title = current ? answer.reasoning : "";
   }
   const missing = root.querySelector(".ego-missing");
-  const gone = state ? state.answers.filter((one) => one.task === "ground" && now - one.t <= BOX_DEADLINE) : [];
+  const gone = state
+    ? state.answers.filter((one) => one.task === "ground" && isCurrent(one, state, now, BOX_DEADLINE)) : [];
   const parts = gone.filter((one) => one.absent || one.lost || one.status === "unparsed")
     .map((one) => `${one.name}: ${one.words}`);
   missing.textContent = parts.join(" · ");
@@ -138,6 +145,7 @@ function showFigures(root, state, delays) {
     add("pictures taken, shown", `${figures.source} / ${figures.shown} a second`);
     add("answers", `${figures.answers} a second`);
     add("pictures dropped, gaps", `${figures.dropped} / ${figures.gaps}`);
+    if (figures.governor) add("governor", figures.governor);
     add("requests waiting, visitors waiting", `${figures.waiting} / ${state.queue}`);
     add("prompt tokens reused", share(figures.reuse.prompt_tokens_reused));
     add("slices encoded of those used", share(figures.reuse.slices_encoded));

@@ -57,6 +57,7 @@ class LatestResults(Generic[K, T]):
         self._newest: dict[K, Result[K, T]] = {}
         self._asked: Result[K, T] | None = None
         self._gap_end = float("-inf")
+        self._still_since: float | None = None
         self.counts: Counter[str] = Counter()
         """Results by what became of them."""
 
@@ -87,11 +88,22 @@ class LatestResults(Generic[K, T]):
         found = [result for result in newest if not self._late(result, now)]
         return found if self._asked is None else [*found, self._asked]
 
+    def hold(self, still_since: float | None) -> None:
+        """Let what was found since then stay current whatever its age, for nothing has moved since.
+
+        Args:
+            still_since: Stream time; None where something moves, and deadlines count again.
+        """
+        self._still_since = still_since
+
     def gap(self, end: float) -> None:
         """Forget everything: what was seen before the gap says nothing about what comes after its `end`."""
         self._newest.clear()
         self._asked = None
         self._gap_end = end
+        self._still_since = None
 
     def _late(self, result: Result[K, T], now: float) -> bool:
+        if self._still_since is not None and result.time >= self._still_since:
+            return False
         return self._timely and now - result.time > self._rules[result.task].deadline

@@ -18,6 +18,8 @@ from typing import Generic, TypeVar
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame, Interval, Window
 from egolive.streaming.metrics import Metrics
+from egolive.streaming.pipeline.choice import Choice
+from egolive.streaming.pipeline.governor import Governing
 from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.mailbox import Mailbox
 from egolive.streaming.pipeline.results import Result, Results
@@ -69,6 +71,8 @@ def run(
     seconds: float | None = None,
     stop: threading.Event | None = None,
     on_gap: Callable[[Interval], None] | None = None,
+    on_choice: Callable[[float, Choice], None] | None = None,
+    governor: Governing[K, T] | None = None,
     same: Callable[[T, T], bool] = operator.eq,
     metrics: Metrics | None = None,
     clock: Clock | None = None,
@@ -91,6 +95,10 @@ def run(
         seconds: end at this time of the stream.
         stop: ends the run when set.
         on_gap: told of each gap, on the calling thread, before the frame that follows it is shown.
+        on_choice: told of each choice of the governor and the stream time from which on it holds, on the
+            calling thread, before the frame of that time is shown.
+        governor: chooses how recurring tasks of a live source are asked; a recording, in which nothing is
+            ever late, is not governed.
         same: whether two results of a task say the same, which is counted.
         metrics: takes how long things take: "capture" (a frame out of the source), and, live, "behind" (from
             the capture of a frame to its having been read and decoded), "wait" (from
@@ -111,9 +119,11 @@ def run(
     clock = clock or MonotonicClock()
     watchdog = Watchdog(timeout or _TIMEOUT)
     metrics = metrics or Metrics(clock)
-    playing = _Run(source, scheduler, think, fps_sampled, slices, seconds, metrics, clock, watchdog)
+    if not source.live:
+        governor = None
+    playing = _Run(source, scheduler, think, fps_sampled, slices, seconds, metrics, clock, watchdog, governor)
     latest: LatestResults[K, T] = LatestResults(scheduler.rules, timely=source.live, same=same)
-    return playing.play(latest, show, stop or threading.Event(), on_gap)
+    return playing.play(latest, show, stop or threading.Event(), on_gap, on_choice)
 
 
 class _Run(Generic[K, T]):
@@ -130,6 +140,7 @@ class _Run(Generic[K, T]):
         metrics: Metrics,
         clock: Clock,
         watchdog: Watchdog,
+        governor: Governing[K, T] | None,
     ) -> None:
         self._source = source
         self._live = source.live
@@ -145,6 +156,8 @@ class _Run(Generic[K, T]):
         self._shots: Mailbox[_Shot] = Mailbox(live=self._live, capacity=1 if self._live else _AHEAD)
         self._steps: Mailbox[_Step] = Mailbox(live=False, capacity=_AHEAD)
         self._gaps: deque[Interval] = deque()
+        self._governor = governor
+        self._choices: deque[tuple[float, Choice]] = deque()
         self._results: Results[Result[K, T]] = Results()
         self._ending = threading.Event()
         self._think_error: BaseException | None = None
@@ -157,6 +170,7 @@ class _Run(Generic[K, T]):
         show: Callable[[Showing[K, T]], None],
         stop: threading.Event,
         on_gap: Callable[[Interval], None] | None,
+        on_choice: Callable[[float, Choice], None] | None,
     ) -> Report:
         """Run the three threads, the calling one included, until the end."""
         report = self._report
@@ -169,7 +183,7 @@ class _Run(Generic[K, T]):
         for thread in threads:
             thread.start()
         try:
-            self._show_loop(latest, show, stop, on_gap)
+            self._show_loop(latest, show, stop, on_gap, on_choice)
         except KeyboardInterrupt:
             report.ended = "interrupt"
         finally:
@@ -219,6 +233,11 @@ class _Run(Generic[K, T]):
         self._captured = (frame.time, captured)
         if self._live:
             self._metrics.add("behind", now - captured)
+        choice = self._governor.see(frame) if self._governor is not None else None
+        if choice is not None:
+            self._windower.resize(choice.slices)
+            self._scheduler.govern(choice)
+            self._choices.append((frame.time, choice))
         sampled = self._windower.push(frame)
         frame = sampled.frame
         if sampled.gap is not None:
@@ -259,6 +278,9 @@ class _Run(Generic[K, T]):
         if self._live:
             self._metrics.add("wait", work.time - work.picture.time)
         preempted: set[K] = set()
+        broken: set[K] = set()
+        done: list[tuple[Result[K, T], float]] = []
+        started = self._clock.now()
         self._watchdog.begin()
         found = self._think(replace(work, stopped=self._watchdog.watched(work.stopped)))
         try:
@@ -268,12 +290,17 @@ class _Run(Generic[K, T]):
                     return
                 if result.status == "preempted":
                     preempted.add(result.task)
+                elif result.status == "broken":
+                    broken.add(result.task)
+                done.append((result, self._clock.now() - started))
                 self._results.post(work.picture.index, result)
         finally:
             if isinstance(found, Generator):
                 found.close()
             self._watchdog.end()
-        self._scheduler.done(work, preempted)
+        if self._governor is not None:
+            self._governor.worked(work, done)
+        self._scheduler.done(work, preempted, broken=broken, now=self._now() if self._live else None)
         self._report.steps += 1
 
     def _show_loop(
@@ -282,6 +309,7 @@ class _Run(Generic[K, T]):
         show: Callable[[Showing[K, T]], None],
         stop: threading.Event,
         on_gap: Callable[[Interval], None] | None,
+        on_choice: Callable[[float, Choice], None] | None,
     ) -> None:
         report = self._report
         while not self._ending.is_set():
@@ -308,6 +336,11 @@ class _Run(Generic[K, T]):
                 latest.gap(gap.end)
                 if on_gap is not None:
                     on_gap(gap)
+            while self._choices and self._choices[0][0] <= frame.time:
+                since, choice = self._choices.popleft()
+                latest.hold(choice.still_since)
+                if on_choice is not None:
+                    on_choice(since, choice)
             now = self._now() if self._live else frame.time
             showing = latest.show(frame, now, self._results.take(frame.index))
             show(showing)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Generic, Literal, TypeVar
 
 from egolive.streaming.frames import Frame, Window
+from egolive.streaming.pipeline.choice import Choice
 
 __all__ = ["Scheduler", "TaskRule", "Work"]
 
@@ -57,6 +58,8 @@ class Work(Generic[K]):
     """The newest window; None where no task is asked of it."""
     time: float = 0.0
     """Stream time at which the work starts."""
+    size: float = 1.0
+    """Share of the usual number of pixels at which pictures are to be seen."""
     stopped: Callable[[], bool] = field(default=lambda: False, compare=False)
     """True once the work is preempted: to be asked between two tokens."""
 
@@ -88,6 +91,11 @@ class Scheduler(Generic[K]):
         self._closed = False
         self._counts: Counter[str] = Counter()
         self._superseded: Counter[K] = Counter()
+        self._choice: Choice | None = None
+        self._answered: dict[K, float] = {}
+        self._demanded: set[K] = set()
+        self._rest_until = float("-inf")
+        self._windows_last = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -112,6 +120,12 @@ class Scheduler(Generic[K]):
         with self._changed:
             return len(self._waiting)
 
+    def govern(self, choice: Choice) -> None:
+        """Ask recurring tasks in this way from now on; what the wearer asks is not held back."""
+        with self._changed:
+            self._choice = choice
+            self._changed.notify_all()
+
     def see(self, picture: Frame, window: Window | None, now: float) -> None:
         """Take the newest picture, and the newest window (the same as before where there is no newer one)."""
         with self._changed:
@@ -121,10 +135,13 @@ class Scheduler(Generic[K]):
             new_window = window is not None and window is not self._window
             self._picture, self._window = picture, window
             for task, rule in self.rules.items():
-                if rule.sees == "window" and not new_window:
+                if (rule.sees == "window" and not new_window) or self._unmoved(task, now):
                     continue
-                self._inputs[task] = self._inputs.get(task, rule.every - 1) + 1
-                if self._inputs[task] >= rule.every:
+                every = rule.every
+                if self._choice is not None and rule.sees == "window":
+                    every = self._choice.every
+                self._inputs[task] = self._inputs.get(task, every - 1) + 1
+                if self._inputs[task] >= every:
                     self._inputs[task] = 0
                     self._request(task)
             self._changed.notify_all()
@@ -144,6 +161,8 @@ class Scheduler(Generic[K]):
         with self._changed:
             if task not in self.rules:
                 self._asked[task] = rule
+            else:
+                self._demanded.add(task)
             self._request(task)
             waiting = [asked for asked in self._asked if asked in self._waiting]
             if len(waiting) > _MOST_ASKED:
@@ -165,22 +184,56 @@ class Scheduler(Generic[K]):
             everything: Take all requests, whatever their priority.
         """
         with self._changed:
-            priorities = {task: self._urgency(task, now) for task in self._ready()}
+            priorities = {task: self._urgency(task, now) for task in self._ready(now)}
             if not priorities or self._picture is None:
                 return None
             first = min(priorities.values())
             tasks = tuple(task for task, priority in priorities.items() if everything or priority == first)
+            if self._choice is not None and not everything:
+                tasks = self._few(tasks, self._choice)
             self._running = {task: self._waiting.pop(task) for task in tasks}
+            self._demanded.difference_update(tasks)
             self._gaps_at_start = self._gaps
             self._counts["taken"] += len(tasks)
             window = self._window if any(self._rule(task).sees == "window" for task in tasks) else None
-            return Work(tasks, self._picture, window, now, partial(self._overruled, first, self._forgotten))
+            return Work(
+                tasks,
+                self._picture,
+                window,
+                now,
+                self._choice.size if self._choice is not None else 1.0,
+                partial(self._overruled, first, self._forgotten),
+            )
 
-    def done(self, work: Work[K], preempted: Collection[K] = ()) -> None:
-        """Tell that work has come to its end; what was preempted is tried again if it is still due."""
+    def done(
+        self,
+        work: Work[K],
+        preempted: Collection[K] = (),
+        *,
+        broken: Collection[K] = (),
+        now: float | None = None,
+    ) -> None:
+        """Tell that work has come to its end; what was preempted is tried again if it is still due.
+
+        Args:
+            work: As it was taken.
+            preempted: Its tasks that had to make way.
+            broken: Its tasks that failed.
+            now: Stream time; without it no pause follows, whatever the governor chose.
+        """
         with self._changed:
+            if (
+                self._choice is not None
+                and now is not None
+                and any(task in self.rules for task in work.tasks)
+            ):
+                duty = self._choice.duty
+                self._rest_until = now + (now - work.time) * (1 - duty) / duty
             for task in work.tasks:
                 since = self._running.pop(task)
+                if task not in preempted and task not in broken and task in self.rules:
+                    seen = work.window.newest if self._in_window(task) and work.window else work.picture
+                    self._answered[task] = seen.time
                 if task not in preempted:
                     self._counts["answered"] += 1
                     if task not in self._waiting:
@@ -215,6 +268,7 @@ class Scheduler(Generic[K]):
         self._gaps += 1
         self._window = None
         self._inputs.clear()
+        self._answered.clear()
         for task, rule in self.rules.items():
             if rule.sees == "window" and self._waiting.pop(task, None) is not None:
                 self._counts["withdrawn"] += 1
@@ -225,13 +279,48 @@ class Scheduler(Generic[K]):
     def _rule(self, task: K) -> TaskRule:
         return self.rules[task] if task in self.rules else self._asked[task]
 
-    def _ready(self) -> Iterable[K]:
+    def _ready(self, now: float | None = None) -> Iterable[K]:
         """Waiting tasks that have something to be asked of, in the order of the rules, the wearer's last."""
         if self._picture is None or self._closed:
             return
+        now = self._now if now is None else now
         for task in (*self.rules, *self._asked):
-            if task in self._waiting and (self._rule(task).sees == "picture" or self._window is not None):
+            if task in self._waiting and (not self._in_window(task) or self._window is not None):
+                if task in self.rules and task not in self._demanded and self._held_back(task, now):
+                    continue
                 yield task
+
+    def _held_back(self, task: K, now: float) -> bool:
+        """Whether the governor lets a recurring task wait: in a pause, or since nothing has moved."""
+        return now < self._rest_until or self._unmoved(task, now)
+
+    def _unmoved(self, task: K, now: float) -> bool:
+        """Whether nothing has moved since what a recurring task was answered about, not long ago."""
+        choice = self._choice
+        if choice is None or choice.still_since is None or task in self._demanded:
+            return False
+        answered = self._answered.get(task, float("-inf"))
+        return answered >= choice.still_since and now - answered < choice.heartbeat
+
+    def _in_window(self, task: K) -> bool:
+        return self._rule(task).sees == "window"
+
+    def _few(self, tasks: tuple[K, ...], choice: Choice) -> tuple[K, ...]:
+        """As many of the tasks as the governor chose, those first that have waited longest."""
+        kinds = {
+            in_window: [task for task in tasks if task in self.rules and self._in_window(task) == in_window]
+            for in_window in (False, True)
+        }
+        if choice.apart and kinds[False] and kinds[True]:
+            # In turns, so that neither keeps the other waiting for ever.
+            del kinds[self._windows_last]
+        kept = {task for task in tasks if task not in self.rules or task in self._demanded}
+        for in_window, found in kinds.items():
+            found.sort(key=self._waiting.__getitem__)
+            kept.update(found[: choice.windows if in_window else choice.pictures])
+            if found:
+                self._windows_last = in_window
+        return tuple(task for task in tasks if task in kept)
 
     def _urgency(self, task: K, now: float) -> int:
         rule = self._rule(task)

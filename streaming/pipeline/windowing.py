@@ -125,18 +125,26 @@ class Windows:
     """
 
     def __init__(self, length: int) -> None:
+        self._slices: list[Slice] = []
+        self.resize(length)
+
+    def resize(self, length: int) -> None:
+        """Let windows be of another length from the next slice on.
+
+        One that is too long by then hands over early; one that may become longer goes on growing, so that
+        what was computed for it stays valid.
+        """
         if length < 1:
             raise ValueError(f"a window holds at least one slice, got {length}")
         self._length = length
-        self._slices: list[Slice] = []
 
     def push(self, newest: Slice) -> Window:
         """Take the next slice; a slice behind a gap starts a new window."""
         if self._slices and self._slices[-1].segment != newest.segment:
             self._slices.clear()
         self._slices.append(newest)
-        if len(self._slices) == 2 * self._length:
-            del self._slices[: self._length]
+        if len(self._slices) >= 2 * self._length:
+            del self._slices[: -self._length]
         return Window(tuple(self._slices), successor=max(0, len(self._slices) - self._length))
 
 
@@ -173,6 +181,10 @@ class Windower:
     def gaps(self) -> int:
         """Gaps so far."""
         return self._sampler.gaps
+
+    def resize(self, slices: int) -> None:
+        """Let full windows have so many slices from the next slice on."""
+        self._windows.resize(slices)
 
     def push(self, frame: Frame) -> Sampled:
         """Take the next frame of the source."""

@@ -7,11 +7,11 @@ the caller's. `egolive.streaming.recording.replay` runs a recording again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ from egolive.streaming.json_files import (
     read_at_most,
     read_json,
 )
+from egolive.streaming.pipeline.choice import Choice
+from egolive.streaming.pipeline.governor import Governing
 from egolive.streaming.pipeline.latest_results import Showing
 from egolive.streaming.pipeline.results import Result, Status
 from egolive.streaming.pipeline.run_report import Report
@@ -38,7 +40,15 @@ from egolive.streaming.recording.pictures import PictureFiles, read_pictures
 from egolive.streaming.sources.source import Source
 from egolive.streaming.sources.wrappers import SourceWrapper
 
-__all__ = ["Outcome", "RecordedShow", "RecordedWork", "Recorder", "Recording", "is_recording"]
+__all__ = [
+    "Outcome",
+    "RecordedChoice",
+    "RecordedShow",
+    "RecordedWork",
+    "Recorder",
+    "Recording",
+    "is_recording",
+]
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -48,6 +58,9 @@ _FORMAT = 1
 _MOST_LOG = 256 * 1024**2
 """Bytes of `recording.jsonl`: about a day at 30 frames a second."""
 _REMEDY = "record again with egolive run --record"
+
+
+_Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class _SourceAbout(JsonModel):
@@ -97,12 +110,44 @@ class RecordedWork(JsonModel):
     tasks: tuple[Any, ...]
     """Its tasks, as the recorder's caller named them."""
     outcomes: tuple[Outcome, ...]
+    size: _Share = 1.0
+    """Share of the usual pixels at which it saw pictures; left out where it is 1."""
 
     @model_validator(mode="after")
     def _outcomes_are_of_tasks(self) -> Self:
         if any(outcome.task >= len(self.tasks) for outcome in self.outcomes):
             raise ValueError("an outcome of no task")
         return self
+
+
+class _Chosen(JsonModel):
+    """The fields of a `Choice` but for its reason."""
+
+    every: AtLeastOne
+    slices: AtLeastOne
+    size: _Share
+    pictures: AtLeastOne
+    windows: AtLeastOne
+    apart: bool
+    duty: _Share
+    still_since: Seconds | None
+    heartbeat: Positive
+
+
+class RecordedChoice(JsonModel):
+    """A line of `recording.jsonl`: what the governor chose, which holds from a frame on."""
+
+    frame: Count = Field(alias="governor")
+    """Index of that frame."""
+    time: Seconds = Field(alias="t")
+    """Its time."""
+    chosen: _Chosen = Field(alias="choice")
+    reason: str = Field(max_length=1000)
+
+    @property
+    def choice(self) -> Choice:
+        """The choice as it was."""
+        return Choice(**self.chosen.model_dump(), reason=self.reason)
 
 
 class RecordedShow(JsonModel):
@@ -131,6 +176,7 @@ class _End(JsonModel):
 _KINDS: dict[str, type[JsonModel]] = {
     "frame": _Frame,
     "work": RecordedWork,
+    "governor": RecordedChoice,
     "shown": RecordedShow,
     "end": _End,
 }
@@ -206,15 +252,21 @@ class Recorder(Generic[K, T]):
             finally:
                 if isinstance(found, Generator):
                     found.close()
+                seen = {} if work.size == 1 else {"size": work.size}
                 self._write(
                     work=work.picture.index,
                     t=work.time,
                     slices=len(work.window) if work.window is not None else 0,
                     tasks=[self._name(task) for task in work.tasks],
                     outcomes=outcomes,
+                    **seen,
                 )
 
         return recorded
+
+    def governor(self, governor: Governing[K, T]) -> Governing[K, T]:
+        """The governor, with what it chooses and from which frame on."""
+        return _RecordedGovernor(governor, self._choice)
 
     def show(self, show: Callable[[Showing[K, T]], None]) -> Callable[[Showing[K, T]], None]:
         """The showing, with when it was and how many results were new."""
@@ -242,6 +294,9 @@ class Recorder(Generic[K, T]):
                 self._log.close()
             except OSError as error:
                 raise self._failure(error) from error
+
+    def _choice(self, frame: Frame, choice: Choice) -> None:
+        self._write(governor=frame.index, t=frame.time, choice=choice.as_json(), reason=choice.reason)
 
     def _frame(self, frame: Frame) -> None:
         self._pictures.write(frame.image)
@@ -271,6 +326,23 @@ class _Recorded(SourceWrapper):
             yield frame
 
 
+class _RecordedGovernor(Generic[K, T]):
+    """A governor each of whose choices is written before it is followed."""
+
+    def __init__(self, governor: Governing[K, T], write: Callable[[Frame, Choice], None]) -> None:
+        self._governor = governor
+        self._write = write
+
+    def see(self, frame: Frame) -> Choice | None:
+        choice = self._governor.see(frame)
+        if choice is not None:
+            self._write(frame, choice)
+        return choice
+
+    def worked(self, work: Work[K], results: Sequence[tuple[Result[K, T], float]]) -> None:
+        self._governor.worked(work, results)
+
+
 class Recording:
     """A recording, read back. Its pictures stay on disk until they are asked for.
 
@@ -290,6 +362,8 @@ class Recording:
         """What the recorder's caller gave it."""
         self.works: list[RecordedWork] = []
         self.shows: list[RecordedShow] = []
+        self.choices: list[RecordedChoice] = []
+        """What the governor chose; empty where the run was not governed."""
         self.report: Report | None = None
         """What the run counted; None where it did not come to its end."""
         self._frames: list[_Frame] = []
@@ -316,6 +390,8 @@ class Recording:
                     self._frames.append(event)
                 case RecordedWork():
                     self.works.append(event)
+                case RecordedChoice():
+                    self.choices.append(event)
                 case RecordedShow():
                     self.shows.append(event)
                 case _End():

@@ -15,6 +15,7 @@ from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Interval
 from egolive.streaming.metrics import Metrics
+from egolive.streaming.pipeline.choice import Choice
 from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
@@ -38,6 +39,7 @@ def replay(
     clock: VirtualClock,
     metrics: Metrics,
     on_gap: Callable[[Interval], None] | None = None,
+    on_choice: Callable[[float, Choice], None] | None = None,
     same: Callable[[T, T], bool] = operator.eq,
 ) -> Report:
     """Run a recording again on the calling thread.
@@ -52,6 +54,7 @@ def replay(
         clock: Set to each moment of the run before something happens in it.
         metrics: Takes "wait", "glass_to_overlay" and "answer_age" as they were in a live run.
         on_gap: Told of each gap before the frame that follows it is shown.
+        on_choice: Told of what the governor chose then, as in the run.
         same: Whether two results of a task say the same, which is counted.
 
     Returns:
@@ -66,13 +69,18 @@ def replay(
     report = Report(seconds=recorded.seconds, drops=dict(recorded.drops), ended=recorded.ended)
     latest: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
     windower = Windower(recording.fps, recording.slices, recording.source_fps)
-    works, shows = deque(recording.works), deque(recording.shows)
+    works, shows, choices = deque(recording.works), deque(recording.shows), deque(recording.choices)
+    chosen: deque[tuple[float, Choice]] = deque()
     results: deque[Result[K, T]] = deque()
     gaps: deque[Interval] = deque()
     window_asked = None
     for frame in recording.frames():
         if recording.seconds is not None and frame.time >= recording.seconds:
             break
+        while choices and choices[0].frame == frame.index:
+            told = choices.popleft()
+            windower.resize(told.choice.slices)
+            chosen.append((told.time, told.choice))
         sampled = windower.push(frame)
         report.captured += 1
         report.stream_seconds = frame.time
@@ -97,6 +105,11 @@ def replay(
                 latest.gap(gap.end)
                 if on_gap is not None:
                     on_gap(gap)
+            while chosen and chosen[0][0] <= frame.time:
+                since, choice = chosen.popleft()
+                latest.hold(choice.still_since)
+                if on_choice is not None:
+                    on_choice(since, choice)
             found = [results.popleft() for _ in range(min(shown.new, len(results)))]
             showing = latest.show(sampled.frame, shown.now, found)
             show(showing)
@@ -120,7 +133,7 @@ def _work(then: RecordedWork, sampled: Sampled, tasks: Sequence[K], recording: R
             f"{recording.folder}: at {then.time:.2f} s the window has {len(window) if window else 0} slices, "
             f"in the run it had {then.slices}; another egolive recorded it"
         )
-    return Work(tuple(tasks), sampled.frame, window, then.time)
+    return Work(tuple(tasks), sampled.frame, window, then.time, then.size)
 
 
 def _move(clock: VirtualClock, time: float) -> None:

@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 from scripted import PATIENCE, Scripted, tenths
 
 import egolive
+from egolive.assistant.live import governing
 from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.stream import questions_of
 from egolive.streaming.errors import EngineError, SourceError
@@ -162,6 +163,22 @@ def test_a_live_source_gives_the_newest_frame_and_no_answer_is_lost(model: egoli
     for result in results:
         assert result.now >= result.time
         assert result.age is None or result.age >= 0
+
+
+@pytest.mark.parametrize("governed", [True, False])
+def test_a_live_source_is_governed_unless_told_otherwise(
+    model: egolive.Model, monkeypatch: pytest.MonkeyPatch, *, governed: bool
+) -> None:
+    made: list[frozenset[Any]] = []
+
+    def spy(assistant: Any, *, held: frozenset[Any], **rest: Any) -> Any:
+        made.append(held)
+        return governing.governed(assistant, held=held, **rest)
+
+    monkeypatch.setattr("egolive.stream.governed", spy)
+    source = Scripted(tenths(20), live=True)
+    assert list(model.stream(source, tasks=["hands"], slices=2, governed=governed))
+    assert made == ([frozenset({"slices"})] if governed else [])
 
 
 def test_the_age_of_a_live_result_counts_the_time_that_it_waited(model: egolive.Model) -> None:

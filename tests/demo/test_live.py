@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from fastapi import FastAPI
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
+from egolive.assistant.live.sinks import Shown
 from egolive.assistant.runtime.engine_lock import EngineLock, SharedEngine
 from egolive.assistant.schema.engine import Delta, Prompt, Request
 from egolive.demo.live.browser_source import BrowserSource
 from egolive.demo.live.routes import add_live_routes, settings_of
 from egolive.demo.live.sessions import VisitorSessions
 from egolive.demo.live.state_sink import StateSink
+from egolive.streaming.clock import VirtualClock
 from egolive.streaming.errors import EngineError, SourceError, UsageError
 from egolive.streaming.frames import Frame
 from egolive.streaming.metrics import Metrics
@@ -334,3 +337,22 @@ def test_whoever_waits_for_a_picture_that_never_comes_is_forgotten() -> None:
     for _ in range(100):
         sink.wait_for(10**18).cancel()
     assert len(sink._waiters) <= 1
+
+
+def test_a_page_is_told_what_the_governor_chose_and_since_when_nothing_moves() -> None:
+    sink = StateSink(Metrics(VirtualClock()), clock=VirtualClock())
+    frame = Frame(np.zeros((4, 4, 3), np.uint8), 0.0, 0)
+    sink.emit(Shown(frame, []))
+    assert (sink.state["figures"]["governor"], sink.state["still_since"]) == ("", None)
+    sink.emit(Shown(replace(frame, time=9.0, index=1), [], governor="idle (nothing moves)", still_since=2.0))
+    assert (sink.state["figures"]["governor"], sink.state["still_since"]) == ("idle (nothing moves)", 2.0)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_visitors_run_is_governed_unless_it_is_fixed(fixed: bool) -> None:
+    sessions = VisitorSessions(SharedEngine(FakeEngine()), fixed=fixed)
+    client_app = FastAPI()
+    add_live_routes(client_app, sessions)
+    with closing(sessions), TestClient(client_app) as client:
+        told = until(client, begin(client), lambda told: told["answers"])
+        assert bool(told["figures"]["governor"]) is not fixed

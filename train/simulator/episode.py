@@ -20,17 +20,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def render_frame(plan: Plan, time: float, size: tuple[int, int] = (448, 252)) -> tuple[Image, FrameTruth]:
+def render_frame(
+    plan: Plan, time: float, size: tuple[int, int] = (448, 252), *, head_time: float | None = None
+) -> tuple[Image, FrameTruth]:
     """Draw one frame of an episode: a pure function of plan, time and size.
 
     Args:
         plan: From `plan_episode`.
         time: Seconds from the episode's start.
         size: Width and height of the picture.
+        head_time: Look from where the head is at this time instead, as a camera on a stand would.
 
     Returns:
         RGB pixels (height, width, 3) uint8, and the truth about them.
     """
-    drawing = Drawing(plan, time, size)
+    drawing = Drawing(plan, time, size, head_time=head_time)
     drawing.compose()
     return drawing.finish(), drawing.truth()

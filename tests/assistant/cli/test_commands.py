@@ -356,4 +356,5 @@ def test_a_kill_leaves_playable_files(live_run: subprocess.Popen[str], tmp_path:
     live_run.wait(timeout=30)
     assert pictures(tmp_path / "overlay.mp4") > 0
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
-    assert json.loads(lines[0])["type"] == "answer"
+    # The last line may be cut off.
+    assert {json.loads(line)["type"] for line in lines[:-1]} >= {"answer", "governor"}

@@ -65,6 +65,31 @@ def test_events_are_streamed_to_stdout_and_nothing_else(
     assert f"wrote {tmp_path / 'out' / 'overlay.mp4'}, {tmp_path / 'out' / 'events.jsonl'}\n" in captured.err
 
 
+@pytest.mark.parametrize(
+    ("options", "live", "governed"),
+    [((), False, False), ((), True, True), (("--fixed",), True, False)],
+    ids=["recording", "live", "fixed"],
+)
+def test_live_sources_are_governed_unless_they_are_fixed(
+    engine: FakeEngine,
+    clip: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    *,
+    live: bool,
+    governed: bool,
+) -> None:
+    realtime = ["--realtime"] if live else []
+    assert (
+        cli.call(["run", str(clip), "--json", "--every", "3", "--seconds", "0.5", *realtime, *options]) == 0
+    )
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    chosen = [event["choice"] for event in events if event["type"] == "governor"]
+    assert bool(chosen) is governed
+    # What is given is held.
+    assert {choice["every"] for choice in chosen} <= {3}
+
+
 def test_nothing_is_on_stdout_without_a_view(
     engine: FakeEngine, clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,8 +79,8 @@ class Lockstep:
         """Count the times that work on boxes, which each picture brings, comes to its end."""
         done = assistant.scheduler.done
 
-        def counted(work: Any, preempted: Any = ()) -> None:
-            done(work, preempted)
+        def counted(work: Any, *args: Any, **options: Any) -> None:
+            done(work, *args, **options)
             if HAND in work.tasks:
                 self._answered.release()
 

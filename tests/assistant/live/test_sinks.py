@@ -242,3 +242,11 @@ def test_pictures_that_were_passed_over_are_counted() -> None:
     view.note({"type": "gap"})
     view.close()
     assert "not shown 3" in out.getvalue()
+
+
+def test_what_the_governor_chose_is_in_the_view() -> None:
+    out = io.StringIO()
+    view = TerminalView(Console(file=out, width=100, height=30, force_terminal=True), title="x")
+    view.emit(Shown(frame(0, 0.0), [], [], governor="words every 8 s (words take 2.0 s)"))
+    view.close()
+    assert "words every 8 s (words take 2.0 s)" in out.getvalue()

@@ -199,7 +199,12 @@ class Onlooker(Assistant):
         self.known.clear()
 
     def answer(
-        self, questions: Sequence[Question], *, window: Window | None = None, picture: Frame | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        window: Window | None = None,
+        picture: Frame | None = None,
+        size: float = 1.0,
     ) -> Iterator[Answer]:
         frames = window.frames if window else () if picture is None else (picture,)
         for frame in frames:

@@ -39,12 +39,14 @@ _LEAST = 0.0012
 class Drawing:
     """One frame being drawn."""
 
-    def __init__(self, plan: Plan, time: float, size: tuple[int, int]) -> None:
+    def __init__(
+        self, plan: Plan, time: float, size: tuple[int, int], *, head_time: float | None = None
+    ) -> None:
         self.plan, self.time, self.size = plan, time, size
         self.stage = stage_of(plan, size)
         self.scale = max(size[0] / 448, size[1] / 252)
         self.side = -1.0 if plan.mirror else 1.0
-        self.camera = camera_at(plan, time)
+        self.camera = camera_at(plan, time if head_time is None else head_time)
         zoom = self.scale * self.camera.zoom
         roll = math.radians(-self.side * self.camera.roll)
         c, s = zoom * math.cos(roll), zoom * math.sin(roll)
