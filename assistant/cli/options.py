@@ -109,7 +109,7 @@ class ModelOptions:
     TensorRT provider; auto, what the folder was made for."""
 
     served_as: str = "egothinker-v1"
-    """How the model of a server is asked and read: egothinker-v1 or nano."""
+    """How the model of a server is asked and read: egothinker-v1, qwen2-vl-instruct or nano."""
 
     def check(self) -> None:
         """Tell what is wrong with the settings without loading anything: no torch, no network.
