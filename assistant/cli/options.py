@@ -6,7 +6,7 @@ Nothing here imports torch: what a user can get wrong is checked before that.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -110,6 +110,8 @@ class ModelOptions:
 
     served_as: str = "egothinker-v1"
     """How the model of a server is asked and read: egothinker-v1, qwen2-vl-instruct or nano."""
+    yes: Annotated[bool, Parameter(negative="")] = False
+    """Build the form of a large model that is best here without a question; see `egolive models`."""
 
     def check(self) -> None:
         """Tell what is wrong with the settings without loading anything: no torch, no network.
@@ -122,6 +124,24 @@ class ModelOptions:
         _check_dtype(self.dtype)
         _check_threads(self.threads)
         check_model(self.model, dtype=self.dtype, provider=self.provider, served_as=self.served_as)
+
+    def chosen(self) -> ModelOptions:
+        """These options with the form of the model that is best here, which may be built first.
+
+        What was told by `--dtype` or `--provider`, and what is no large checkpoint, stays as it is.
+
+        Raises:
+            EngineError: It fits in no form, or the best one may not be built without a question.
+            UsageError: The question was answered with no.
+        """
+        self.check()
+        if self.dtype != "auto" or self.provider != "auto":
+            return self
+        # Imported here: only this needs what measures a machine.
+        from egolive.assistant.cli.model_choice import choose
+
+        found = choose(self.model, device=self.device, threads=self.threads, yes=self.yes)
+        return replace(self, model=found.model, dtype=found.dtype)
 
     def load(self) -> Engine:
         """Load the model, telling so.

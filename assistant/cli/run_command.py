@@ -159,6 +159,7 @@ def run(
     if opened.live:
         opened.close()
     try:
+        model = model.chosen()
         engine = model.load()
     except BaseException:
         opened.close()

@@ -1,8 +1,9 @@
 """What a checkpoint expects and how it answers: prompts, coordinate unit, picture size, think or not.
 
 A profile is plain data. It travels with a checkpoint as `egolive.json`; those of EgoThinker-v1, of Qwen2-VL's
-own Instruct models and of the bundled nano model are built in. Prompts are put together in `egolive.assistant.prompts.prompts`, answers are read in
-`egolive.assistant.prompts.parsing`; this file knows neither tokens nor pixels.
+own Instruct models and of the bundled nano model are built in. Prompts are put together in
+`egolive.assistant.prompts.prompts`, answers are read in `egolive.assistant.prompts.parsing`; this file knows
+neither tokens nor pixels.
 """
 
 from __future__ import annotations
@@ -200,13 +201,13 @@ QWEN2_VL_INSTRUCT = Profile(
         intent=EGOTHINKER_V1.prompts.intent,
         next=EGOTHINKER_V1.prompts.next,
         ground=(
-            "Give the bounding box of <|object_ref_start|>the {phrase}<|object_ref_end|> in this image. If it "
-            "cannot be seen, say none."
+            "Give the bounding box of <|object_ref_start|>the {phrase}<|object_ref_end|> in this image. If "
+            "it cannot be seen, say none."
         ),
         when=EGOTHINKER_V1.prompts.when,
     ),
 )
-"""Qwen2-VL-2B-Instruct and 7B-Instruct, which were not trained on first-person video nor to reason in tags."""
+"""Qwen2-VL-2B-Instruct and 7B-Instruct, trained neither on first-person video nor to reason in tags."""
 
 PROFILES = {profile.name: profile for profile in (EGOTHINKER_V1, NANO, QWEN2_VL_INSTRUCT)}
 """The built-in profiles by name."""

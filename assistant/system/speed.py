@@ -25,13 +25,12 @@ __all__ = ["FEW_ROWS", "LinearSpeed", "Speeds", "measure_speeds", "measured_spee
 
 FEW_ROWS = 4
 """Rows of a pass that decodes several answers at once."""
-_MANY_ROWS = 128
+_MANY_ROWS = 256
 """Rows of a pass that reads a prompt or a picture."""
 _INPUT = 2048
-_OUTPUT = {"fp32": 12_288, "onnx-fp32": 12_288, "bf16": 16_384, "nf4": 4_096}
+_OUTPUT = {"fp32": 12_288, "onnx-fp32": 12_288, "bf16": 16_384}
 _WIDE = 32_768
-"""Widths of the layer that is timed, by format: 100 MB of weights or 34, more than most processors' caches.
-nf4 has layers of a usual size: they are unpacked one by one."""
+"""Widths of the layer that is timed, by format: more bytes of weights than most processors' caches hold."""
 _READ_BYTES = 128 * 1024**2
 _REPEATS = 5
 _SECONDS = 0.4
@@ -106,12 +105,7 @@ def measure_speeds(device: str = "cpu", threads: int | None = None) -> Speeds:
     cores = int(str(machine.processor()["cores"]))
     torch.set_num_threads(threads or cores)
     try:
-        place = torch.device(device)
-        block = torch.ones(_READ_BYTES // 4, device=place)
-        other = torch.empty_like(block)
-        read = _READ_BYTES / _seconds(block.sum, device, best=True)
-        copy = 2 * _READ_BYTES / _seconds(lambda: other.copy_(block), device, best=True)
-        del block, other
+        read, copy = _memory_rates(device)
         linear = {
             name: speed
             for name, measure in (
@@ -181,8 +175,18 @@ def _by_rows(run: Callable[[int], Callable[[], object]], weights: int, device: s
     return LinearSpeed(one, few, many / _MANY_ROWS)
 
 
+def _memory_rates(device: str) -> tuple[float, float]:
+    """Bytes a second that are read, and that move in a copy."""
+    import torch
+
+    block = torch.ones(_READ_BYTES // 4, device=device)
+    other = torch.empty_like(block)
+    read = _READ_BYTES / _seconds(block.sum, device, best=True)
+    return read, 2 * _READ_BYTES / _seconds(lambda: other.copy_(block), device, best=True)
+
+
 def _plain(dtype: Any, device: str) -> LinearSpeed | None:
-    """torch's own linear layers in fp32 or bf16."""
+    """Linear layers of torch in fp32 or bf16."""
     import torch
 
     width = _OUTPUT["fp32" if dtype == torch.float32 else "bf16"]
@@ -201,23 +205,25 @@ def _plain(dtype: Any, device: str) -> LinearSpeed | None:
 
 
 def _nf4(device: str) -> LinearSpeed | None:
-    """bitsandbytes' 4-bit layers, which compute in fp32 on a CPU and in bf16 on a GPU."""
+    """4-bit layers of bitsandbytes, which compute in fp32 on a CPU and in bf16 on a GPU."""
     if util.find_spec("bitsandbytes") is None:
         return None
     import bitsandbytes
     import torch
 
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    layer = bitsandbytes.nn.Linear4bit(
-        _INPUT, _OUTPUT["nf4"], bias=False, quant_type="nf4", compute_dtype=dtype
-    ).to(device)
+    layer = bitsandbytes.nn.Linear4bit(_INPUT, _WIDE, bias=False, quant_type="nf4", compute_dtype=dtype).to(
+        device
+    )
+    # As in a loaded model; only then its fast kernels for processors with AVX512-BF16 are taken.
+    layer.requires_grad_(requires_grad=False).eval()
 
     def run(rows: int) -> Callable[[], object]:
         states = torch.ones((rows, _INPUT), dtype=dtype, device=device)
         return lambda: layer(states)
 
     with torch.inference_mode():
-        return _by_rows(run, _INPUT * _OUTPUT["nf4"], device)
+        return _by_rows(run, _INPUT * _WIDE, device)
 
 
 def _onnx(name: str | None, device: str, threads: int | None) -> LinearSpeed | None:

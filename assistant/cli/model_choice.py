@@ -1,0 +1,226 @@
+"""Which form of a large model is loaded: the checkpoint as it is, or an engine that fits and is faster.
+
+A checkpoint that fits and is live as it is, an engine folder, nano and a server are taken as they are. For
+others it is told what fits and how fast it will be (`egolive.assistant.diagnostics.fit`). An engine that was
+built before is taken; else one is built into the cache, after a question at a terminal, and without a
+terminal only where `--yes` was given.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import util
+
+from egolive.assistant.cli.printing import note, working
+from egolive.assistant.diagnostics.fit import Fit, best_fit, fits
+from egolive.assistant.diagnostics.structures import SMALLER, structure
+from egolive.assistant.load import is_address
+from egolive.assistant.model.checkpoint import BUNDLED, model_folder
+from egolive.assistant.model.engine_folder import is_engine_folder
+from egolive.assistant.model.model_cache import CachedModel, config_of, entry_for, touch
+from egolive.assistant.model.model_sizes import ModelSizes, model_sizes
+from egolive.assistant.schema.profiles import EGOTHINKER_V1, load_profile
+from egolive.assistant.system import machine
+from egolive.assistant.system.speed import measured_speeds
+from egolive.assistant.system.user_cache import cache_folder
+from egolive.streaming.errors import EngineError, UsageError
+from egolive.streaming.json_files import read_json_object
+
+__all__ = ["Chosen", "choose"]
+
+_LEAST_WEIGHTS = 400_000_000
+"""Smaller models are loaded as they are: they fit, and measuring takes longer than they do."""
+_PACKAGES = {"nf4": ("bitsandbytes",), "int8": ("onnx", "onnxruntime"), "int4": ("onnx", "onnxruntime")}
+"""What building a form needs beside what is always installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What to load."""
+
+    model: str
+    """The model as it was given, or an engine folder in the cache."""
+    dtype: str = "auto"
+    """Of a checkpoint."""
+
+
+def choose(model: str, *, device: str = "auto", threads: int | None = None, yes: bool = False) -> Chosen:
+    """Choose the form of a model, and build it where that is wanted.
+
+    Args:
+        model: As `load_any_engine` takes it.
+        device: "auto", "cpu" or "cuda:N".
+        threads: CPU threads that it will have.
+        yes: Build without a question.
+
+    Raises:
+        EngineError: No form fits, the best one is not built and may not be, or building failed.
+        UsageError: The question was answered with no.
+    """
+    if model == BUNDLED or is_address(model):
+        return Chosen(model)
+    folder = model_folder(model)
+    if folder is not None and (is_engine_folder(folder) or not (folder / "config.json").is_file()):
+        return Chosen(model)
+    config, revision = config_of(model)
+    values = read_json_object(config, remedy="download it again", most=16 * 1024**2, error=EngineError)
+    if values.get("model_type") != "qwen2_vl" or values.get("quantization_config") is not None:
+        # Loading tells what is wrong with it, or reads it as it was quantised.
+        return Chosen(model)
+    sizes = model_sizes(values, where=str(config))
+    if sizes.total < _LEAST_WEIGHTS:
+        return Chosen(model)
+    place, free, total = _place(device)
+    with working("measuring this machine, which is done once"):
+        speeds = measured_speeds(place, threads)
+    profile = load_profile(folder) if folder is not None else EGOTHINKER_V1
+    found = fits(sizes, profile, device=place, free=free, speeds=speeds)
+    best = best_fit(found, without=_unbuildable())
+    if best is not None and not best.form.built and best.pace in ("live", "not known"):
+        return Chosen(model, best.form.name)
+    note(f"{model} on {place} ({free / 1e9:.1f} of {total / 1e9:.1f} GB free), what fits and how fast:")
+    for fit in found:
+        note(f"  {in_words(fit)}")
+    if best is None:
+        least = min(found, key=lambda fit: fit.memory.total)
+        raise EngineError(
+            f"{model} fits in no form that can be made here: {least.form.name} lacks {least.lacks / 1e9:.1f} "
+            f"GB; close other programs, or use --model {SMALLER} or --model {BUNDLED}"
+        )
+    if best.pace in ("too slow", "words only"):
+        _warn(model, best, sizes, place, threads, free)
+    entries = {fit.form.name: entry_for(model, revision, fit.form.name) for fit in found if fit.form.built}
+    ready = [fit for fit in found if fit.form.built and not fit.lacks and entries[fit.form.name].built]
+    taken = best_fit(ready, without=())
+    if taken is not None and (taken.pace == best.pace or taken.form == best.form):
+        return _take(entries[taken.form.name])
+    if not best.form.built:
+        return Chosen(model, best.form.name)
+    return _build(model, best, found, entries[best.form.name], yes=yes)
+
+
+def in_words(fit: Fit) -> str:
+    """One form in one line: memory, whether it fits, seconds a window."""
+    fitting = f"lacks {fit.lacks / 1e9:.1f} GB" if fit.lacks else "fits"
+    pace = "speed not measured"
+    if fit.costs is not None:
+        pace = f"about {fit.costs.window:.1f} s a window, {fit.pace}"
+    return f"{fit.form.name:<9} {fit.memory.total / 1e9:5.1f} GB  {fitting:<14} {pace}"
+
+
+def _place(device: str) -> tuple[str, int, int]:
+    """The device that a model will be loaded on, its free and all of its memory in bytes."""
+    if device != "cpu":
+        import torch
+
+        if torch.cuda.is_available():
+            place = "cuda:0" if device in ("auto", "cuda") else device
+            free, total = torch.cuda.mem_get_info(place)
+            return place, free, total
+    memory = machine.memory()
+    return "cpu", memory["available"], memory["total"]
+
+
+def _unbuildable() -> tuple[str, ...]:
+    """Forms that are not chosen: AWQ takes an hour or more, others lack a package."""
+    lacking = [
+        name for name, needed in _PACKAGES.items() if any(util.find_spec(one) is None for one in needed)
+    ]
+    return ("awq-int4", *lacking)
+
+
+def _warn(model: str, best: Fit, sizes: ModelSizes, place: str, threads: int | None, free: int) -> None:
+    """Say that a model is too slow to be live, and what is smaller."""
+    assert best.costs is not None
+    slow = "too slow to be live" if best.pace == "too slow" else "too slow for live boxes"
+    note(f"{model} is {slow} here: about {best.costs.window:.0f} s a window in {best.form.name}")
+    smaller = structure(SMALLER)
+    if sizes.total <= smaller.total:
+        note(f"smaller: --model {BUNDLED}, for trying")
+        return
+    other = best_fit(
+        fits(smaller, EGOTHINKER_V1, device=place, free=free, speeds=measured_speeds(place, threads)),
+        without=_unbuildable(),
+    )
+    told = ""
+    if other is not None and other.costs is not None:
+        told = f" (about {other.costs.window:.0f} s a window in {other.form.name}, not trained on such video)"
+    note(f"smaller: --model {SMALLER}{told}; then --model {BUNDLED}, for trying")
+
+
+def _take(entry: CachedModel) -> Chosen:
+    # Where it cannot be written, only the time of its last use is lost.
+    with suppress(OSError):
+        touch(entry)
+    note(f"taking {entry.engine.name} from the cache (egolive models)")
+    return Chosen(str(entry.engine))
+
+
+def _build(model: str, best: Fit, found: Sequence[Fit], entry: CachedModel, *, yes: bool) -> Chosen:
+    """Build the best form, if that is wanted."""
+    size = f"{best.memory.total / 1e9:.1f}"
+    command = ["quantize", model, "--to", best.form.name, "--out", str(entry.engine)]
+    line = f"egolive {shlex.join(command)}"
+    if not yes:
+        if not sys.stdin.isatty() or not sys.stderr.isatty():
+            whole = next((fit for fit in found if not fit.form.built and not fit.lacks), None)
+            if whole is not None:
+                note(f"{best.form.name} would be faster; --yes builds it, or: {line}")
+                return Chosen(model, whole.form.name)
+            raise EngineError(f"{model} does not fit as it is; give --yes, or build it once: {line}")
+        sys.stderr.write(f"build {best.form.name} now, once, into {entry.folder} (needs {size} GB)? [Y/n] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
+            raise UsageError(f"nothing was built; choose another --model, or build it later: {line}")
+    _check_disk(best)
+    try:
+        touch(entry)
+    except OSError as error:
+        raise EngineError(
+            f"{entry.folder} cannot be written: {error.strerror or error}; set XDG_CACHE_HOME to another "
+            "folder"
+        ) from error
+    note(f"building: {line}")
+    # Its own process, so that its memory is given back; its progress goes to this terminal.
+    code = _run([sys.executable, "-m", "egolive", *command])
+    if code or not entry.built:
+        raise EngineError(
+            f"building {entry.engine.name} ended with exit code {code}; start again to go on, or remove what "
+            f"is there: egolive models remove {entry.name}"
+        )
+    return _take(entry)
+
+
+def _check_disk(best: Fit) -> None:
+    """Refuse to build what the disk cannot hold.
+
+    Raises:
+        EngineError: There is too little room.
+    """
+    place = cache_folder()
+    while not place.is_dir():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    # Twice its size: while it is put in place, and what building leaves for a while.
+    if free < 2 * best.memory.total:
+        raise EngineError(
+            f"building {best.form.name} needs {2 * best.memory.total / 1e9:.1f} GB of disk in {place}, "
+            f"{free / 1e9:.1f} GB are free; make room, or set XDG_CACHE_HOME"
+        )
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a command to its end; it is ended with this process."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+    try:
+        return child.wait()
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
