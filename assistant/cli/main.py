@@ -268,6 +268,13 @@ _add(
 )
 _add(
     bench,
+    "estimates",
+    "benchmarks.commands:estimates",
+    "What doctor estimates of engines, beside what they take.",
+    "bench estimates qwen2-vl-2b engines/2b-int4 --rounds 3",
+)
+_add(
+    bench,
     "peers",
     "benchmarks.commands:peers",
     "The same questions, asked of what one would use instead.",

@@ -32,6 +32,7 @@ __all__ = [
     "Form",
     "Memory",
     "Seen",
+    "Work",
     "best_fit",
     "costs",
     "fits",
@@ -251,7 +252,7 @@ def costs(sizes: ModelSizes, form: Form, speeds: Speeds, seen: Seen) -> Costs | 
     """Seconds of a form's work on a device; None where the speed of one of its formats is not known."""
     if not {form.text, form.head, form.tower} <= set(speeds.linear):
         return None
-    work = _Work(sizes, form, speeds)
+    work = Work(sizes, form, speeds)
     tokens, picture = seen.slice_patches // 4, seen.picture_patches // 4
     # A window grows from N to 2N slices, and a new slice is appended to both caches.
     window = round(1.5 * seen.slices) * tokens
@@ -278,7 +279,7 @@ def costs(sizes: ModelSizes, form: Form, speeds: Speeds, seen: Seen) -> Costs | 
     )
 
 
-class _Work:
+class Work:
     """Seconds of single passes of one form on one device."""
 
     def __init__(self, sizes: ModelSizes, form: Form, speeds: Speeds) -> None:

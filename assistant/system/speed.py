@@ -10,18 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib import util
-from typing import Any
 
 from egolive.assistant.system import machine
 from egolive.assistant.system.user_cache import cache_folder
 from egolive.streaming.durable_files import replace_file
 
-__all__ = ["FEW_ROWS", "LinearSpeed", "Speeds", "measure_speeds", "measured_speeds"]
+__all__ = ["FEW_ROWS", "FORMATS", "LinearSpeed", "Speeds", "measure_speeds", "measured_speeds"]
+
+Clock = Callable[[], float]
 
 FEW_ROWS = 4
 """Rows of a pass that decodes several answers at once."""
@@ -39,6 +39,8 @@ _FORMAT = 1
 """Raised where kept figures mean something else than before."""
 _BITS = {"int4": (4, 32, True), "int4-128": (4, 128, False), "int8": (8, 32, False)}
 """Bits, numbers that share a scale, and whether zero points are stored, of ONNX Runtime's MatMulNBits."""
+FORMATS = ("fp32", "bf16", "nf4", "onnx-fp32", *_BITS)
+"""Number formats of linear layers: fp32, bf16 and nf4 of torch, the others of ONNX Runtime."""
 _ACCURACY = 4
 """Activations in 8 bits, as engines are written."""
 
@@ -97,35 +99,45 @@ def measured_speeds(device: str = "cpu", threads: int | None = None, *, anew: bo
     return found
 
 
-def measure_speeds(device: str = "cpu", threads: int | None = None) -> Speeds:
-    """Measure now and keep nothing; arguments as of `measured_speeds`."""
+def measure_speeds(
+    device: str = "cpu",
+    threads: int | None = None,
+    *,
+    formats: Collection[str] = FORMATS,
+    clock: Clock = time.perf_counter,
+) -> Speeds:
+    """Measure now and keep nothing.
+
+    Args:
+        device: "cpu" or "cuda:N".
+        threads: CPU threads; None takes all cores of this process.
+        formats: Number formats of linear layers that are measured.
+        clock: Gives seconds; `time.process_time` with one thread is what other programs do not lengthen.
+    """
     import torch
 
     before = torch.get_num_threads()
     cores = int(str(machine.processor()["cores"]))
     torch.set_num_threads(threads or cores)
+    watch = _Stopwatch(device, clock)
     try:
-        read, copy = _memory_rates(device)
-        linear = {
-            name: speed
-            for name, measure in (
-                ("fp32", lambda: _plain(torch.float32, device)),
-                ("bf16", lambda: _plain(torch.bfloat16, device)),
-                ("nf4", lambda: _nf4(device)),
-                ("onnx-fp32", lambda: _onnx(None, device, threads)),
-                *((name, lambda name=name: _onnx(name, device, threads)) for name in _BITS),
-            )
-            if (speed := _tried(name, measure)) is not None
-        }
+        read, copy = _memory_rates(watch)
+        linear = {}
+        for name in FORMATS:
+            speed = _tried(name, watch, threads) if name in formats else None
+            if speed is not None:
+                linear[name] = speed
     finally:
         torch.set_num_threads(before)
     return Speeds(device, threads or cores, read, copy, linear)
 
 
-def _tried(name: str, measure: Callable[[], LinearSpeed | None]) -> LinearSpeed | None:
+def _tried(name: str, watch: _Stopwatch, threads: int | None) -> LinearSpeed | None:
     """A format's speed; None where it is not to be had here, which is no error."""
     try:
-        return measure()
+        if name in ("fp32", "bf16"):
+            return _plain(name, watch)
+        return _nf4(watch) if name == "nf4" else _onnx(name, watch, threads)
     except Exception as error:  # each library fails in its own way where it lacks a kernel
         _log.info("%s was not measured: %s", name, error)
         return None
@@ -145,51 +157,59 @@ def _key(device: str, threads: int | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _seconds(work: Callable[[], object], device: str, *, best: bool = False) -> float:
-    """Median (or least) time of a piece of work, after one run that does not count."""
-    import torch
+@dataclass(frozen=True, slots=True)
+class _Stopwatch:
+    """Times work on one device."""
 
-    times: list[float] = []
-    for run in range(_REPEATS + 1):
-        started = time.perf_counter()
-        work()
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        spent = time.perf_counter() - started
-        if run:
-            times.append(spent)
-        if times and sum(times) > _SECONDS:
-            break
-    return min(times) if best else statistics.median(times)
+    device: str
+    clock: Clock
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Least time of a piece of work, which other programs only lengthen; the first run does not count."""
+        import torch
+
+        times: list[float] = []
+        for run in range(_REPEATS + 1):
+            started = self.clock()
+            work()
+            if self.device != "cpu":
+                torch.cuda.synchronize(self.device)
+            spent = self.clock() - started
+            if run:
+                times.append(spent)
+            if times and sum(times) > _SECONDS:
+                break
+        return min(times)
 
 
-def _by_rows(run: Callable[[int], Callable[[], object]], weights: int, device: str) -> LinearSpeed:
+def _by_rows(run: Callable[[int], Callable[[], object]], weights: int, watch: _Stopwatch) -> LinearSpeed:
     """Time passes of one, few and many rows.
 
     Args:
         run: Makes the pass for a number of rows.
         weights: Of the layer.
-        device: Where it runs.
+        watch: Times them.
     """
-    one, few, many = (_seconds(run(rows), device) / weights for rows in (1, FEW_ROWS, _MANY_ROWS))
+    one, few, many = (watch.seconds(run(rows)) / weights for rows in (1, FEW_ROWS, _MANY_ROWS))
     return LinearSpeed(one, few, many / _MANY_ROWS)
 
 
-def _memory_rates(device: str) -> tuple[float, float]:
+def _memory_rates(watch: _Stopwatch) -> tuple[float, float]:
     """Bytes a second that are read, and that move in a copy."""
     import torch
 
-    block = torch.ones(_READ_BYTES // 4, device=device)
+    block = torch.ones(_READ_BYTES // 4, device=watch.device)
     other = torch.empty_like(block)
-    read = _READ_BYTES / _seconds(block.sum, device, best=True)
-    return read, 2 * _READ_BYTES / _seconds(lambda: other.copy_(block), device, best=True)
+    read = _READ_BYTES / watch.seconds(block.sum)
+    return read, 2 * _READ_BYTES / watch.seconds(lambda: other.copy_(block))
 
 
-def _plain(dtype: Any, device: str) -> LinearSpeed | None:
+def _plain(name: str, watch: _Stopwatch) -> LinearSpeed:
     """Linear layers of torch in fp32 or bf16."""
     import torch
 
-    width = _OUTPUT["fp32" if dtype == torch.float32 else "bf16"]
+    device, width = watch.device, _OUTPUT[name]
+    dtype = torch.float32 if name == "fp32" else torch.bfloat16
     weight = torch.ones((width, _INPUT), dtype=dtype, device=device)
     # The torch engine has this kernel for a few rows: see `egolive.assistant.backends.torch.torch_decoder`.
     onednn = dtype == torch.float32 and device == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -201,16 +221,17 @@ def _plain(dtype: Any, device: str) -> LinearSpeed | None:
         return lambda: torch.nn.functional.linear(states, weight)
 
     with torch.inference_mode():
-        return _by_rows(run, weight.numel(), device)
+        return _by_rows(run, weight.numel(), watch)
 
 
-def _nf4(device: str) -> LinearSpeed | None:
+def _nf4(watch: _Stopwatch) -> LinearSpeed | None:
     """4-bit layers of bitsandbytes, which compute in fp32 on a CPU and in bf16 on a GPU."""
     if util.find_spec("bitsandbytes") is None:
         return None
     import bitsandbytes
     import torch
 
+    device = watch.device
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     layer = bitsandbytes.nn.Linear4bit(_INPUT, _WIDE, bias=False, quant_type="nf4", compute_dtype=dtype).to(
         device
@@ -223,17 +244,18 @@ def _nf4(device: str) -> LinearSpeed | None:
         return lambda: layer(states)
 
     with torch.inference_mode():
-        return _by_rows(run, _INPUT * _WIDE, device)
+        return _by_rows(run, _INPUT * _WIDE, watch)
 
 
-def _onnx(name: str | None, device: str, threads: int | None) -> LinearSpeed | None:
-    """ONNX Runtime's MatMulNBits, or its MatMul in fp32 where no name of a format is given."""
+def _onnx(name: str, watch: _Stopwatch, threads: int | None) -> LinearSpeed | None:
+    """MatMulNBits of ONNX Runtime, or its MatMul in fp32."""
     # A graph is written with the package onnx, which building an engine needs as well.
     if util.find_spec("onnxruntime") is None or util.find_spec("onnx") is None:
         return None
     import numpy as np
     import onnxruntime
 
+    device = watch.device
     provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
         return None
@@ -241,7 +263,7 @@ def _onnx(name: str | None, device: str, threads: int | None) -> LinearSpeed | N
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads or 0
-    width = _OUTPUT.get(name or "onnx-fp32", _WIDE)
+    width = _OUTPUT.get(name, _WIDE)
     session = onnxruntime.InferenceSession(_graph(name, width), sess_options=options, providers=[provider])
     if session.get_providers()[0] != provider:
         return None
@@ -255,16 +277,16 @@ def _onnx(name: str | None, device: str, threads: int | None) -> LinearSpeed | N
         binding.bind_ortvalue_output("made", made)
         return lambda: session.run_with_iobinding(binding)
 
-    return _by_rows(run, _INPUT * width, device)
+    return _by_rows(run, _INPUT * width, watch)
 
 
-def _graph(name: str | None, width: int) -> bytes:
+def _graph(name: str, width: int) -> bytes:
     """A graph of one linear layer; its weights are random bytes, which take as long as any."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    if name is None:
+    if name not in _BITS:
         weights = [numpy_helper.from_array(np.ones((_INPUT, width), np.float32), "weight")]
         node = helper.make_node("MatMul", ["states", "weight"], ["made"])
     else:
