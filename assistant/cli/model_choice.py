@@ -19,12 +19,13 @@ from importlib import util
 
 from egolive.assistant.cli.printing import note, working
 from egolive.assistant.diagnostics.fit import Fit, best_fit, fits
-from egolive.assistant.diagnostics.structures import SMALLER, structure
+from egolive.assistant.diagnostics.model_fit import fits_of, in_words, slow_words
+from egolive.assistant.diagnostics.structures import SMALLER, STRUCTURES
 from egolive.assistant.load import is_address
 from egolive.assistant.model.checkpoint import BUNDLED, model_folder
 from egolive.assistant.model.engine_folder import is_engine_folder
 from egolive.assistant.model.model_cache import CachedModel, config_of, entry_for, touch
-from egolive.assistant.model.model_sizes import ModelSizes, model_sizes
+from egolive.assistant.model.model_sizes import model_sizes
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, load_profile
 from egolive.assistant.system import machine
 from egolive.assistant.system.speed import measured_speeds
@@ -93,8 +94,10 @@ def choose(model: str, *, device: str = "auto", threads: int | None = None, yes:
             f"{model} fits in no form that can be made here: {least.form.name} lacks {least.lacks / 1e9:.1f} "
             f"GB; close other programs, or use --model {SMALLER} or --model {BUNDLED}"
         )
-    if best.pace in ("too slow", "words only"):
-        _warn(model, best, sizes, place, threads, free)
+    larger = sizes.total > STRUCTURES[SMALLER].total
+    smaller = fits_of(SMALLER, device=place, free=free, speeds=speeds) if larger else []
+    for line in slow_words(model, found, smaller):
+        note(line)
     entries = {fit.form.name: entry_for(model, revision, fit.form.name) for fit in found if fit.form.built}
     ready = [fit for fit in found if fit.form.built and not fit.lacks and entries[fit.form.name].built]
     taken = best_fit(ready, without=())
@@ -103,15 +106,6 @@ def choose(model: str, *, device: str = "auto", threads: int | None = None, yes:
     if not best.form.built:
         return Chosen(model, best.form.name)
     return _build(model, best, found, entries[best.form.name], yes=yes)
-
-
-def in_words(fit: Fit) -> str:
-    """One form in one line: memory, whether it fits, seconds a window."""
-    fitting = f"lacks {fit.lacks / 1e9:.1f} GB" if fit.lacks else "fits"
-    pace = "speed not measured"
-    if fit.costs is not None:
-        pace = f"about {fit.costs.window:.1f} s a window, {fit.pace}"
-    return f"{fit.form.name:<9} {fit.memory.total / 1e9:5.1f} GB  {fitting:<14} {pace}"
 
 
 def _place(device: str) -> tuple[str, int, int]:
@@ -133,25 +127,6 @@ def _unbuildable() -> tuple[str, ...]:
         name for name, needed in _PACKAGES.items() if any(util.find_spec(one) is None for one in needed)
     ]
     return ("awq-int4", *lacking)
-
-
-def _warn(model: str, best: Fit, sizes: ModelSizes, place: str, threads: int | None, free: int) -> None:
-    """Say that a model is too slow to be live, and what is smaller."""
-    assert best.costs is not None
-    slow = "too slow to be live" if best.pace == "too slow" else "too slow for live boxes"
-    note(f"{model} is {slow} here: about {best.costs.window:.0f} s a window in {best.form.name}")
-    smaller = structure(SMALLER)
-    if sizes.total <= smaller.total:
-        note(f"smaller: --model {BUNDLED}, for trying")
-        return
-    other = best_fit(
-        fits(smaller, EGOTHINKER_V1, device=place, free=free, speeds=measured_speeds(place, threads)),
-        without=_unbuildable(),
-    )
-    told = ""
-    if other is not None and other.costs is not None:
-        told = f" (about {other.costs.window:.0f} s a window in {other.form.name}, not trained on such video)"
-    note(f"smaller: --model {SMALLER}{told}; then --model {BUNDLED}, for trying")
 
 
 def _take(entry: CachedModel) -> Chosen:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from egolive.assistant.model.model_sizes import ModelSizes
 
-__all__ = ["EGOTHINKER", "SMALLER", "STRUCTURES", "structure"]
+__all__ = ["EGOTHINKER", "SMALLER", "STRUCTURES"]
 
 EGOTHINKER = "hyf015/EgoThinker-v1"
 SMALLER = "Qwen/Qwen2-VL-2B-Instruct"
@@ -37,8 +37,3 @@ _7B = _sizes(width=3584, mlp_width=18_944, heads=28, kv_heads=4, vocabulary=152_
 _2B = _sizes(width=1536, mlp_width=8960, heads=12, kv_heads=2, vocabulary=151_936, tied=True)
 STRUCTURES: Mapping[str, ModelSizes] = {EGOTHINKER: _7B, "Qwen/Qwen2-VL-7B-Instruct": _7B, SMALLER: _2B}
 """By hub id."""
-
-
-def structure(model: str) -> ModelSizes:
-    """Sizes of a published model, by its hub id."""
-    return STRUCTURES[model]

@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib import util
+from pathlib import Path
+
+import psutil
 
 from egolive.assistant.system import machine
 from egolive.assistant.system.user_cache import cache_folder
 from egolive.streaming.durable_files import replace_file
 
-__all__ = ["FEW_ROWS", "FORMATS", "LinearSpeed", "Speeds", "measure_speeds", "measured_speeds"]
+__all__ = ["FEW_ROWS", "FORMATS", "LinearSpeed", "Speeds", "kept_speeds", "measure_speeds", "measured_speeds"]
 
 Clock = Callable[[], float]
 
@@ -35,6 +38,10 @@ _READ_BYTES = 128 * 1024**2
 _REPEATS = 5
 _SECONDS = 0.4
 """After so long a piece of work is no longer repeated."""
+_BUSY = 0.25
+_LOOK_SECONDS = 0.3
+_KEPT_SECONDS = 3600.0
+"""Figures that were measured beside busy programs are measured again after this time."""
 _FORMAT = 1
 """Raised where kept figures mean something else than before."""
 _BITS = {"int4": (4, 32, True), "int4-128": (4, 128, False), "int8": (8, 32, False)}
@@ -73,6 +80,15 @@ class Speeds:
     linear: Mapping[str, LinearSpeed]
     """By number format: fp32, bf16 and nf4 of torch; onnx-fp32, int4, int4-128 and int8 of ONNX Runtime.
     What is not installed, or what the device cannot do, is left out."""
+    busy: float = 0.0
+    """Share of the processors that other programs took when it was measured."""
+    time: float = 0.0
+    """When it was measured, seconds since 1970."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other programs took so much that the figures are too low."""
+        return self.busy > _BUSY
 
 
 def measured_speeds(device: str = "cpu", threads: int | None = None, *, anew: bool = False) -> Speeds:
@@ -83,20 +99,32 @@ def measured_speeds(device: str = "cpu", threads: int | None = None, *, anew: bo
         threads: CPU threads; None takes all cores of this process.
         anew: Measure also where there are figures in the cache.
     """
-    path = cache_folder() / "speeds" / f"{_key(device, threads)}.json"
-    if not anew:
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return Speeds(**values | {"linear": {k: LinearSpeed(**v) for k, v in values["linear"].items()}})
-        except (OSError, ValueError, TypeError, KeyError):
-            pass
-    found = measure_speeds(device, threads)
+    known = None if anew else kept_speeds(device, threads)
+    if known is not None:
+        return known
+    found, path = measure_speeds(device, threads), _place(device, threads)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, f"{json.dumps(asdict(found))}\n".encode())
     except OSError as error:
         _log.info("speeds are not kept: %s", error.strerror or error)
     return found
+
+
+def kept_speeds(device: str = "cpu", threads: int | None = None) -> Speeds | None:
+    """The speeds of a device as they were measured before; None where they are to be measured."""
+    try:
+        values = json.loads(_place(device, threads).read_text(encoding="utf-8"))
+        linear = {name: LinearSpeed(**speed) for name, speed in values["linear"].items()}
+        found = Speeds(**values | {"linear": linear})
+    except (OSError, ValueError, TypeError, KeyError):
+        # Not there, cut off or of another form.
+        return None
+    return None if found.disturbed and time.time() - found.time > _KEPT_SECONDS else found
+
+
+def _place(device: str, threads: int | None) -> Path:
+    return cache_folder() / "speeds" / f"{_key(device, threads)}.json"
 
 
 def measure_speeds(
@@ -119,6 +147,7 @@ def measure_speeds(
     before = torch.get_num_threads()
     cores = int(str(machine.processor()["cores"]))
     torch.set_num_threads(threads or cores)
+    busy = psutil.cpu_percent(_LOOK_SECONDS) / 100
     watch = _Stopwatch(device, clock)
     try:
         read, copy = _memory_rates(watch)
@@ -129,7 +158,7 @@ def measure_speeds(
                 linear[name] = speed
     finally:
         torch.set_num_threads(before)
-    return Speeds(device, threads or cores, read, copy, linear)
+    return Speeds(device, threads or cores, read, copy, linear, busy, time.time())
 
 
 def _tried(name: str, watch: _Stopwatch, threads: int | None) -> LinearSpeed | None:
