@@ -28,7 +28,7 @@ from egolive.assistant.model.model_cache import CachedModel, config_of, entry_fo
 from egolive.assistant.model.model_sizes import model_sizes
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, load_profile
 from egolive.assistant.system import machine
-from egolive.assistant.system.speed import measured_speeds
+from egolive.assistant.system.speed import kept_speeds, measured_speeds
 from egolive.assistant.system.user_cache import cache_folder
 from egolive.streaming.errors import EngineError, UsageError
 from egolive.streaming.json_files import read_json_object
@@ -78,8 +78,10 @@ def choose(model: str, *, device: str = "auto", threads: int | None = None, yes:
     if sizes.total < _LEAST_WEIGHTS:
         return Chosen(model)
     place, free, total = _place(device)
-    with working("measuring this machine, which is done once"):
-        speeds = measured_speeds(place, threads)
+    speeds = kept_speeds(place, threads)
+    if speeds is None:
+        with working("measuring this machine, once: some ten seconds"):
+            speeds = measured_speeds(place, threads)
     profile = load_profile(folder) if folder is not None else EGOTHINKER_V1
     found = fits(sizes, profile, device=place, free=free, speeds=speeds)
     best = best_fit(found, without=_unbuildable())
