@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from egolive.assistant.cli.printing import loading
+from egolive.assistant.cli.printing import loading, note
 from egolive.assistant.load import check_model, is_address, load_any_engine
+from egolive.assistant.model.checkpoint import BUNDLED, resolve_model
+from egolive.assistant.model.engine_folder import is_engine_folder
+from egolive.assistant.schema.profiles import PROFILE_FILE, checkpoint_profile
 from egolive.streaming.errors import UsageError
 
 if TYPE_CHECKING:
@@ -141,7 +144,7 @@ class ModelOptions:
         from egolive.assistant.cli.model_choice import choose
 
         found = choose(self.model, device=self.device, threads=self.threads, yes=self.yes)
-        return replace(self, model=found.model, dtype=found.dtype)
+        return replace(self, model=found.model, dtype=found.dtype, device=found.device)
 
     def load(self) -> Engine:
         """Load the model, telling so.
@@ -153,7 +156,7 @@ class ModelOptions:
         self.check()
         # An address may hold a password.
         with loading("the model of the server" if is_address(self.model) else self.model):
-            return load_any_engine(
+            engine = load_any_engine(
                 self.model,
                 device=self.device,
                 dtype=self.dtype,
@@ -162,3 +165,14 @@ class ModelOptions:
                 provider=self.provider,
                 served_as=self.served_as,
             )
+        self._tell_profile()
+        return engine
+
+    def _tell_profile(self) -> None:
+        """Say which profile was taken for a checkpoint that brings none."""
+        if self.model == BUNDLED or is_address(self.model):
+            return
+        folder = resolve_model(self.model)
+        if not is_engine_folder(folder) and not (folder / PROFILE_FILE).is_file():
+            profile, reason = checkpoint_profile(folder)
+            note(f"asked and read as {profile.name}: {reason}")

@@ -94,6 +94,8 @@ _BYTES = {
     "nf4": 0.5 + 4 / 64,
 }
 """Bytes of one weight, scales included, by format."""
+_SPARE = 0.1
+"""Share of the weights that loading a checkpoint wants to be free beside them."""
 _PROGRAM_BYTES = 500_000_000
 """Python, torch and transformers themselves."""
 _WORK_BYTES = 400_000_000
@@ -242,6 +244,8 @@ def memory_of(sizes: ModelSizes, form: Form, *, cuda: bool = False) -> Memory:
     if not copied and not sizes.tied:
         rest += head
     own = text + rest
+    if not form.built:
+        work = max(work, round(_SPARE * (own + (head if copied else 0)) - cache))
     if not cuda and not form.built and sizes.stored_bytes == _BYTES[form.text]:
         # As it is stored: the weights stay in their files' pages.
         return Memory(round((head if copied else 0) + cache + work), round(own))

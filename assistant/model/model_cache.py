@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import huggingface_hub
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from egolive.assistant.model.checkpoint import model_folder, resolve_model, small_files
@@ -24,7 +25,7 @@ from egolive.streaming.errors import EngineError
 from egolive.streaming.json_files import json_bytes
 from egolive.streaming.paths import brief
 
-__all__ = ["CachedModel", "cached_models", "config_of", "entry_for", "remove_model", "touch"]
+__all__ = ["CachedModel", "cached_models", "config_of", "entry_for", "is_cached", "remove_model", "touch"]
 
 _ENTRY = "entry.json"
 _MOST = 65_536
@@ -114,12 +115,19 @@ def config_of(model: str) -> tuple[Path, str]:
     return folder / "config.json", whole.hexdigest()
 
 
-def _hub_config(model: str) -> Path:
-    import huggingface_hub
+def is_cached(model: str) -> bool:
+    """Whether a hub model's configuration is here already, so that `config_of` asks no network."""
+    return _cached_config(model) is not None
 
+
+def _cached_config(model: str) -> Path | None:
     cached = huggingface_hub.try_to_load_from_cache(model, "config.json")
-    if isinstance(cached, str):
-        return Path(cached)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _hub_config(model: str) -> Path:
+    if (cached := _cached_config(model)) is not None:
+        return cached
     try:
         return Path(huggingface_hub.hf_hub_download(model, "config.json", etag_timeout=10.0))
     except Exception:  # as for whole models, whose errors are told in words

@@ -38,7 +38,7 @@ class Machine:
         self.speeds = speeds(SLOW, row=SLOW / 10)
         self.built: list[list[str]] = []
         self.code = 0
-        monkeypatch.setattr(model_choice, "_place", lambda _: ("cpu", self.free, 32_000_000_000))
+        monkeypatch.setattr(model_choice, "_places", lambda _: [("cpu", self.free, 32_000_000_000)])
         monkeypatch.setattr(model_choice, "kept_speeds", lambda *_: self.speeds)
         monkeypatch.setattr(model_choice, "_unbuildable", lambda: ("awq-int4",))
         self.check_disk = model_choice._check_disk
@@ -94,7 +94,7 @@ def test_what_is_live_as_it_is_is_taken_without_a_word(
     machine: Machine, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.free, machine.speeds = 10**11, speeds(LIVE)
-    assert choose(model) == Chosen(model, "fp32")
+    assert choose(model) == Chosen(model, "cpu", "fp32")
     assert capsys.readouterr().err == ""
     assert not machine.built
 
@@ -104,7 +104,7 @@ def test_what_has_one_form_is_left_alone(
     name: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_choice, "kept_speeds", None)
-    assert choose(name) == Chosen(name)
+    assert choose(name) == Chosen(name, "auto")
 
 
 def test_small_models_and_what_loading_refuses_are_left_alone(
@@ -118,7 +118,7 @@ def test_small_models_and_what_loading_refuses_are_left_alone(
     quantised = config_folder(tmp_path / "quantised", quantization_config={"quant_method": "awq"})
     other = config_folder(tmp_path / "other", model_type="llama")
     for folder in (tiny_checkpoint, engine, tmp_path / "empty", quantised, other):
-        assert choose(str(folder)) == Chosen(str(folder))
+        assert choose(str(folder)) == Chosen(str(folder), "auto")
 
 
 def test_what_was_told_by_option_is_left_alone(machine: Machine, tiny_checkpoint: Path) -> None:
@@ -224,9 +224,23 @@ def test_slow_as_it_is_goes_on_where_nobody_can_be_asked(
     machine.speeds = replace(
         machine.speeds, linear={**machine.speeds.linear, "int4": fast["int4"], "int8": fast["int8"]}
     )
-    assert choose(model) == Chosen(model, "fp32")
+    assert choose(model) == Chosen(model, "cpu", "fp32")
     assert "--yes builds it" in capsys.readouterr().err
     assert not machine.built
+
+
+def test_where_the_gpu_is_too_small_the_processor_is_looked_at(
+    machine: Machine, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [("cuda:0", 6 * 10**9, 8 * 10**9), ("cpu", 10**11, 10**11)]
+    monkeypatch.setattr(model_choice, "_places", lambda _: places)
+    machine.speeds = speeds(LIVE)
+    assert choose(model) == Chosen(model, "cpu", "fp32")
+    assert "on cuda:0 (6.0 of 8.0 GB free)" in capsys.readouterr().err
+    # On a GPU a form whose speed is not known would run elsewhere, and is not taken.
+    places[0] = ("cuda:0", 9 * 10**9, 10**10)
+    machine.speeds = speeds(LIVE, without=("int4",))
+    assert choose(model).device == "cpu"
 
 
 def test_what_fits_in_no_form_is_told_with_what_is_missing(machine: Machine, model: str) -> None:

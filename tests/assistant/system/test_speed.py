@@ -25,14 +25,22 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_LOOK_SECONDS", 0.01)
 
 
-def test_every_format_is_counted_by_weight_and_row(small: None) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    pytest.importorskip("bitsandbytes")
+@pytest.mark.parametrize(
+    "formats",
+    [
+        [name for name in FORMATS if name != "nf4"],
+        # Importing bitsandbytes takes seconds.
+        pytest.param(["nf4"], marks=pytest.mark.robustness),
+    ],
+    ids=["others", "nf4"],
+)
+def test_every_format_is_counted_by_weight_and_row(formats: list[str], small: None) -> None:
+    for package in ("onnxruntime", "onnx", "bitsandbytes"):
+        pytest.importorskip(package)
     # A clock by which everything takes a second.
     ticks = itertools.count()
-    found = really_measure("cpu", 1, clock=lambda: float(next(ticks)))
-    assert set(found.linear) == set(FORMATS)
+    found = really_measure("cpu", 1, formats=formats, clock=lambda: float(next(ticks)))
+    assert set(found.linear) == set(formats)
     for name, one in found.linear.items():
         weights = 128 * {"fp32": 64, "bf16": 64, "onnx-fp32": 64}.get(name, 256)
         assert one == LinearSpeed(1 / weights, 1 / weights, 1 / weights / 256), name
