@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import psutil
-from rich.console import Console
 from rich.table import Table
 
+from egolive.assistant.cli.printing import working
 from egolive.assistant.diagnostics.fit import FORMS, Form, Work, memory_of
 from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.model.engine_folder import files_folder, is_engine_folder, read_engine_card
@@ -55,7 +55,7 @@ def run_estimates(
     found: dict[tuple[str, str], list[dict[str, Any]]] = {one: [] for one in wanted}
     for number in range(rounds):
         for name, form in wanted:
-            with Console(stderr=True).status(f"round {number + 1} of {rounds}: {name} in {form}"):
+            with working(f"round {number + 1} of {rounds}: {name} in {form}"):
                 once = run_apart(
                     "egolive.benchmarks.cost.estimates",
                     name,
