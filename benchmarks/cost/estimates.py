@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from rich.table import Table
 
-from egolive.assistant.cli.printing import working
+from egolive.assistant.cli.printing import note, working
 from egolive.assistant.diagnostics.fit import FORMS, Form, Work, memory_of
 from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.model.engine_folder import files_folder, is_engine_folder, read_engine_card
@@ -66,6 +66,10 @@ def run_estimates(
                     threads=threads,
                 )
             found[name, form].append(once)
+            # A round may take an hour: what it gave is told at once.
+            ratios = {work: one for work, one in once.items() if work != "memory"}
+            told = (f"{work} {one['estimated'] / one['measured']:.2f}" for work, one in ratios.items())
+            note(f"{form}, estimated / measured: {', '.join(told)}")
     entries = [_summary(name, form, times) for (name, form), times in found.items()]
     figures = {"estimates": entries, "rounds": rounds, "threads": threads, "cpu_time": cpu_time}
     print_figures(figures, _drawn(entries), json_file)

@@ -1,13 +1,15 @@
-"""Made-up speeds of a machine, and folders that hold a large model's configuration alone."""
+"""Made-up speeds of a machine, cards of engines, and folders with a large model's configuration alone."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
+from egolive.assistant.model.engine_folder import EngineCard, Shapes
 from egolive.assistant.system.speed import FORMATS, LinearSpeed, Speeds
 
-__all__ = ["config_folder", "speeds"]
+__all__ = ["config_folder", "engine_card", "speeds"]
 
 SEVEN_B = {"hidden_size": 3584, "intermediate_size": 18_944, "num_attention_heads": 28}
 
@@ -48,3 +50,21 @@ def config_folder(folder: Path, **changes: object) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(values | changes), encoding="utf-8")
     return folder
+
+
+def engine_card(form: str, backend: Literal["onnx", "torch", "tensorrt"] = "onnx") -> EngineCard:
+    """What an engine folder says of itself, whose files are not there."""
+    return EngineCard(
+        name="model",
+        backend=backend,
+        precision={"tower": "fp32", "decoder": form, "head": "int8", "embeddings": "bf16"},
+        shapes=Shapes(
+            height=252, width=448, hidden=1, layers=1, kv_heads=1, head_width=1, vocabulary=1, context=1
+        ),
+        image_token=0,
+        video_token=1,
+        profile="egothinker-v1",
+        source={"name": "model", "sha256": ""},
+        versions={},
+        files={"decoder.onnx": {"bytes": 1, "sha256": ""}},
+    )

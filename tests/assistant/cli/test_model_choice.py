@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from measured import config_folder, speeds
+from measured import config_folder, engine_card, speeds
 
 from egolive.assistant.cli import model_choice
 from egolive.assistant.cli.model_choice import Chosen, choose
 from egolive.assistant.cli.options import ModelOptions
-from egolive.assistant.model.engine_folder import EngineCard, Shapes, write_engine_card
+from egolive.assistant.model.engine_folder import write_engine_card
 from egolive.assistant.model.model_cache import cached_models
 from egolive.streaming.errors import EngineError, UsageError
 
@@ -51,25 +51,8 @@ class Machine:
         if not self.code:
             out = Path(command[command.index("--out") + 1])
             out.mkdir(parents=True)
-            write_engine_card(out, card(command[command.index("--to") + 1]))
+            write_engine_card(out, engine_card(command[command.index("--to") + 1]))
         return self.code
-
-
-def card(form: str) -> EngineCard:
-    return EngineCard(
-        name="model",
-        backend="onnx",
-        precision={"tower": "fp32", "decoder": form, "head": "int8", "embeddings": "bf16"},
-        shapes=Shapes(
-            height=252, width=448, hidden=1, layers=1, kv_heads=1, head_width=1, vocabulary=1, context=1
-        ),
-        image_token=0,
-        video_token=1,
-        profile="egothinker-v1",
-        source={"name": "model", "sha256": ""},
-        versions={},
-        files={"decoder.onnx": {"bytes": 1, "sha256": ""}},
-    )
 
 
 @pytest.fixture
@@ -113,7 +96,7 @@ def test_small_models_and_what_loading_refuses_are_left_alone(
     monkeypatch.setattr(model_choice, "kept_speeds", None)
     engine = tmp_path / "engine"
     engine.mkdir()
-    write_engine_card(engine, card("int4"))
+    write_engine_card(engine, engine_card("int4"))
     (tmp_path / "empty").mkdir()
     quantised = config_folder(tmp_path / "quantised", quantization_config={"quant_method": "awq"})
     other = config_folder(tmp_path / "other", model_type="llama")
