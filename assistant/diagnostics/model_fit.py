@@ -89,14 +89,16 @@ def forms_table(model: str, found: Sequence[Fit]) -> Table:
         caption=f"estimates; {ASSUMED}",
         caption_justify="left",
     )
-    for column in ("form", "own memory", "mapped", "fits", "encode", "token read", "token said", "window"):
+    # Where nothing was measured, one column says so.
+    spans = ("encode", "token read", "token said") if any(fit.costs is not None for fit in found) else ()
+    for column in ("form", "own memory", "mapped", "fits", *spans, "window"):
         table.add_column(column, justify="left" if column in ("form", "fits") else "right")
     for fit in found:
         own, mapped = fit.memory.anonymous, fit.memory.mapped
         fitting = f"[dim]lacks {fit.lacks / 1e9:.1f} GB[/]" if fit.lacks else "[green]yes[/]"
         cells = [fit.form.name, f"{own / 1e9:.1f} GB", f"{mapped / 1e9:.1f} GB", fitting]
         if fit.costs is None:
-            cells += ["not measured"] * 3 + [_pace(fit)]
+            cells += ["not measured"] * len(spans) + [_pace(fit)]
         else:
             spent = (fit.costs.encode, fit.costs.prefill, fit.costs.step)
             cells += [_duration(seconds) for seconds in spent] + [_pace(fit)]
