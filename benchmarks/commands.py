@@ -23,7 +23,17 @@ from egolive.assistant.load import check_model
 from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.paths import existing_path
 
-__all__ = ["engines", "governor", "latency", "peers", "quality", "recall_bench", "scaling", "stream"]
+__all__ = [
+    "engines",
+    "estimates",
+    "governor",
+    "latency",
+    "peers",
+    "quality",
+    "recall_bench",
+    "scaling",
+    "stream",
+]
 
 
 def stream(
@@ -403,6 +413,51 @@ def governor(
         plot_file=plot_file,
     )
     wrote(json_file, plot_file)
+
+
+def estimates(
+    *model: Annotated[str, Parameter(group=MODEL)],
+    rounds: int = 5,
+    slices: Annotated[tuple[int, ...], Parameter(negative="")] = (1, 4),
+    cpu_time: Annotated[bool, Parameter(negative="")] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Compare what doctor estimates of a model's forms with what they then take: seconds and memory.
+
+    Args:
+        model: Checkpoints, each measured in the forms in which it is loaded as it is, or engine folders.
+        rounds: Each is measured so often, one after the other, and the medians count.
+        slices: Lengths of the windows whose prompts are read.
+        cpu_time: Count processor time, which other programs do not lengthen; with one thread.
+        device: auto, cpu, cuda or cuda:N.
+        threads: CPU threads.
+        json_file: Also write the JSON object here.
+    """
+    if not model:
+        raise UsageError("name the models whose estimates are checked")
+    if not slices or min(slices) < 1:
+        raise UsageError("--slices is 1 or more")
+    if rounds < 1:
+        raise UsageError("--rounds is 1 or more")
+    if cpu_time and threads != 1:
+        raise UsageError("--cpu-time counts one thread: give --threads 1")
+    check_folders(json_file)
+    for name in model:
+        check_model(name)
+    from egolive.benchmarks.cost.estimates import run_estimates
+
+    run_estimates(
+        model,
+        rounds=rounds,
+        slices=slices,
+        cpu_time=cpu_time,
+        device=device,
+        threads=threads,
+        json_file=json_file,
+    )
+    wrote(json_file)
 
 
 def _check_source(source: Path | None) -> None:

@@ -144,7 +144,7 @@ def demo(
         reached = [host] if alone or host not in _EVERYWHERE else own_addresses()
         if certificate is None and (https or not (alone or http)):
             certificate, key = self_signed(folder, [*own_names(), "127.0.0.1", "::1", *named, *reached])
-        engine = model.load()
+        engine = model.chosen().load()
         stack.callback(engine.close)
         page, sessions = build_page(
             engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb, fixed=fixed

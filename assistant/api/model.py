@@ -62,7 +62,8 @@ def load_model(
         threads: CPU threads of the model; None leaves them as they are.
         graphs: Decode by CUDA graphs where torch or TensorRT runs on CUDA.
         provider: What runs an engine folder of graphs: "onnx", "tensorrt", or "auto", what it was made for.
-        served_as: How the model of a server is asked and read: "egothinker-v1" or "nano".
+        served_as: How the model of a server is asked and read: "egothinker-v1", "qwen2-vl-instruct" or
+            "nano".
 
     Raises:
         EngineError: It is not there, damaged, of another kind, or too large; or the server cannot be reached.

@@ -85,7 +85,7 @@ def ask_command(
         video = _video_among(media, task, frames=clip.frames)
         conversations = [conversation_about(media, words, clip, system=system, text_first=bool(paper_prompt))]
 
-    with closing(model.load()) as engine:
+    with closing(model.chosen().load()) as engine:
         profile = look.applied_to(engine.profile)
         reasons = profile.think if think is None else think
         if task == "ask":

@@ -55,6 +55,7 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = False
 train = App(name="train", help="Train a model from a recipe.", group=_MODELS)
+models = App(name="models", help="List and remove the engines that were built here.", group=_MODELS)
 bench = App(name="bench", help="Measure speed and quality; prints a table and one JSON line.", group=_MACHINE)
 
 
@@ -206,6 +207,29 @@ _add(
     "quantize --compare nano engines/onnx-int4 --episodes 100",
     group=_MODELS,
 )
+
+
+@models.default
+def _list_models(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -> None:
+    """List and remove the engines that were built here.
+
+    Args:
+        json_file: Also write the list here, as one JSON object.
+    """
+    from egolive.assistant.cli.models_command import list_models
+
+    list_models(json_file=json_file)
+
+
+_add(
+    models,
+    "remove",
+    "assistant.cli.models_command:remove_models",
+    "Remove engines that were built here.",
+    "models remove EgoThinker-v1-1a2b3c4d5e6f-int4",
+    "models remove --all",
+)
+app.command(models)
 _add(
     bench,
     "stream",
@@ -248,6 +272,13 @@ _add(
     "benchmarks.commands:engines",
     "What engines cost, against what the machine could do.",
     "bench engines nano engines/onnx-int4 --slices 1 8",
+)
+_add(
+    bench,
+    "estimates",
+    "benchmarks.commands:estimates",
+    "What doctor estimates of engines, beside what they take.",
+    "bench estimates qwen2-vl-2b engines/2b-int4 --rounds 3",
 )
 _add(
     bench,
@@ -402,7 +433,7 @@ def _explained(error: Exception, tokens: Sequence[str]) -> tuple[str, int]:
 
 def _names(tokens: Sequence[str]) -> list[str]:
     """Names of the commands among which one was looked for."""
-    parent = {"train": train, "bench": bench}.get(tokens[0] if tokens else "", app)
+    parent = {"train": train, "bench": bench, "models": models}.get(tokens[0] if tokens else "", app)
     return [name for name in parent if not name.startswith("-")]
 
 

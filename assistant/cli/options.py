@@ -6,14 +6,17 @@ Nothing here imports torch: what a user can get wrong is checked before that.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from egolive.assistant.cli.printing import loading
+from egolive.assistant.cli.printing import loading, note
 from egolive.assistant.load import check_model, is_address, load_any_engine
+from egolive.assistant.model.checkpoint import BUNDLED, resolve_model
+from egolive.assistant.model.engine_folder import is_engine_folder
+from egolive.assistant.schema.profiles import PROFILE_FILE, checkpoint_profile
 from egolive.streaming.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,7 +112,9 @@ class ModelOptions:
     TensorRT provider; auto, what the folder was made for."""
 
     served_as: str = "egothinker-v1"
-    """How the model of a server is asked and read: egothinker-v1 or nano."""
+    """How the model of a server is asked and read: egothinker-v1, qwen2-vl-instruct or nano."""
+    yes: Annotated[bool, Parameter(negative="")] = False
+    """Build the form of a large model that is best here without a question; see `egolive models`."""
 
     def check(self) -> None:
         """Tell what is wrong with the settings without loading anything: no torch, no network.
@@ -123,6 +128,24 @@ class ModelOptions:
         _check_threads(self.threads)
         check_model(self.model, dtype=self.dtype, provider=self.provider, served_as=self.served_as)
 
+    def chosen(self) -> ModelOptions:
+        """These options with the form of the model that is best here, which may be built first.
+
+        What was told by `--dtype` or `--provider`, and what is no large checkpoint, stays as it is.
+
+        Raises:
+            EngineError: It fits in no form, or the best one may not be built without a question.
+            UsageError: The question was answered with no.
+        """
+        self.check()
+        if self.dtype != "auto" or self.provider != "auto":
+            return self
+        # Imported here: only this needs what measures a machine.
+        from egolive.assistant.cli.model_choice import choose
+
+        found = choose(self.model, device=self.device, threads=self.threads, yes=self.yes)
+        return replace(self, model=found.model, dtype=found.dtype, device=found.device)
+
     def load(self) -> Engine:
         """Load the model, telling so.
 
@@ -133,7 +156,7 @@ class ModelOptions:
         self.check()
         # An address may hold a password.
         with loading("the model of the server" if is_address(self.model) else self.model):
-            return load_any_engine(
+            engine = load_any_engine(
                 self.model,
                 device=self.device,
                 dtype=self.dtype,
@@ -142,3 +165,14 @@ class ModelOptions:
                 provider=self.provider,
                 served_as=self.served_as,
             )
+        self._tell_profile()
+        return engine
+
+    def _tell_profile(self) -> None:
+        """Say which profile was taken for a checkpoint that brings none."""
+        if self.model == BUNDLED or is_address(self.model):
+            return
+        folder = resolve_model(self.model)
+        if not is_engine_folder(folder) and not (folder / PROFILE_FILE).is_file():
+            profile, reason = checkpoint_profile(folder)
+            note(f"asked and read as {profile.name}: {reason}")

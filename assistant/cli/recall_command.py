@@ -61,7 +61,7 @@ def recall_command(
     from egolive.assistant.memory.live_memory import in_words
     from egolive.assistant.memory.recall import recall, thing_asked_for
 
-    with Memory(folder, read_only=True) as memory, closing(model.load()) as engine:
+    with Memory(folder, read_only=True) as memory, closing(model.chosen().load()) as engine:
         found = recall(memory, engine, question, looks=looks)
         spoken = () if found else memory.search(thing_asked_for(question), limit=1)
     if found is not None and thumbnail is not None:

@@ -164,6 +164,7 @@ def run(
     if opened.live:
         opened.close()
     try:
+        model = model.chosen()
         engine = model.load()
     except BaseException:
         opened.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -12,9 +12,14 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from egolive.assistant.load import check_model
+from egolive.assistant.diagnostics.fit import Fit
+from egolive.assistant.diagnostics.model_fit import fit_values, fits_of, forms_table, slow_words
+from egolive.assistant.diagnostics.structures import EGOTHINKER, SMALLER, STRUCTURES
+from egolive.assistant.load import check_model, is_address
+from egolive.assistant.model.checkpoint import BUNDLED
 from egolive.assistant.system import machine, nvml
 from egolive.assistant.system.jetson import OLDEST_JETPACK
+from egolive.assistant.system.speed import Speeds, kept_speeds, measured_speeds
 from egolive.streaming.errors import SinkError, SourceError, UsageError
 from egolive.streaming.metrics import known
 from egolive.streaming.paths import existing_path
@@ -135,7 +140,9 @@ def doctor(
     store: bool = True,
     latency: Annotated[bool, Parameter(negative="")] = False,
     prove: str | None = None,
-    model: str = "nano",
+    model: str = BUNDLED,
+    measure: Annotated[bool, Parameter(negative="")] = False,
+    threads: int | None = None,
     engine: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     clip: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     seconds: float = 20.0,
@@ -149,7 +156,10 @@ def doctor(
         store: Write that unit into the model's profile.
         latency: Measure glass to overlay on this machine with a virtual camera, instead.
         prove: Try this model from download to live run and write one report to send in, instead.
-        model: What answers while latency is measured.
+        model: The checkpoint whose forms are estimated: memory, seconds a window, what fits. With --latency,
+            what answers.
+        measure: Measure this machine's speeds anew, on which estimates rest; they are kept otherwise.
+        threads: CPU threads that estimates are for; all cores without it.
         engine: An engine folder that is to be proved too; may be given several times.
         clip: A clip of yours for the proof, beside the bundled one; may be given several times.
         seconds: Length of a live run.
@@ -188,17 +198,74 @@ def doctor(
             found, code = run_latency(model, seconds, console.out)
         _write(found if prove is not None else machine.gather() | found, json_file, console)
         return code
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads is 1 or more, got {threads}")
+    if is_address(model):
+        raise UsageError("--model is the address of a server, whose speed is its own; give a checkpoint")
     facts = machine.gather()
     findings = diagnose(facts)
     needs = engine_needs()
     for table in _tables(facts, needs, findings):
         console.print(table)
+    device, free = _main_device(cast(machine.Facts, facts["machine"]))
+    speeds = _speeds(device, threads, measure=measure or model != BUNDLED, anew=measure, console=console)
+    estimated = {
+        name: fits_of(name, device=device, free=free, speeds=speeds)
+        for name in ((EGOTHINKER, SMALLER) if model == BUNDLED else (model,))
+    }
+    _tell_estimates(estimated, speeds, free, console)
     report = facts | {
         "engines": [asdict(need) for need in needs],
         "findings": [asdict(finding) for finding in findings],
+        "forms": [fit_values(name, fit) for name, found in estimated.items() for fit in found],
+        "speeds": None if speeds is None else asdict(speeds),
     }
     _write(report, json_file, console)
     return 0
+
+
+def _main_device(here: machine.Facts) -> tuple[str, int]:
+    """The device that a model is loaded on unless the user says otherwise, and its free bytes."""
+    for gpu in cast(Sequence[machine.Facts], here["gpus"]):
+        return str(gpu["device"]), int(cast(int, gpu["free"]))
+    return "cpu", cast(dict[str, int], here["memory"])["available"]
+
+
+def _speeds(
+    device: str, threads: int | None, *, measure: bool, anew: bool, console: Console
+) -> Speeds | None:
+    """Speeds of a device; where they are not wanted enough to be measured, those that are kept, if any."""
+    if not measure:
+        return kept_speeds(device, threads)
+    if anew or kept_speeds(device, threads) is None:
+        Console(stderr=True).out("measuring this machine: some ten seconds, longer where it is busy")
+    return measured_speeds(device, threads, anew=anew)
+
+
+def _tell_estimates(
+    estimated: Mapping[str, Sequence[Fit]], speeds: Speeds | None, free: int, console: Console
+) -> None:
+    """The forms of each model, and what is too slow in words."""
+    if speeds is None:
+        console.out("seconds a window: egolive doctor --model MODEL, which measures this machine once")
+    else:
+        rates = ", ".join(f"{name} {2 / one.row / GB:.0f}" for name, one in speeds.linear.items())
+        console.out(
+            f"measured with {speeds.threads} threads: memory is read at {speeds.read / GB:.1f} GB/s; "
+            f"GFLOP/s: {rates}"
+        )
+        if speeds.disturbed:
+            console.out(
+                f"other programs took {speeds.busy:.0%} of the processors: this machine is faster when it is "
+                "idle, egolive doctor --measure measures again"
+            )
+    for name, found in estimated.items():
+        console.print(forms_table(name, found))
+        # Of the models whose sizes are known; any other is compared with nothing smaller but nano.
+        larger = name in STRUCTURES and name != SMALLER
+        smaller = fits_of(SMALLER, device=found[0].device, free=free, speeds=speeds) if larger else []
+        for line in slow_words(name, found, smaller):
+            console.out(line)
 
 
 def _write(report: machine.Facts, json_file: Path | None, console: Console) -> None:
@@ -228,12 +295,13 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
     for name, version in cast(dict[str, str], facts["versions"]).items():
         versions_table.add_row(name, version)
 
-    fit_table = _table("What fits", "engine", "needs", *[name for name, _ in devices])
+    fit_table = _table("What fits", "engine", "needs", *[name for name, _, _ in devices])
     for need in needs:
-        marks = ["[green]yes[/]" if size >= need.bytes else "[dim]no[/]" for _, size in devices]
+        marks = [_mark(need.bytes, free, total) for _, free, total in devices]
         fit_table.add_row(f"{need.engine} {need.precision}", f"{need.bytes / GB:.1f} GB", *marks)
     fit_table.caption = (
-        "weights + cache of 4,096 tokens + working memory\n"
+        "weights + cache of 4,096 tokens + working memory, against what is free now; "
+        "if freed: the device has as much in all\n"
         "bf16 and fp32 run as they are, the others as engine folders of `egolive quantize`;\n"
         "bnb-int8, and nf4 on a processor, need up to 2.5 GB more than int8 and nf4 say here;\n"
         "TensorRT with CUDA graphs holds the text layers twice, with --no-graphs once"
@@ -245,6 +313,12 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
     if not findings:
         findings_table.add_row("[green]nothing[/]", "")
     return [machine_table, versions_table, fit_table, findings_table]
+
+
+def _mark(need: int, free: int, total: int) -> str:
+    if free >= need:
+        return "[green]yes[/]"
+    return "if freed" if total >= need else "[dim]no[/]"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -350,18 +424,15 @@ def _is_linux(here: machine.Facts) -> bool:
     return str(here.get("platform", "Linux")).startswith("Linux")
 
 
-def _devices(here: machine.Facts) -> list[tuple[str, int]]:
-    """The devices of this machine and their bytes of memory, then common ones to compare with."""
+def _devices(here: machine.Facts) -> list[tuple[str, int, int]]:
+    """The devices of this machine, their free and all bytes of memory, then common ones to compare with."""
     memory = cast(dict[str, int], here["memory"])
     gpus = cast(Sequence[machine.Facts], here["gpus"])
     if here.get("jetson") is not None:
-        mine = [("this Jetson", max(0, round(memory["total"] - _SYSTEM_BYTES)))]
+        most = max(0, round(memory["total"] - _SYSTEM_BYTES))
+        mine = [("this Jetson", min(memory["available"], most), most)]
     else:
-        mine = [("this CPU", memory["total"])]
-        mine += [(f"this {gpu['device']}", cast(int, gpu["total"])) for gpu in gpus]
-    return [
-        *mine,
-        ("Orin 8 GB", round(8 * GB - _SYSTEM_BYTES)),
-        ("GPU 12 GB", round(12 * GB)),
-        ("GPU 24 GB", round(24 * GB)),
-    ]
+        mine = [("this CPU", memory["available"], memory["total"])]
+        mine += [(f"this {gpu['device']}", cast(int, gpu["free"]), cast(int, gpu["total"])) for gpu in gpus]
+    others = {"Orin 8 GB": 8 * GB - _SYSTEM_BYTES, "GPU 12 GB": 12 * GB, "GPU 24 GB": 24 * GB}
+    return [*mine, *((name, round(size), round(size)) for name, size in others.items())]

@@ -1,13 +1,15 @@
 """What a checkpoint expects and how it answers: prompts, coordinate unit, picture size, think or not.
 
-A profile is plain data. It travels with a checkpoint as `egolive.json`; EgoThinker-v1's and the bundled nano
-model's are built in. Prompts are put together in `egolive.assistant.prompts.prompts`, answers are read in
-`egolive.assistant.prompts.parsing`; this file knows neither tokens nor pixels.
+A profile is plain data. It travels with a checkpoint as `egolive.json`; those of EgoThinker-v1, of Qwen2-VL's
+own Instruct models and of the bundled nano model are built in. Prompts are put together in
+`egolive.assistant.prompts.prompts`, answers are read in `egolive.assistant.prompts.parsing`; this file knows
+neither tokens nor pixels.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,11 +25,13 @@ __all__ = [
     "NANO",
     "PROFILES",
     "PROFILE_FILE",
+    "QWEN2_VL_INSTRUCT",
     "AnswerStyle",
     "PictureSize",
     "Profile",
     "Templates",
     "Unit",
+    "checkpoint_profile",
     "load_profile",
     "profile_from_dict",
     "profile_to_dict",
@@ -187,31 +191,82 @@ NANO = Profile(
 )
 """The bundled model that the project trains itself."""
 
-PROFILES = {profile.name: profile for profile in (EGOTHINKER_V1, NANO)}
+QWEN2_VL_INSTRUCT = Profile(
+    name="qwen2-vl-instruct",
+    unit="norm1000",
+    system="You are a helpful assistant.",
+    # Its marks: object_ref around the phrase, box_start and box_end around two corners in thousandths.
+    answer_style="box_tokens",
+    prompts=Templates(
+        intent=EGOTHINKER_V1.prompts.intent,
+        next=EGOTHINKER_V1.prompts.next,
+        ground=(
+            "Give the bounding box of <|object_ref_start|>the {phrase}<|object_ref_end|> in this image. If "
+            "it cannot be seen, say none."
+        ),
+        when=EGOTHINKER_V1.prompts.when,
+    ),
+)
+"""Qwen2-VL-2B-Instruct and 7B-Instruct, trained neither on first-person video nor to reason in tags."""
+
+PROFILES = {profile.name: profile for profile in (EGOTHINKER_V1, NANO, QWEN2_VL_INSTRUCT)}
 """The built-in profiles by name."""
 
 
 def load_profile(folder: str | Path) -> Profile:
-    """The profile of a checkpoint folder: its `egolive.json`, else the built-in one for its architecture.
+    """The profile of a checkpoint folder: its `egolive.json`, else a built-in one, see `checkpoint_profile`.
+
+    Raises:
+        ConfigError: no checkpoint there, a mistake in its profile, or an architecture without a built-in one.
+    """
+    return checkpoint_profile(folder)[0]
+
+
+def checkpoint_profile(folder: str | Path) -> tuple[Profile, str]:
+    """The profile of a checkpoint folder, and in a few words where it is from.
+
+    Without a file of its own, Qwen2-VL's Instruct models are told by the folder's name (in the hub's cache by
+    the model's id), else by the name that their configuration keeps; everything else of this architecture is
+    taken for EgoThinker-v1.
 
     Raises:
         ConfigError: no checkpoint there, a mistake in its profile, or an architecture without a built-in one.
     """
     path = Path(folder) / PROFILE_FILE
     if path.is_file():
-        return profile_from_dict(_read_object(path), where=str(path))
+        return profile_from_dict(_read_object(path), where=str(path)), f"from its {PROFILE_FILE}"
     config = Path(folder) / "config.json"
     if not config.is_file():
         raise ConfigError(
             f"{folder}: no config.json, so this is no checkpoint; give a folder made by save_pretrained"
         )
-    model_type = _read_object(config).get("model_type")
+    values = _read_object(config)
+    model_type = values.get("model_type")
     if model_type != "qwen2_vl":
         raise ConfigError(
             f"{folder}: no built-in profile for model type {model_type!r}; use a qwen2_vl checkpoint "
             f"or put an {PROFILE_FILE} beside its config.json"
         )
-    return EGOTHINKER_V1
+    name = _checkpoint_name(Path(folder))
+    if _INSTRUCT.search(name):
+        return QWEN2_VL_INSTRUCT, f"built in, by the name {name}"
+    # A fine-tuned model keeps the name of what it was made from.
+    made_from = values.get("_name_or_path")
+    if isinstance(made_from, str) and _INSTRUCT.search(made_from) and "ego" not in name.lower():
+        return QWEN2_VL_INSTRUCT, f"built in, by the name {made_from:.80} in its config.json"
+    return EGOTHINKER_V1, f"built in, for Qwen2-VL checkpoints without an {PROFILE_FILE}"
+
+
+_INSTRUCT = re.compile(r"(?:^|[/\\-])qwen2-vl-(?:2b|7b|72b)-instruct(?:$|[-/\\])", re.IGNORECASE)
+"""Also of its published quantised forms, such as Qwen2-VL-2B-Instruct-AWQ."""
+
+
+def _checkpoint_name(folder: Path) -> str:
+    """Name of a checkpoint's folder; in the hub's cache (models--owner--name/snapshots/revision) its id."""
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    return folder.name
 
 
 def save_profile(profile: Profile, folder: str | Path) -> None:

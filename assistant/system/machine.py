@@ -125,19 +125,45 @@ def processor() -> Facts:
     }
 
 
-def memory(cgroup: Path = Path("/sys/fs/cgroup")) -> dict[str, int]:
-    """Bytes of main memory: total and available.
+def memory(cgroup: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> dict[str, int]:
+    """Bytes of main memory: total, and available, which is what programs can still take.
 
     Args:
-        cgroup: Where Linux tells a container's limit, which counts where it is below the machine's memory.
+        cgroup: Where Linux tells the limits of containers and services, which count where they are below the
+            machine's memory.
+        own: Which of them this process is in; those above it hold for it too.
     """
     whole = psutil.virtual_memory()
     total, available = int(whole.total), int(whole.available)
-    limit, used = (_read(cgroup / name).strip() for name in ("memory.max", "memory.current"))
-    if limit.isdigit() and used.isdigit() and 0 < int(limit) < total:
-        total = int(limit)
-        available = min(available, max(0, int(limit) - int(used)))
+    for folder in _cgroups(cgroup, own):
+        for most, now in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, used = (_read(folder / name).strip() for name in (most, now))
+            if limit.isdigit() and used.isdigit() and 0 < int(limit) < int(whole.total):
+                # What was read from files counts as used, and is given up when memory is wanted.
+                left = int(limit) - max(0, int(used) - _file_pages(folder))
+                total, available = min(total, int(limit)), min(available, max(0, left))
     return {"total": total, "available": available}
+
+
+def _cgroups(root: Path, own: Path) -> list[Path]:
+    """Folders of the control groups that hold for this process, of version 2 and 1; inside a container /."""
+    found = [root, root / "memory"]
+    for line in _read(own).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        if controllers in ("", "memory"):
+            base = root / "memory" if controllers else root
+            found += [base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return found
+
+
+def _file_pages(folder: Path) -> int:
+    """Bytes of a control group that are pages of files, which the system can drop."""
+    pairs = [line.split() for line in _read(folder / "memory.stat").splitlines()]
+    return sum(int(pair[1]) for pair in pairs if pair[0] in ("inactive_file", "active_file"))
 
 
 def gpus() -> list[Facts]:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from machines import facts
+from measured import config_folder, speeds
 
 from egolive.assistant.cli import main as cli
+from egolive.assistant.diagnostics import doctor as doctor_module
 from egolive.assistant.diagnostics.doctor import diagnose, engine_needs
 from egolive.assistant.system import machine
 
@@ -61,6 +63,45 @@ def test_camera_nodes_are_listed_in_order_with_their_names(tmp_path: Path) -> No
     found = machine.cameras(devices, classes)
     assert [camera["name"] for camera in found] == ["camera 2", "camera 10"]
     assert all(camera["readable"] for camera in found)
+
+
+def test_what_is_free_is_told_apart_from_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(machine, "memory", lambda: {"total": 64 * 10**9, "available": 9 * 10**9})
+    path = tmp_path / "doctor.json"
+    assert cli.call(["doctor", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "EgoThinker 7B bf16" in line]
+    assert "if freed" in line
+    forms = {(form["model"], form["form"]): form for form in json.loads(path.read_text())["forms"]}
+    int4, bf16 = (forms["hyf015/EgoThinker-v1", name] for name in ("int4", "bf16"))
+    assert bf16["free_bytes"] == 9 * 10**9
+    assert bf16["lacks_bytes"] == bf16["anonymous_bytes"] + bf16["mapped_bytes"] - 9 * 10**9 > 0
+    assert int4["lacks_bytes"] == 0
+    # Nothing was measured yet, and plain `doctor` does not wait for that.
+    assert int4["seconds"] is None
+    assert int4["pace"] == "not known"
+    assert "not measured" in out
+
+
+def test_the_forms_of_one_model_are_estimated_from_measured_speeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(machine, "memory", lambda: {"total": 64 * 10**9, "available": 40 * 10**9})
+    monkeypatch.setattr(doctor_module, "measured_speeds", lambda *_, **__: speeds(1e-9, row=1e-10))
+    folder = config_folder(tmp_path / "seven")
+    path = tmp_path / "doctor.json"
+    assert cli.call(["doctor", "--model", str(folder), "--json", str(path)]) == 0
+    told = json.loads(path.read_text())
+    assert {form["model"] for form in told["forms"]} == {str(folder)}
+    assert all(form["pace"] == "too slow" and form["seconds"]["window"] > 15 for form in told["forms"])
+    out = capsys.readouterr().out
+    assert "is too slow to be live here: about" in out
+    assert told["speeds"]["linear"]["int4"]["row"] == 1e-10
+    assert cli.call(["doctor", "--model", "http://127.0.0.1:9/v1"]) == 2
 
 
 def test_the_report_is_printed_for_people_and_written_for_programs(

@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 
+from egolive.assistant.prompts.parsing import parse
+from egolive.assistant.prompts.prompts import question_text, render_answer
+from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import (
     EGOTHINKER_V1,
     NANO,
     PROFILES,
+    QWEN2_VL_INSTRUCT,
     Profile,
+    checkpoint_profile,
     load_profile,
     profile_from_dict,
     profile_to_dict,
@@ -118,3 +123,42 @@ def test_built_in_profiles_ask_for_pictures_that_the_model_can_see() -> None:
     assert NANO.picture == (140, 224)
     assert (NANO.system, NANO.think_prompts) == ("", None)
     assert replace(EGOTHINKER_V1, think=True).think
+
+
+@pytest.mark.parametrize(
+    ("place", "made_from", "expected"),
+    [
+        ("Qwen2-VL-2B-Instruct", None, QWEN2_VL_INSTRUCT),
+        ("qwen2-vl-7b-instruct-awq", None, QWEN2_VL_INSTRUCT),
+        ("models--Qwen--Qwen2-VL-2B-Instruct/snapshots/abc", None, QWEN2_VL_INSTRUCT),
+        ("models--hyf015--EgoThinker-v1/snapshots/abc", "Qwen/Qwen2-VL-7B-Instruct", EGOTHINKER_V1),
+        ("mine", "Qwen/Qwen2-VL-7B-Instruct", QWEN2_VL_INSTRUCT),
+        ("mine", "runs/stage-2", EGOTHINKER_V1),
+        ("Qwen2-VL-2B", None, EGOTHINKER_V1),
+        ("Qwen2-VL-2B-Instructed", None, EGOTHINKER_V1),
+    ],
+)
+def test_a_checkpoint_without_a_profile_is_told_by_its_name(
+    place: str, made_from: str | None, expected: Profile, tmp_path: Path
+) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    config = {"model_type": "qwen2_vl"} | ({"_name_or_path": made_from} if made_from else {})
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    profile, why = checkpoint_profile(folder)
+    assert profile == load_profile(folder) == expected
+    assert why.startswith("built in")
+    # What lies beside the weights goes first.
+    save_profile(replace(NANO, name="own"), folder)
+    assert checkpoint_profile(folder)[0].name == "own"
+
+
+def test_the_instruct_models_are_asked_and_read_in_their_own_marks() -> None:
+    asked = question_text(QWEN2_VL_INSTRUCT, Question("ground", "the red mug"))
+    assert "<|object_ref_start|>the red mug<|object_ref_end|>" in asked
+    # As Qwen2-VL writes a box: thousandths, two corners, its own marks.
+    text = "<|object_ref_start|>red mug<|object_ref_end|><|box_start|>(100,250),(500,1000)<|box_end|>"
+    answer = parse(text, Question("ground", "red mug"), QWEN2_VL_INSTRUCT, source_size=(1000, 400))
+    (box,) = answer.boxes
+    assert (box.x1, box.y1, box.x2, box.y2) == (100, 100, 500, 400)
+    assert render_answer(QWEN2_VL_INSTRUCT, answer, source_size=(1000, 400)) in text

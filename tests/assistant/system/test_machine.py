@@ -41,6 +41,34 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     assert machine.memory(cgroup(tmp_path, str(limit), used=str(2 * limit)))["available"] == 0
 
 
+def test_pages_of_files_are_given_up_when_memory_is_wanted(tmp_path: Path) -> None:
+    cgroup(tmp_path, "1500000000", used="1400000000")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 300000000\nactive_file 100000000\n")
+    with_pages = machine.memory(tmp_path)["available"]
+    (tmp_path / "memory.stat").unlink()
+    # Both as far as the machine itself has so much.
+    assert machine.memory(tmp_path)["available"] <= 100_000_000 < with_pages <= 500_000_000
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_of_the_groups_above_hold_too(version: int, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("5:cpu:/\n4:memory:/a/b\n" if version == 1 else "0::/a/b\n")
+    base = tmp_path / "memory" if version == 1 else tmp_path
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if version == 1
+        else ("memory.max", "memory.current")
+    )
+    for place, limit, used in (("a", 2 * 10**9, 10**9), ("a/b", 3 * 10**9, 4 * 10**8)):
+        (base / place).mkdir(parents=True)
+        for name, value in zip(names[version], (limit, used), strict=True):
+            (base / place / name).write_text(f"{value}\n")
+    found = machine.memory(tmp_path, own)
+    assert found["total"] == 2 * 10**9
+    assert 0 < found["available"] <= 10**9
+
+
 def test_the_processor_has_a_name_and_the_cores_of_this_process() -> None:
     found = machine.processor()
     assert found["name"]
