@@ -38,6 +38,7 @@ def replay(
     clock: VirtualClock,
     metrics: Metrics,
     on_gap: Callable[[Interval], None] | None = None,
+    on_lost: Callable[[int], None] | None = None,
     same: Callable[[T, T], bool] = operator.eq,
 ) -> Report:
     """Run a recording again on the calling thread.
@@ -52,6 +53,7 @@ def replay(
         clock: Set to each moment of the run before something happens in it.
         metrics: Takes "wait", "glass_to_overlay" and "answer_age" as they were in a live run.
         on_gap: Told of each gap before the frame that follows it is shown.
+        on_lost: Told how many outcomes of a work are left out because pictures of its window were removed.
         same: Whether two results of a task say the same, which is counted.
 
     Returns:
@@ -66,8 +68,12 @@ def replay(
     report = Report(seconds=recorded.seconds, drops=dict(recorded.drops), ended=recorded.ended)
     latest: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
     windower = Windower(recording.fps, recording.slices, recording.source_fps)
+    if recording.start is not None and recording.start.windows is not None:
+        windower.resume(recording.start.windows)
+    skipped = recording.skipped
     works, shows = deque(recording.works), deque(recording.shows)
-    results: deque[Result[K, T]] = deque()
+    # None stands for a result about pictures that were removed.
+    results: deque[Result[K, T] | None] = deque()
     gaps: deque[Interval] = deque()
     window_asked = None
     for frame in recording.frames():
@@ -87,6 +93,11 @@ def replay(
             _move(clock, then.time)
             if recording.live:
                 metrics.add("wait", then.time - frame.time)
+            if any(one.index < recording.first for one in (work.window.frames if work.window else ())):
+                results.extend(None for _ in then.outcomes)
+                if on_lost is not None:
+                    on_lost(len(then.outcomes))
+                continue
             results.extend(think(work, then))
             report.steps += 1
         while shows and shows[0].frame == frame.index:
@@ -97,7 +108,10 @@ def replay(
                 latest.gap(gap.end)
                 if on_gap is not None:
                     on_gap(gap)
-            found = [results.popleft() for _ in range(min(shown.new, len(results)))]
+            before = min(shown.new, skipped)
+            skipped -= before
+            taken = [results.popleft() for _ in range(min(shown.new - before, len(results)))]
+            found = [result for result in taken if result is not None]
             showing = latest.show(sampled.frame, shown.now, found)
             show(showing)
             report.shown += 1
