@@ -29,13 +29,19 @@ from egolive.benchmarks.stream.baselines import Answers, Cost, ServerBaseline
 from egolive.benchmarks.stream.stages import Stages
 from egolive.streaming.errors import EngineError
 
-__all__ = ["LlamaBaseline", "LlamaServer"]
+__all__ = ["LlamaBaseline", "LlamaServer", "encoded_ms"]
 
 _CONTEXT = 8192
 """Tokens of a window and its answer, with room to spare."""
 _LOAD_SECONDS = 600.0
 _ANSWER_SECONDS = 3600.0
-_ENCODED = re.compile(r"(?:image|audio)?\s*slice encoded in (\d+) ms")
+_TOLD = re.compile(r"slice encoded in (\d+) ms")
+"""Of one picture, in most versions."""
+_STAMP = r"^(\d+)\.(\d+)\.(\d+)\.(\d+) .*"
+_ENCODING = re.compile(_STAMP + r"encoding mtmd batch .*n_chunks = (\d+)")
+_READING = re.compile(_STAMP + r"decoding image batch 1/")
+"""Versions that encode pictures together tell when that begins, and when the decoder goes on: minutes,
+seconds, milliseconds, microseconds."""
 
 
 class LlamaServer:
@@ -73,9 +79,9 @@ class LlamaServer:
             self.close()
             raise
 
-    def encoded_ms(self) -> list[int]:
+    def encoded_ms(self) -> list[float]:
         """Milliseconds of each picture that was encoded since the last call."""
-        return [int(match) for match in _ENCODED.findall(self._news())]
+        return encoded_ms(self._news())
 
     def cpu_seconds(self) -> float:
         """Processor time so far."""
@@ -166,7 +172,8 @@ class LlamaBaseline:
                     raise EngineError(f"llama.cpp refuses the question: {told}")
                 for line in reply.iter_lines():
                     event = _event(line)
-                    if _has_text(event):
+                    # The first piece comes with the first token, whether that has letters or not.
+                    if event.get("choices"):
                         first = first or time.perf_counter() - begun
                     timings = event.get("timings") or timings
         except httpx.HTTPError as error:
@@ -190,6 +197,26 @@ class LlamaBaseline:
             self._baseline.close()
 
 
+def encoded_ms(log: str) -> list[float]:
+    """Milliseconds of each picture, as a stretch of llama.cpp's log tells them."""
+    found: list[float] = []
+    begun, pictures = 0.0, 0
+    for line in log.splitlines():
+        if told := _TOLD.search(line):
+            found.append(float(told[1]))
+        elif batch := _ENCODING.search(line):
+            begun, pictures = _milliseconds(batch), int(batch[5])
+        elif pictures and (reading := _READING.search(line)):
+            found += [(_milliseconds(reading) - begun) / pictures] * pictures
+            pictures = 0
+    return found
+
+
+def _milliseconds(stamp: re.Match[str]) -> float:
+    minutes, seconds, thousandths, millionths = (int(stamp[place]) for place in range(1, 5))
+    return (minutes * 60 + seconds) * 1e3 + thousandths + millionths / 1e3
+
+
 def _event(line: str) -> dict[str, Any]:
     """The JSON of a line of the stream; nothing for other lines."""
     data = line.removeprefix("data:").strip()
@@ -200,9 +227,3 @@ def _event(line: str) -> dict[str, Any]:
     except ValueError as error:
         raise EngineError("llama.cpp sent what is no JSON") from error
     return found if isinstance(found, dict) else {}
-
-
-def _has_text(event: dict[str, Any]) -> bool:
-    choices = event.get("choices") or [{}]
-    delta = choices[0].get("delta") or {}
-    return bool(delta.get("content") or delta.get("reasoning_content"))

@@ -18,7 +18,7 @@ from egolive.assistant.prompts.prompts import build_prompt
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.engine import Request, Vision
 from egolive.assistant.schema.profiles import NANO
-from egolive.benchmarks.stream.peer_llama import LlamaBaseline, LlamaServer
+from egolive.benchmarks.stream.peer_llama import LlamaBaseline, LlamaServer, encoded_ms
 from egolive.benchmarks.stream.peers_report import table_of
 from egolive.benchmarks.stream.stages import Stages, medians, memory_of
 from egolive.streaming.errors import EngineError
@@ -56,6 +56,18 @@ def test_stages_are_what_the_server_tells(baseline: LlamaBaseline) -> None:
     assert found.first_token_ms > 0
     # Of the second question alone, not of the first one's pictures too.
     assert baseline.stages(request(1)).pictures == 1
+
+
+def test_pictures_that_are_encoded_together_share_the_time() -> None:
+    log = """0.10.206.169 I slot encode_mtmd_: id  0 | task 0 | encoding mtmd batch from idx = 4, n_chunks = 2
+0.14.206.169 I decoding image batch 1/1, n_tokens_batch = 144
+0.14.809.542 I image decoded (batch 1/1) in 603 ms
+0.15.000.000 I decoding image batch 1/1, n_tokens_batch = 144
+0.59.999.000 I slot encode_mtmd_: id  0 | task 0 | encoding mtmd batch from idx = 9, n_chunks = 1
+1.00.999.000 I decoding image batch 1/2, n_tokens_batch = 144
+"""
+    assert encoded_ms(log) == pytest.approx([2000, 2000, 1000])
+    assert encoded_ms("") == []
 
 
 def test_a_set_of_questions_is_answered_and_its_memory_known(baseline: LlamaBaseline) -> None:
