@@ -162,7 +162,9 @@ def put_aside(folder: Path) -> list[Path]:
         SinkError: They cannot be renamed.
     """
     events, overlay = folder / "events.jsonl", folder / "overlay.mp4"
-    if not events.is_file() or not events.stat().st_size or _has_end(events):
+    held = sum(path.stat().st_size for path in (events, overlay) if path.is_file())
+    # Pictures come before the first event does.
+    if not events.is_file() or not held or _has_end(events):
         return []
     number = next_number(folder, "segment")
     moved = []

@@ -90,10 +90,11 @@ def test_sizes_that_are_none_are_refused(given: str) -> None:
         ('{"type": "metrics", "ended": "stop"}\n', False),
         ('{"type": "answ', True),
         ('{"type": "gap"}\n', True),
+        ("", True),
     ],
 )
 def test_only_what_was_cut_off_is_put_aside(tmp_path: Path, last: str, *, moved: bool) -> None:
-    (tmp_path / "events.jsonl").write_text('{"type": "gap"}\n' + last)
+    (tmp_path / "events.jsonl").write_text(last and '{"type": "gap"}\n' + last)
     (tmp_path / "overlay.mp4").write_bytes(b"video")
     found = [path.name for path in put_aside(tmp_path)]
     assert found == (["events-000001.jsonl", "overlay-000001.mp4"] if moved else [])
