@@ -62,7 +62,8 @@ class LlamaServer:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = [str(binary), "-m", str(gguf), "--mmproj", str(mmproj), "--host", "127.0.0.1"]
-        command += ["--port", str(port), "-c", str(_CONTEXT), "-np", "1"]
+        # Below level 4 the log does not tell what encoding takes.
+        command += ["--port", str(port), "-c", str(_CONTEXT), "-np", "1", "-lv", "4"]
         command += ["-t", str(threads), "-tb", str(threads)] if threads else []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._read = 0

@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("-c", type=int)
     parser.add_argument("-t", type=int)
     parser.add_argument("-tb", type=int)
+    parser.add_argument("-lv", type=int)
     options = parser.parse_args()
     if "broken" in options.model:
         sys.exit("error: failed to load the model")
