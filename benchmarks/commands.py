@@ -114,6 +114,11 @@ def peers(
     slices: int = 8,
     every: int | None = None,
     compiled: bool = True,
+    transformers: bool = True,
+    llama_server: Path | None = None,
+    gguf: Path | None = None,
+    mmproj: Path | None = None,
+    rounds: int = 5,
     max_tokens: int = 24,
     device: Annotated[Literal["cpu", "cuda"], Parameter(group=MODEL)] = "cpu",
     threads: ThreadsOption = None,
@@ -132,14 +137,27 @@ def peers(
         slices: N: windows grow from N to 2N - 1 slices; one cycle of 2N hops is measured.
         every: Peers answer at one hop of so many; N / 2 without it.
         compiled: Also try the setting that compiles, which takes a minute or two.
+        transformers: Let transformers answer; it needs a checkpoint, and its memory for each setting.
+        llama_server: llama.cpp's server binary; the stages of single answers are then measured too, in turn.
+        gguf: The model for llama.cpp, made of the same checkpoint.
+        mmproj: Its vision tower for llama.cpp.
+        rounds: How often stages are measured; the medians count.
         max_tokens: Most tokens of an answer.
         device: Where models run.
         threads: CPU threads of each.
         json_file: Also write the JSON object here.
         plot_file: Also draw the figures into this PNG.
     """
-    if slices < 2 or max_tokens < 1:
-        raise UsageError("--slices is 2 or more, --max-tokens 1 or more")
+    if slices < 2 or max_tokens < 1 or rounds < 1:
+        raise UsageError("--slices is 2 or more, --max-tokens and --rounds 1 or more")
+    llama = None
+    if llama_server is not None and gguf is not None and mmproj is not None:
+        llama = (llama_server, gguf, mmproj)
+    elif llama_server is not None or gguf is not None or mmproj is not None:
+        raise UsageError("llama.cpp needs all of --llama-server, --gguf and --mmproj")
+    for path in llama or ():
+        if existing_path(path) is None:
+            raise ConfigError(f"{path}: is not there; name llama-server, the model and its mmproj file")
     check_folders(json_file, plot_file)
     for name in (model, *engine):
         check_model(name)
@@ -155,6 +173,9 @@ def peers(
         slices=slices,
         every=every,
         compiled=compiled,
+        transformers=transformers,
+        llama=llama,
+        rounds=rounds,
         max_tokens=max_tokens,
         device=device,
         threads=threads,

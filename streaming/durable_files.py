@@ -8,19 +8,34 @@ thread of their own brings them to the disk each second: the disk may take long,
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 import threading
 import weakref
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
-__all__ = ["CheckedFile", "LineFile", "replace_file", "sync_file", "sync_folder", "sync_later", "sync_tree"]
+__all__ = [
+    "CheckedFile",
+    "LineFile",
+    "MakeRoom",
+    "replace_file",
+    "sync_file",
+    "sync_folder",
+    "sync_later",
+    "sync_tree",
+]
 
 _log = logging.getLogger(__name__)
 _EVERY = 1.0
 """Seconds between two times at which what was appended is brought to the disk."""
+_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+
+MakeRoom = Callable[[], bool]
+"""Called where a disk is full: frees something, and says whether it did."""
 
 
 class LineFile:
@@ -30,13 +45,15 @@ class LineFile:
 
     Args:
         path: Overwritten.
+        make_room: Asked, again and again, before a full disk counts as a failure.
 
     Raises:
         OSError: It cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make_room: MakeRoom | None = None) -> None:
         self._lock = threading.Lock()
+        self._make_room = make_room
         # Without a buffer nothing is left for the end, which would block or fail where writing did.
         self._file = path.open("wb", buffering=0)
         self._appending = _Appending(self._file)
@@ -56,12 +73,13 @@ class LineFile:
         with self._lock:
             self._appending.check()
             rest = line
-            try:
-                while rest:
+            while rest:
+                try:
                     rest = rest[self._file.write(rest) :]
-            except OSError:
-                self._cut()
-                raise
+                except OSError as error:
+                    if not _made_room(error, self._make_room):
+                        self._cut()
+                        raise
             self._length += len(line)
 
     def close(self) -> None:
@@ -91,13 +109,15 @@ class CheckedFile:
 
     Args:
         path: Overwritten.
+        make_room: Asked, again and again, before a full disk counts as a failure.
 
     Raises:
         OSError: It cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make_room: MakeRoom | None = None) -> None:
         self._file = path.open("wb", buffering=0)
+        self._make_room = make_room
         self._appending = _Appending(self._file)
         self._error: OSError | None = None
 
@@ -109,11 +129,12 @@ class CheckedFile:
     def write(self, data: bytes) -> int:
         """Write all of it; returns how many bytes, or as FFmpeg has it the error below 0."""
         rest = memoryview(data)
-        try:
-            while rest and self._error is None:
+        while rest and self._error is None:
+            try:
                 rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._error = error
+            except OSError as error:
+                if not _made_room(error, self._make_room):
+                    self._error = error
         return len(data) if self._error is None else -(self._error.errno or 1)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -149,6 +170,11 @@ class CheckedFile:
         finally:
             self._file.close()
         self.check()
+
+
+def _made_room(error: OSError, make_room: MakeRoom | None) -> bool:
+    """Whether writing may be tried once more after a failure."""
+    return error.errno in _FULL and make_room is not None and make_room()
 
 
 class _Appending:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from av.video.frame import PictureType
 
-from egolive.streaming.durable_files import CheckedFile
+from egolive.streaming.durable_files import CheckedFile, MakeRoom
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Image
 
@@ -38,12 +38,19 @@ class VideoWriter:
     Args:
         path: the file, overwritten; its folder is made.
         preset: x264's speed; "veryfast" makes files about half the size for twice the work.
+        make_room: Asked before a full disk counts as a failure.
 
     Raises:
         SinkError: the file cannot be written.
     """
 
-    def __init__(self, path: str | Path, *, preset: Literal["ultrafast", "veryfast"] = "ultrafast") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        preset: Literal["ultrafast", "veryfast"] = "ultrafast",
+        make_room: MakeRoom | None = None,
+    ) -> None:
         self.path = Path(path)
         self._preset = preset
         self._last_tick: int | None = None
@@ -51,7 +58,7 @@ class VideoWriter:
         self._pictures = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = CheckedFile(self.path)
+            self._file = CheckedFile(self.path, make_room=make_room)
             self._container = av.open(
                 self._file,
                 "w",

@@ -128,6 +128,15 @@ _add(
 )
 _add(
     app,
+    "service",
+    "assistant.cli.service_command:service",
+    "Print or install a systemd unit that starts a run with the machine.",
+    "service 0 --out /srv/egolive --segment 10 --keep 20GB",
+    "service --user --install 0 --out out --segment 10 --keep 20GB",
+    group=_LIVE,
+)
+_add(
+    app,
     "doctor",
     "assistant.diagnostics.doctor:doctor",
     "Tell what fits this machine and what is missing.",

@@ -42,6 +42,7 @@ from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.json_files import json_object
 from egolive.streaming.paths import existing_path
 from egolive.streaming.recording.recording import Recording, is_recording
+from egolive.streaming.recording.run_folders import recorded_run
 from egolive.streaming.video_writer import VideoWriter
 
 __all__ = ["replay_command"]
@@ -83,6 +84,7 @@ def replay_command(
         check_model(model)
     if is_bundle(folder):
         return _replay_bundle(folder, model, device, dtype, threads, out)
+    folder = recorded_run(folder)
     if not is_recording(folder):
         raise DataError(f"{folder}: neither a recording nor a bundle; make one: egolive run --record DIR")
     for written in (out / "events.jsonl", out / "overlay.mp4") if out is not None else ():
@@ -121,6 +123,11 @@ def replay_command(
         told = [f"{answer.time:.2f} s {_asked(answer.question)}" for answer in done.differing[:_TOLD]]
         more = len(done.differing) - len(told)
         lines.append(f"differ   {', '.join(told)}{f' and {more} more' if more else ''}")
+    if recording.start is not None:
+        lines.append(
+            f"trimmed  {recording.start.captured} pictures before were removed; {done.lost} answers that saw "
+            "some of them are not given again"
+        )
     if recording.report is None:
         lines.append("cut      the recording has no end: the run was killed, or its files were cut off")
     if observer is not None:

@@ -22,9 +22,11 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
+from egolive.assistant.cli.disk_limits import disk_limits
 from egolive.assistant.cli.event_stream import EventStream
 from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
 from egolive.assistant.cli.printing import note, readable
+from egolive.assistant.cli.segment_files import BudgetSink, SegmentSink, put_aside
 from egolive.assistant.cli.stopping import stopped_by_signal
 from egolive.assistant.cli.summary import tell
 from egolive.assistant.cli.terminal_view import LineView, TerminalView
@@ -39,10 +41,12 @@ from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.recording.run_replay import RunSettings, record_into
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine
+from egolive.streaming.disk_budget import DiskBudget, room_maker
 from egolive.streaming.errors import EngineError, SinkError, UsageError
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.paths import existing_path
-from egolive.streaming.recording.recording import Recorder
+from egolive.streaming.recording.recording import Recorder, Segments
+from egolive.streaming.recording.run_folders import new_run_folder
 from egolive.streaming.sources.opening import open_source
 from egolive.streaming.sources.source import Source
 from egolive.streaming.video_writer import VideoWriter
@@ -51,6 +55,8 @@ __all__ = ["run"]
 
 LiveTask = Literal["intent", "next", "ground"]
 _MODEL = ModelOptions()
+_SEGMENT = 10.0
+"""Minutes of a segment where `--keep` is given alone."""
 _IN, _ASK, _OUT = (Parameter(group=group) for group in (GIVEN, ASKED, OUTPUT))
 
 
@@ -85,6 +91,8 @@ def run(
     evidence: Annotated[Path | None, _OUT] = None,
     memory: Annotated[Path | None, _OUT] = None,
     memory_encodings: Annotated[bool, _OUT] = False,
+    segment: Annotated[float | None, _OUT] = None,
+    keep: Annotated[tuple[str, ...], Parameter(negative="", group=OUTPUT)] = (),
     grammar: Annotated[bool, _ASK] = True,
     ask: Annotated[bool, _ASK] = True,
     view: Annotated[bool, _OUT] = True,
@@ -128,6 +136,10 @@ def run(
         memory: Folder of a memory that the run adds to, small pictures included, for `egolive recall`. What
             is typed as "where ..." or "forget the last 5 minutes" is for the memory.
         memory_encodings: Keep the pictures as the model sees them too, so that nothing is encoded again.
+        segment: Minutes of stream after which the files of `--out` and `--record` go on in new ones
+            (overlay-000001.mp4, ...); without it one file each, with `--keep` 10.
+        keep: Most that a folder may take, such as 20GB, for each of `--out`, `--record` and `--memory`, or
+            for one, as in record=20GB; the oldest segments and moments are removed, which is told.
         grammar: Hold boxes, intervals and reasoning to their form.
         ask: Take questions from the terminal while a live source runs, one a line.
         view: Show answers: in a live view on a terminal, one line an answer on standard output elsewhere.
@@ -146,9 +158,11 @@ def run(
             "poll": poll,
             "source-fps": source_fps,
             "engine-timeout": engine_timeout,
+            "segment": segment,
         },
         audit=audit,
     )
+    limits = disk_limits(keep)
     model.check()
     for folder in (out, record, evidence, memory):
         if folder is not None and existing_path(folder) is not None and not folder.is_dir():
@@ -179,6 +193,13 @@ def run(
             source_fps=source_fps,
             reconnect_timeout=math.inf if reconnect_timeout is None else reconnect_timeout,
         )
+    if segment is None and (limits.get("out") or limits.get("record")):
+        segment = _SEGMENT
+    budgets = [
+        DiskBudget(folder, limits[name])
+        for name, folder in (("out", out), ("record", record))
+        if folder is not None and name in limits
+    ]
     questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
     metrics = Metrics()
     checked = Audit(engine, audit / 100) if audit else None
@@ -197,20 +218,24 @@ def run(
     with ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(opened.close)
-        recorder = _recorder(record, settings, engine) if record else None
+        recorder = _recorder(record, settings, engine, segment, budgets) if record else None
         observer: AnswerObserver | None = _observer(evidence, model.model, engine) if evidence else None
         remembered = None
         played = opened
         if memory is not None:
             # Imported here, as below: a run without them does not wait for what they need.
             from egolive.assistant.memory.live_memory import LiveMemory
-            from egolive.assistant.memory.moment_store import Memory
+            from egolive.assistant.memory.moment_store import Limits, Memory
 
-            kept = stack.enter_context(Memory(memory))
+            most = Limits(total_bytes=limits["memory"]) if "memory" in limits else None
+            kept = stack.enter_context(Memory(memory, most, make_room=room_maker(memory, budgets)))
             also = (observer,) if observer else ()
             remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
             observer, played = remembered, remembered.watch(opened)
-        sinks = _sinks(opened, engine, out=out, view=view, video=video, json_lines=json_lines)
+        files = _files(out, segment, budgets, video=video)
+        sinks = _sinks(opened, engine, files, view=view, json_lines=json_lines)
+        if budgets:
+            sinks.append(BudgetSink(budgets, tuple(sinks)))
         stop = stack.enter_context(stopped_by_signal())
         assistant = stack.enter_context(
             Assistant(
@@ -265,11 +290,11 @@ def run(
     tell(
         report,
         metrics,
-        out,
+        None if segment else out,
         video=video,
-        drawn=any(isinstance(sink, VideoSink | TerminalView) for sink in sinks),
+        drawn=(video and out is not None) or any(isinstance(sink, TerminalView) for sink in sinks),
         audit=checked.counts if checked else None,
-        others=(record, evidence, memory),
+        others=(out if segment else None, record, evidence, memory),
     )
     if (broken := report.requests.get("broken", 0)) and not report.results:
         raise EngineError(f"no answer became complete, the engine broke off {broken}; look at its log")
@@ -299,10 +324,27 @@ def _check(
         raise UsageError("nothing is asked: give --tasks or --phrase")
 
 
-def _recorder(folder: Path, settings: RunSettings, engine: Engine) -> Recorder[Question, Answer]:
+def _recorder(
+    folder: Path,
+    settings: RunSettings,
+    engine: Engine,
+    minutes: float | None,
+    budgets: Sequence[DiskBudget],
+) -> Recorder[Question, Answer]:
     from egolive.assistant.recording.evidence import local_hash
 
-    return record_into(folder, settings, engine, sha256=local_hash(settings.model))
+    place, run = new_run_folder(folder, segmented=minutes is not None)
+    if place != folder and minutes is None:
+        note(f"recording into {place}: {folder} holds a run that was cut off")
+    budget = next((budget for budget in budgets if budget.folder == folder), None)
+    return record_into(
+        place,
+        settings,
+        engine,
+        sha256=local_hash(settings.model),
+        segments=Segments(seconds=60 * minutes, run=run, budget=budget) if minutes else None,
+        make_room=room_maker(folder, budgets),
+    )
 
 
 def _observer(folder: Path, model: str, engine: Engine) -> AnswerObserver:
@@ -313,14 +355,26 @@ def _observer(folder: Path, model: str, engine: Engine) -> AnswerObserver:
     )
 
 
-def _sinks(
-    source: Source, engine: Engine, *, out: Path | None, view: bool, video: bool, json_lines: bool
+def _files(
+    out: Path | None, minutes: float | None, budgets: Sequence[DiskBudget], *, video: bool
 ) -> list[Sink]:
-    sinks: list[Sink] = [EventStream()] if json_lines else []
-    if out is not None:
-        sinks.append(EventSink(out / "events.jsonl"))
-        if video:
-            sinks.append(VideoSink(VideoWriter(out / "overlay.mp4")))
+    """What writes into `--out`."""
+    if out is None:
+        return []
+    if left := put_aside(out):
+        note(f"a run that was cut off left its files here: they are {', '.join(map(str, left))} now")
+    if minutes is None:
+        events = EventSink(out / "events.jsonl")
+        return [events, VideoSink(VideoWriter(out / "overlay.mp4"))] if video else [events]
+    budget = next((budget for budget in budgets if budget.folder == out), None)
+    room = room_maker(out, budgets)
+    return [SegmentSink(out, 60 * minutes, video=video, budget=budget, make_room=room)]
+
+
+def _sinks(
+    source: Source, engine: Engine, files: Sequence[Sink], *, view: bool, json_lines: bool
+) -> list[Sink]:
+    sinks: list[Sink] = [*([EventStream()] if json_lines else []), *files]
     console, answers_seen = Console(stderr=True), sys.stdout.isatty()
     live = view and console.is_terminal and not (json_lines and answers_seen)
     if live:

@@ -63,8 +63,8 @@ class Form:
 def _forms(cuda: bool) -> tuple[Form, ...]:
     other = "bf16" if cuda else "fp32"
     graph: tuple[Form, ...] = tuple(
-        Form(name=name, engine="onnx", text=text, head="int8", tower="onnx-fp32")
-        for name, text in (("int8", "int8"), ("awq-int4", "int4-128"), ("int4", "int4"))
+        Form(name=name, engine="onnx", text=text, head="int8-128", tower="int8-128")
+        for name, text in (("int8", "int8"), ("awq-int4", "int4"), ("int4", "int4"))
     )
     plain = () if cuda else (_plain("fp32"),)
     return (
@@ -87,10 +87,10 @@ _BYTES = {
     "fp32": 4.0,
     "onnx-fp32": 4.0,
     "bf16": 2.0,
-    # A scale of 4 bytes for 32 numbers (64 for nf4), for int4 half a byte of zero point too.
+    # A scale of 4 bytes for 32, 64 or 128 numbers.
     "int8": 1 + 4 / 32,
-    "int4": 0.5 + 4.5 / 32,
-    "int4-128": 0.5 + 4 / 128,
+    "int8-128": 1 + 4 / 128,
+    "int4": 0.5 + 4 / 128,
     "nf4": 0.5 + 4 / 64,
 }
 """Bytes of one weight, scales included, by format."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from egolive.assistant.live.overlay import draw
 from egolive.assistant.schema.answers import Answer
-from egolive.streaming.durable_files import LineFile
+from egolive.streaming.durable_files import LineFile, MakeRoom
 from egolive.streaming.errors import SinkError
 from egolive.streaming.frames import Frame, Image
 from egolive.streaming.metrics import known
@@ -114,8 +114,12 @@ class EventSink:
 
     only_new = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make_room: MakeRoom | None = None) -> None:
         """Start a new file, in place of one that is there.
+
+        Args:
+            path: The file.
+            make_room: Asked before a full disk counts as a failure.
 
         Raises:
             SinkError: The file cannot be written.
@@ -123,7 +127,7 @@ class EventSink:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = LineFile(path)
+            self._file = LineFile(path, make_room=make_room)
         except OSError as error:
             raise SinkError(_unwritable(path, error)) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from egolive.streaming.errors import DataError
 
-__all__ = ["FILE", "is_busy", "open_file", "reason"]
+__all__ = ["FILE", "is_busy", "is_full", "open_file", "reason"]
 
 FILE = "memory.sqlite"
 _LARGEST = 64 * 1024**2
@@ -106,6 +106,11 @@ def is_busy(error: sqlite3.Error) -> bool:
     """Whether another process is at work on the file; anything else does not go away by waiting."""
     # Extended codes have the plain one in their lowest byte.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room for what was written."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
 def _distrust(file: sqlite3.Connection) -> None:

@@ -34,8 +34,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
 
-from egolive.assistant.memory.memory_file import is_busy, open_file, reason
+from egolive.assistant.memory.memory_file import is_busy, is_full, open_file, reason
 from egolive.streaming.clock import Clock, MonotonicClock
+from egolive.streaming.durable_files import MakeRoom
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Box
 
@@ -68,6 +69,8 @@ class Limits:
     picture_bytes: int = 64 * 1024**2
     encoding_bytes: int = 256 * 1024**2
     encoding_seconds: float = 8 * 3600.0
+    total_bytes: int | None = None
+    """Of the whole file; where it is given, pictures and encodings have no limit of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,7 @@ class Memory:
         limits: How much is kept.
         read_only: Only look; the file has to be there.
         clock: What passes between moments that are dated by another clock.
+        make_room: Asked before a full disk counts as a failure.
 
     Raises:
         DataError: The folder or the file cannot be used.
@@ -113,8 +117,10 @@ class Memory:
         *,
         read_only: bool = False,
         clock: Clock | None = None,
+        make_room: MakeRoom | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self._make_room = make_room
         self._place = "this process's memory" if folder is None else str(folder)
         self._lock = threading.RLock()
         self._clock = clock or MonotonicClock()
@@ -156,6 +162,8 @@ class Memory:
                     number = 0 if self._is_forgotten(moment.at) else self._insert(moment)
             except sqlite3.Error as error:
                 self._lived, self._newest, self._added, self._room, self._room_at, self._held = before
+                if is_full(error) and self._make_room is not None and self._make_room():
+                    return self.add(moment)
                 if not is_busy(error):
                     raise SinkError(
                         f"{self._place}: the memory cannot be written ({reason(error)}), what it holds is "
@@ -387,6 +395,14 @@ class Memory:
             for number, at in self._file.execute(missing).fetchall():
                 self._advance(self._finite(at))
                 self._file.execute("INSERT INTO ages VALUES (?, ?)", (number, self._lived))
+            most = self.limits.total_bytes
+            too_large = most is not None and self._used_bytes() > most
+            if most is not None:
+                self._shorten(most)
+        if too_large:
+            # Its pages are given back once, where it was allowed more before.
+            self._file.execute("VACUUM")
+            self._weigh()
         self._room_at = self._lived
 
     def _finite(self, value: object) -> float:
@@ -418,18 +434,38 @@ class Memory:
             "WHERE lived < ? OR (lived <= ? AND at < ?)"
         )
         dates = (believed, dated - limits.seconds) if agreed else (-1.0, 0.0)
-        for number, text, *sizes in self._file.execute(
-            query, (self._lived - limits.seconds, *dates)
-        ).fetchall():
-            self._file.execute(
-                "INSERT INTO words (words, rowid, text) VALUES ('delete', ?, ?)", (number, text)
-            )
-            self._file.execute("DELETE FROM moments WHERE id = ?", (number,))
-            self._file.execute("DELETE FROM ages WHERE id = ?", (number,))
-            for column, size in zip(self._held, sizes, strict=True):
-                self._held[column] -= size or 0
-        self._thin("picture", limits.picture_bytes, float("-inf"))
-        self._thin("encoding", limits.encoding_bytes, self._lived - limits.encoding_seconds)
+        for row in self._file.execute(query, (self._lived - limits.seconds, *dates)).fetchall():
+            self._remove(*row)
+        most = limits.total_bytes
+        self._thin("picture", most or limits.picture_bytes, float("-inf"))
+        self._thin("encoding", most or limits.encoding_bytes, self._lived - limits.encoding_seconds)
+        if most is not None:
+            self._shorten(most)
+
+    def _shorten(self, most: int) -> None:
+        """Remove the oldest moments, but for the newest one, until the pages in use fit."""
+        query = (
+            "SELECT id, text, length(picture), length(encoding) FROM moments "
+            "WHERE id < (SELECT max(id) FROM moments) ORDER BY id LIMIT 1"
+        )
+        while self._used_bytes() > most and (row := self._file.execute(query).fetchone()):
+            self._remove(*row)
+
+    def _used_bytes(self) -> int:
+        """Of the file's pages, those that hold something; the others are used again."""
+        pages = [
+            int(self._file.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_size", "page_count", "freelist_count")
+        ]
+        return pages[0] * (pages[1] - pages[2])
+
+    def _remove(self, number: int, text: str, *sizes: int | None) -> None:
+        """Remove a moment; `sizes` are those of its picture and its encoding."""
+        self._file.execute("INSERT INTO words (words, rowid, text) VALUES ('delete', ?, ?)", (number, text))
+        self._file.execute("DELETE FROM moments WHERE id = ?", (number,))
+        self._file.execute("DELETE FROM ages WHERE id = ?", (number,))
+        for column, size in zip(self._held, sizes, strict=True):
+            self._held[column] -= size or 0
 
     def _thin(self, column: str, most: int, oldest: float) -> None:
         """Take pictures or encodings away from the oldest moments, until the rest is few and young enough."""

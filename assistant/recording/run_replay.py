@@ -23,13 +23,14 @@ from egolive.assistant.live.sinks import Sink
 from egolive.assistant.schema.answers import Answer, Question, Timing
 from egolive.assistant.schema.engine import Engine
 from egolive.streaming.clock import VirtualClock
+from egolive.streaming.durable_files import MakeRoom
 from egolive.streaming.errors import DataError
 from egolive.streaming.json_files import AtLeastOne, JsonModel, Positive, json_bytes, parse_json
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Work
-from egolive.streaming.recording.recording import Outcome, RecordedWork, Recorder, Recording
+from egolive.streaming.recording.recording import Outcome, RecordedWork, Recorder, Recording, Segments
 from egolive.streaming.recording.replay import replay
 
 __all__ = ["Replayed", "RunSettings", "record_into", "recorded_hash", "replay_run", "settings_of"]
@@ -101,10 +102,18 @@ class Replayed:
     """Those that say what they said in the run."""
     differing: Sequence[Answer]
     """Those that do not, as they are now."""
+    lost: int = 0
+    """Those that cannot be given again: pictures that they are about were removed."""
 
 
 def record_into(
-    folder: Path, settings: RunSettings, engine: Engine, *, sha256: str = ""
+    folder: Path,
+    settings: RunSettings,
+    engine: Engine,
+    *,
+    sha256: str = "",
+    segments: Segments | None = None,
+    make_room: MakeRoom | None = None,
 ) -> Recorder[Question, Answer]:
     """A recorder for a run with these settings, to be handed to `play`.
 
@@ -113,6 +122,8 @@ def record_into(
         settings: Of the run.
         engine: What answers.
         sha256: Of its weights, where they are local: a replay takes no other weights unless they are named.
+        segments: How it is cut, where it is.
+        make_room: Asked before a full disk counts as a failure.
 
     Raises:
         SinkError: The folder is not empty, or cannot be written.
@@ -128,6 +139,8 @@ def record_into(
         seconds=settings.seconds,
         name=asdict,
         note=_note,
+        segments=segments,
+        make_room=make_room,
     )
 
 
@@ -168,6 +181,7 @@ def replay_run(
     """
     clock = VirtualClock()
     metrics = Metrics(clock)
+    lost = [recording.lost]
     with ExitStack() as stack:
         for sink in reversed(sinks):
             stack.callback(sink.close)
@@ -184,12 +198,14 @@ def replay_run(
             metrics=metrics,
             on_gap=player.gap,
             on_choice=player.choice,
+            on_lost=lost.append,
             same=say_the_same,
         )
         event = metrics_event(metrics, report.stream_seconds, steady=True)
         # Its times are not those of the engine that answers here.
         player.note(event | totals(report) | {"times_of": recording.settings.get("engine")})
-    return Replayed(report, answerer.answers, answerer.answers - len(answerer.differing), answerer.differing)
+    same = answerer.answers - len(answerer.differing)
+    return Replayed(report, answerer.answers, same, answerer.differing, sum(lost))
 
 
 class _Answerer:

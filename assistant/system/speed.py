@@ -42,10 +42,10 @@ _BUSY = 0.25
 _LOOK_SECONDS = 0.3
 _KEPT_SECONDS = 3600.0
 """Figures that were measured beside busy programs are measured again after this time."""
-_FORMAT = 1
+_FORMAT = 2
 """Raised where kept figures mean something else than before."""
-_BITS = {"int4": (4, 32, True), "int4-128": (4, 128, False), "int8": (8, 32, False)}
-"""Bits, numbers that share a scale, and whether zero points are stored, of ONNX Runtime's MatMulNBits."""
+_BITS = {"int4": (4, 128), "int8": (8, 32), "int8-128": (8, 128)}
+"""Bits and numbers that share a scale, of ONNX Runtime's MatMulNBits."""
 FORMATS = ("fp32", "bf16", "nf4", "onnx-fp32", *_BITS)
 """Number formats of linear layers: fp32, bf16 and nf4 of torch, the others of ONNX Runtime."""
 _ACCURACY = 4
@@ -78,7 +78,7 @@ class Speeds:
     copy: float
     """Bytes a second that move when a block is copied, read and written together."""
     linear: Mapping[str, LinearSpeed]
-    """By number format: fp32, bf16 and nf4 of torch; onnx-fp32, int4, int4-128 and int8 of ONNX Runtime.
+    """By number format: fp32, bf16 and nf4 of torch; onnx-fp32, int4, int8 and int8-128 of ONNX Runtime.
     What is not installed, or what the device cannot do, is left out."""
     busy: float = 0.0
     """Share of the processors that other programs took when it was measured."""
@@ -319,16 +319,13 @@ def _graph(name: str, width: int) -> bytes:
         weights = [numpy_helper.from_array(np.ones((_INPUT, width), np.float32), "weight")]
         node = helper.make_node("MatMul", ["states", "weight"], ["made"])
     else:
-        bits, block, zeros = _BITS[name]
+        bits, block = _BITS[name]
         blocks = _INPUT // block
         packed = rng.integers(0, 256, (width, blocks, block * bits // 8), dtype=np.uint8)
         weights = [
             numpy_helper.from_array(packed, "packed"),
             numpy_helper.from_array(np.ones((width, blocks), np.float32), "scales"),
         ]
-        if zeros:
-            middle = np.full((width, blocks * bits // 8), 0x88, np.uint8)
-            weights.append(numpy_helper.from_array(middle, "zeros"))
         node = helper.make_node(
             "MatMulNBits",
             ["states", *(weight.name for weight in weights)],

@@ -32,6 +32,7 @@ from egolive.benchmarks.stream.baselines import (
     ServerBaseline,
     TransformersBaseline,
 )
+from egolive.benchmarks.stream.stages import Stages, engine_stages, memory_of
 from egolive.streaming.errors import EngineError
 from egolive.streaming.metrics import peak_rss_bytes
 
@@ -43,7 +44,7 @@ class Plan:
     """What answers how; sent to the process as JSON."""
 
     name: str
-    kind: Literal["egolive", "transformers", "onnx", "server"]
+    kind: Literal["egolive", "transformers", "onnx", "server", "llama"]
     model: str
     """What `load_engine` takes."""
     source: str
@@ -51,6 +52,8 @@ class Plan:
     """Of transformers; for onnx "prefix kept" or "one by one"; the address of a server."""
     server_model: str | None = None
     """Its name at the server, where that serves several."""
+    llama: tuple[str, str, str] | None = None
+    """llama.cpp's server, the model and its mmproj file."""
     device: str = "cpu"
     threads: int | None = None
     slices: int = 8
@@ -89,7 +92,20 @@ class Worker:
     def peak_mb(self) -> float | None:
         """Most memory that the process has held so far; None where another one holds the model."""
         found: float = self._put({"kind": "memory"})["peak_mb"]
+        return None if self.plan.kind in ("server", "llama") else found
+
+    def memory(self) -> dict[str, float] | None:
+        """Anonymous and mapped memory that the model's process holds now, MB; None where it is not known."""
+        found: dict[str, float] | None = self._put({"kind": "memory"})["now"]
         return None if self.plan.kind == "server" else found
+
+    def stages(self, hop: int) -> Stages:
+        """The stages of the first answer of a window, nothing kept.
+
+        Raises:
+            EngineError: It failed.
+        """
+        return Stages(**self._put({"kind": "stages", "hop": hop}))
 
     def close(self) -> None:
         """End the process."""
@@ -117,6 +133,16 @@ def make_baseline(plan: Plan, hops: Sequence[Hop], engine: Any) -> Baseline:
     """The baseline of a plan over a loaded engine."""
     if plan.kind == "egolive":
         return EngineBaseline(engine)
+    if plan.kind == "llama":
+        # Only here: nobody else needs what it needs.
+        from egolive.benchmarks.stream.peer_llama import LlamaBaseline, LlamaServer
+
+        assert plan.llama is not None
+        # Its questions are made; what made them does not stay in memory beside it.
+        profile = engine.profile
+        engine.close()
+        binary, gguf, mmproj = map(Path, plan.llama)
+        return LlamaBaseline(LlamaServer(binary, gguf, mmproj, threads=plan.threads), profile)
     if plan.kind == "server":
         return ServerBaseline(RemoteEngine(plan.setting, engine.profile, model=plan.server_model))
     asked = [hop.sets["window"] for hop in (hops[-1], max(hops, key=lambda hop: hop.length))]
@@ -141,12 +167,17 @@ def _serve(plan: Plan, send: Any) -> None:
     ):
         images = load_images(Path(plan.source), 2 * (plan.slices - 1 + plan.hops))
         hops = list(hops_of(engine, images, slices=plan.slices, max_tokens=plan.max_tokens))
-        baseline = make_baseline(plan, hops, engine)
+        baseline: Any = make_baseline(plan, hops, engine)
         send({"load_s": round(time.perf_counter() - begun, 2), "precision": engine.info.precision})
         for line in sys.stdin:
             asked = json.loads(line)
             if asked["kind"] == "memory":
-                send({"peak_mb": round(peak_rss_bytes() / 1e6)})
+                pid = baseline.server.pid if plan.kind == "llama" else None
+                send({"peak_mb": round(peak_rss_bytes() / 1e6), "now": memory_of(pid)})
+            elif asked["kind"] == "stages":
+                request = hops[asked["hop"]].sets["window"][0]
+                of_llama = plan.kind == "llama"
+                send(asdict(baseline.stages(request) if of_llama else engine_stages(engine, request)))
             else:
                 send(asdict(baseline.answer(asked["kind"], hops[asked["hop"]].sets[asked["kind"]])))
         baseline.close()

@@ -5,6 +5,12 @@
 Each baseline has a process of its own and all its memory; they answer one after the other, hop by hop, so
 that whatever else the machine does is shared among them. transformers answers in every setting that its
 documentation recommends, and the fastest one counts. What is not installed is skipped, with the reason.
+
+    egolive bench peers --model engines/int4 --no-transformers --threads 1 --llama-server llama-server \
+        --gguf model-q4_0.gguf --mmproj mmproj-f16.gguf
+
+compares with llama.cpp stage by stage: encode, prefill, first token and decode of single answers with nothing
+kept, in turn with ours.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from egolive.benchmarks.stream.baseline_runner import SETS, Entry, fair_steps, p
 from egolive.benchmarks.stream.baselines import SETTINGS, Answers
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
 from egolive.benchmarks.stream.peers_report import plot, table_of, verdict_of
+from egolive.benchmarks.stream.stages import Stages, medians
 from egolive.streaming.errors import EngineError, UsageError
 
 __all__ = ["run_peers"]
@@ -46,6 +53,9 @@ def run_peers(
     slices: int,
     every: int | None,
     compiled: bool,
+    transformers: bool,
+    llama: tuple[Path, Path, Path] | None,
+    rounds: int,
     max_tokens: int,
     device: Literal["cpu", "cuda"],
     threads: int | None,
@@ -59,7 +69,15 @@ def run_peers(
         raise UsageError(f"--every is one of {', '.join(map(str, steps))}, for windows of the mean length")
     common: dict[str, Any] = {"source": str(source or bundled_clip()), "device": device, "threads": threads}
     common |= {"slices": slices, "hops": 2 * slices, "max_tokens": max_tokens}
-    plans = [plan for plan in _plans(model, engine, common) if compiled or "compiled" not in plan.setting]
+    plans = [
+        plan
+        for plan in _plans(model, engine, common)
+        if (compiled or "compiled" not in plan.setting) and (transformers or plan.kind != "transformers")
+    ]
+    if llama is not None:
+        binary, gguf, mmproj = (str(path) for path in llama)
+        name = f"llama.cpp, {Path(gguf).stem}"
+        plans.append(Plan(name=name, kind="llama", model=model, llama=(binary, gguf, mmproj), **common))
     plans += [
         Plan(
             name=f"server, {address}",
@@ -71,7 +89,7 @@ def run_peers(
         )
         for address in server
     ]
-    found = _run(plans, slices=slices, every=every)
+    found = _run(plans, slices=slices, every=every, rounds=rounds if llama is not None else 0)
     figures = {"model": model, "threads": threads, "slices": slices, "every": every, "sides": found}
     figures |= verdict_of(found)
     if plot_file is not None:
@@ -80,7 +98,8 @@ def run_peers(
 
 
 def _plans(model: str, engines: Sequence[str], common: dict[str, Any]) -> Iterator[Plan]:
-    yield Plan(name="egolive, torch", kind="egolive", model=model, **common)
+    own = Path(model).name if is_engine_folder(Path(model)) else "torch"
+    yield Plan(name=f"egolive, {own}", kind="egolive", model=model, **common)
     for folder in engines:
         yield Plan(name=f"egolive, {Path(folder).name}", kind="egolive", model=folder, **common)
     for setting in SETTINGS:
@@ -96,8 +115,8 @@ def _plans(model: str, engines: Sequence[str], common: dict[str, Any]) -> Iterat
             yield Plan(name=name, kind="onnx", setting=setting, model=folder, **common)
 
 
-def _run(plans: Sequence[Plan], *, slices: int, every: int) -> list[dict[str, Any]]:
-    """All baselines through one cycle, after the hops that fill the first window."""
+def _run(plans: Sequence[Plan], *, slices: int, every: int, rounds: int) -> list[dict[str, Any]]:
+    """All baselines through one cycle, after the hops that fill the first window; then stages in turn."""
     console = Console(stderr=True)
     found: list[dict[str, Any]] = []
     cycle = range(slices - 1, 3 * slices - 1)
@@ -138,9 +157,18 @@ def _run(plans: Sequence[Plan], *, slices: int, every: int) -> list[dict[str, An
             progress=lambda: progress.advance(task),
         )
         memory = {worker.plan.name: worker.peak_mb() for worker in workers}
+        now = {worker.plan.name: worker.memory() for worker in workers}
+        staged: dict[str, list[Stages]] = {}
+        for _ in range(rounds):
+            for worker in workers:
+                if worker.plan.kind in ("egolive", "llama"):
+                    staged.setdefault(worker.plan.name, []).append(worker.stages(slices - 1))
     for entry in found:
         if "skipped" not in entry:
             entry["peak_mb"] = memory[entry["name"]]
+            entry["memory"] = now[entry["name"]]
+            if entry["name"] in staged:
+                entry["stages"] = medians(staged[entry["name"]])
             for kind in SETS:
                 key = kind, entry["name"]
                 entry[kind] = _figures(measured.answers[key], remote=entry["kind"] == "server")

@@ -23,6 +23,15 @@ _MEASURED = (
     "memory\nMB",
     "says the\nsame",
 )
+_STAGES = (
+    "encode a\npicture ms",
+    "prefill\nms",
+    "prompt\ntokens",
+    "first\ntoken ms",
+    "decode\nms a token",
+    "anonymous\nMB",
+    "mapped\nMB",
+)
 _RATIOS = ("window", "live", "live\nCPU", "first\ntoken", "tok/s", "memory")
 
 
@@ -46,7 +55,7 @@ def verdict_of(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     same = {
         entry["name"]: _ratios(entry, own[entry["model"]])
         for entry in theirs
-        if entry["kind"] != "server" and entry["model"] in own
+        if entry["kind"] not in ("server", "llama") and entry["model"] in own
     }
     best: dict[str, str] = {}
     for entry in sorted((entry for entry in exact if entry["kind"] != "egolive"), key=_live_ms):
@@ -105,7 +114,19 @@ def table_of(figures: dict[str, Any]) -> RenderableType:
             values = [window["answer_set"], live["answer_set"], live.get("answer_set_cpu")]
             values += [live["first_token"], live["tok_s"], ratio["memory"]]
             ratios.add_row(entry["name"], *[_shown(value, 2) for value in values])
-    return Group(measured, ratios)
+    staged = [entry for entry in figures["sides"] if "stages" in entry]
+    return Group(measured, ratios, _stages_table(staged)) if staged else Group(measured, ratios)
+
+
+def _stages_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
+    """Single answers with nothing kept: medians, and what the processes hold."""
+    found = table("One answer, nothing kept", "", *_STAGES)
+    for entry in entries:
+        stages, memory = entry["stages"], entry["memory"] or {}
+        values = [stages[name] for name in ("encode_ms", "prefill_ms", "prompt_tokens", "first_token_ms")]
+        values += [stages["decode_ms"], memory.get("anonymous_mb"), memory.get("mapped_mb")]
+        found.add_row(entry["name"], *[_shown(value, 0) for value in values])
+    return found
 
 
 def _shown(value: float | None, digits: int) -> str:

@@ -10,9 +10,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 from statistics import median
 
+import numpy as np
+
 from egolive.streaming.frames import Frame, Interval, Slice, Window
 
-__all__ = ["FrameSampler", "Sampled", "Slicer", "Windower", "Windows"]
+__all__ = ["FrameSampler", "Sampled", "Slicer", "WindowState", "Windower", "Windows"]
 
 
 _STEPS = 5
@@ -145,7 +147,33 @@ class Windows:
         self._slices.append(newest)
         if len(self._slices) >= 2 * self._length:
             del self._slices[: -self._length]
+        return self.newest()
+
+    def newest(self) -> Window:
+        """The window that counts now; there has to be a slice."""
         return Window(tuple(self._slices), successor=max(0, len(self._slices) - self._length))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowState:
+    """What a `Windower` has come to, without pictures; plain numbers, for JSON. Times in seconds."""
+
+    before: tuple[float, int, int]
+    """Time, width and height of the last frame."""
+    steps: tuple[float, ...]
+    anchor: float
+    tick: int
+    gaps: int
+    first: tuple[int, float] | None
+    """Index and time of a sampled frame that waits for its second one."""
+    slice_index: int
+    segment: int
+    slices: tuple[tuple[int, float, int, float, int, int], ...]
+    """Of the window to come: index and time of both frames, number and segment."""
+    window: bool
+    """Whether there is a window, which then is made of all these slices."""
+    length: int
+    """Slices of a full window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +225,43 @@ class Windower:
             if made is not None:
                 self._window = self._windows.push(made)
         return Sampled(frame, sampled is not None, self._window, gap)
+
+    def state(self) -> WindowState | None:
+        """What it has come to; None before the first frame."""
+        sampler, slicer = self._sampler, self._slicer
+        if sampler._before is None:
+            return None
+        return WindowState(
+            before=(sampler._before.time, sampler._before.width, sampler._before.height),
+            steps=tuple(sampler._steps),
+            anchor=sampler._anchor,
+            tick=sampler._tick,
+            gaps=sampler.gaps,
+            first=None if slicer._first is None else (slicer._first.index, slicer._first.time),
+            slice_index=slicer._index,
+            segment=slicer._segment,
+            slices=tuple(
+                (one.first.index, one.first.time, one.second.index, one.second.time, one.index, one.segment)
+                for one in self._windows._slices
+            ),
+            window=self._window is not None,
+            length=self._windows._length,
+        )
+
+    def resume(self, state: WindowState) -> None:
+        """Go on from a state; frames from before it have black pictures."""
+        self.resize(state.length)
+        time, width, height = state.before
+        black = np.broadcast_to(np.zeros((), np.uint8), (height, width, 3))
+        sampler, slicer = self._sampler, self._slicer
+        sampler._before = Frame(black, time, 0)
+        sampler._steps.extend(state.steps)
+        sampler._anchor, sampler._tick, sampler.gaps = state.anchor, state.tick, state.gaps
+        slicer._index, slicer._segment = state.slice_index, state.segment
+        if state.first is not None:
+            slicer._first = Frame(black, state.first[1], state.first[0])
+        self._windows._slices = [
+            Slice(Frame(black, t1, i1), Frame(black, t2, i2), index, segment)
+            for i1, t1, i2, t2, index, segment in state.slices
+        ]
+        self._window = self._windows.newest() if state.window and state.slices else None

@@ -12,15 +12,16 @@ import av
 import cv2
 import numpy as np
 
-from egolive.streaming.durable_files import CheckedFile
+from egolive.streaming.durable_files import CheckedFile, MakeRoom
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Image
 from egolive.streaming.sources.limits import check_pixels, most_pixels
 from egolive.streaming.sources.rgb import RgbConverter
 
-__all__ = ["PictureFiles", "png_size", "read_pictures", "read_png", "write_png"]
+__all__ = ["PICTURES", "PictureFiles", "png_size", "read_pictures", "read_png", "write_png"]
 
-_PATTERN = "pictures-{:03d}.mkv"
+PICTURES = "pictures"
+"""What the names of files of pictures begin with."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -31,10 +32,14 @@ class PictureFiles:
 
     Args:
         folder: An existing one.
+        name: What the names of the files begin with.
+        make_room: Asked before a full disk counts as a failure.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = PICTURES, *, make_room: MakeRoom | None = None) -> None:
         self._folder = folder
+        self._name = name
+        self._make_room = make_room
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None
         self._file: CheckedFile | None = None
@@ -98,10 +103,10 @@ class PictureFiles:
 
     def _start(self, image: Image) -> None:
         self.close()
-        path = self._folder / _PATTERN.format(self._files)
+        path = self._folder / f"{self._name}-{self._files:03d}.mkv"
         # A cluster of pictures is kept in memory until it is complete: each picture is one.
         options = {"flush_packets": "1", "cluster_size_limit": "1"}
-        self._file, self._path, self._whole = CheckedFile(path), path, 0
+        self._file, self._path, self._whole = CheckedFile(path, make_room=self._make_room), path, 0
         self._container = av.open(self._file, "w", format="matroska", container_options=options)
         # RGB throughout: a detour by YUV would round.
         options = {"qp": "0", "preset": "ultrafast", "tune": "zerolatency", "g": "300"}
@@ -117,14 +122,18 @@ class PictureFiles:
         return SinkError(f"{self._folder}: pictures cannot be written ({reason}); check the free space")
 
 
-def read_pictures(folder: Path) -> Iterator[Image]:
+def read_pictures(folder: Path, name: str = PICTURES) -> Iterator[Image]:
     """All pictures of a folder in the order in which they were written.
+
+    Args:
+        folder: Of a recording.
+        name: What the names of the files begin with.
 
     Raises:
         DataError: A file is damaged; one that was cut off by a kill just ends earlier.
     """
     to_rgb = RgbConverter()
-    for path in sorted(folder.glob(_PATTERN.replace("{:03d}", "*"))):
+    for path in sorted(folder.glob(f"{name}-*.mkv")):
         if path.is_symlink() or not path.is_file():
             raise DataError(f"{path}: is no plain file; copy the recording again")
         try:

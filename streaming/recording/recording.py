@@ -1,21 +1,27 @@
 """Recordings of runs: the frames, when each was shown, what was asked and what became of it.
 
 A folder holds `recording.json` (the source and the caller's settings), `recording.jsonl` (one line an event)
-and the pictures, in the order of the frames' lines. Tasks, and what is noted about their results, are JSON of
-the caller's. `egolive.streaming.recording.replay` runs a recording again.
+and the pictures, in the order of the frames' lines. In segments it holds `recording-000001.jsonl` and
+`pictures-000001-000.mkv`, and so on: the first line of each but the first segment tells what is needed to
+begin with it, so that the oldest ones may be removed. Tasks, and what is noted about their results, are JSON
+of the caller's. `egolive.streaming.recording.replay` runs a recording again.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from egolive.streaming.durable_files import LineFile, replace_file
+from egolive.streaming.disk_budget import DiskBudget
+from egolive.streaming.durable_files import LineFile, MakeRoom, replace_file
 from egolive.streaming.errors import DataError, SinkError
 from egolive.streaming.frames import Frame
 from egolive.streaming.json_files import (
@@ -36,7 +42,8 @@ from egolive.streaming.pipeline.latest_results import Showing
 from egolive.streaming.pipeline.results import Result, Status
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Work
-from egolive.streaming.recording.pictures import PictureFiles, read_pictures
+from egolive.streaming.pipeline.windowing import Windower, WindowState
+from egolive.streaming.recording.pictures import PICTURES, PictureFiles, read_pictures
 from egolive.streaming.sources.source import Source
 from egolive.streaming.sources.wrappers import SourceWrapper
 
@@ -47,6 +54,8 @@ __all__ = [
     "RecordedWork",
     "Recorder",
     "Recording",
+    "SegmentStart",
+    "Segments",
     "is_recording",
 ]
 
@@ -54,6 +63,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 _HEAD, _LOG = "recording.json", "recording.jsonl"
+_SEGMENT_LOG = "recording-{:06d}.jsonl"
 _FORMAT = 1
 _MOST_LOG = 256 * 1024**2
 """Bytes of `recording.jsonl`: about a day at 30 frames a second."""
@@ -160,6 +170,26 @@ class RecordedShow(JsonModel):
     """Results that had come in since the frame before."""
 
 
+class SegmentStart(JsonModel):
+    """What has to be known of the segments before one, to begin with it."""
+
+    number: AtLeastOne
+    captured: Count
+    """Frames in the segments before."""
+    pending: int
+    """Outcomes of works whose lines are before, less those that were shown before; below 0 where outcomes of
+    a work were shown whose line is still to come."""
+    windows: WindowState | None
+    choice: RecordedChoice | None = None
+    """What the governor's choice was; None where there was none."""
+
+
+class _Segment(JsonModel):
+    """The first line of a segment."""
+
+    start: SegmentStart = Field(alias="segment")
+
+
 class _End(JsonModel):
     """The last line of `recording.jsonl`: what the run counted."""
 
@@ -178,9 +208,21 @@ _KINDS: dict[str, type[JsonModel]] = {
     "work": RecordedWork,
     "governor": RecordedChoice,
     "shown": RecordedShow,
+    "segment": _Segment,
     "end": _End,
 }
 """Kinds of lines by the key that they have alone; lines of other kinds are ignored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """How a recording is cut, and what its segments may take."""
+
+    seconds: float
+    """Stream time of one."""
+    run: int = 0
+    """Number of the run, as its folder is named."""
+    budget: DiskBudget | None = None
 
 
 class Recorder(Generic[K, T]):
@@ -196,6 +238,8 @@ class Recorder(Generic[K, T]):
         seconds: Stream time at which the run ends.
         name: What stands for a task, as plain JSON.
         note: What is worth keeping about a value, as plain JSON.
+        segments: Cut it into segments; one that is full is closed.
+        make_room: Asked before a full disk counts as a failure.
 
     Raises:
         SinkError: The folder holds something already, or cannot be written.
@@ -211,8 +255,21 @@ class Recorder(Generic[K, T]):
         seconds: float | None,
         name: Callable[[K], Any],
         note: Callable[[T], Mapping[str, Any]],
+        segments: Segments | None = None,
+        make_room: MakeRoom | None = None,
     ) -> None:
         self._folder = folder
+        self._segments = segments
+        self._make_room = make_room
+        self._number = 1 if segments else 0
+        self._ends = segments.seconds if segments else math.inf
+        self._lock = threading.Lock()
+        self._captured = self._pending = 0
+        self._windower: Windower | None = None
+        self._waiting: Frame | None = None
+        """The newest frame, without its picture: what the governor chooses with it is told only after it."""
+        self._chosen: dict[str, object] | None = None
+        self._fps, self._slices = fps, slices
         self._head = {"format": _FORMAT, "fps": fps, "slices": slices, "seconds": seconds}
         self._settings = settings
         self._name = name
@@ -221,10 +278,9 @@ class Recorder(Generic[K, T]):
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise SinkError(f"{folder}: is not empty; name a new folder to record into")
-            self._log = LineFile(folder / _LOG)
+            self._log, self._pictures = self._open()
         except OSError as error:
             raise self._failure(error) from error
-        self._pictures = PictureFiles(folder)
 
     def source(self, source: Source) -> Source:
         """The source, each of its frames recorded."""
@@ -234,6 +290,8 @@ class Recorder(Generic[K, T]):
             replace_file(self._folder / _HEAD, json_bytes(head))
         except OSError as error:
             raise self._failure(error) from error
+        if self._segments is not None:
+            self._windower = Windower(self._fps, self._slices, source.fps)
         return _Recorded(source, self._frame)
 
     def think(
@@ -254,6 +312,7 @@ class Recorder(Generic[K, T]):
                     found.close()
                 seen = {} if work.size == 1 else {"size": work.size}
                 self._write(
+                    len(outcomes),
                     work=work.picture.index,
                     t=work.time,
                     slices=len(work.window) if work.window is not None else 0,
@@ -272,7 +331,8 @@ class Recorder(Generic[K, T]):
         """The showing, with when it was and how many results were new."""
 
         def recorded(showing: Showing[K, T]) -> None:
-            self._write(shown=showing.frame.index, now=showing.now, new=len(showing.new))
+            new = len(showing.new)
+            self._write(-new, shown=showing.frame.index, now=showing.now, new=new)
             show(showing)
 
         return recorded
@@ -296,15 +356,72 @@ class Recorder(Generic[K, T]):
                 raise self._failure(error) from error
 
     def _choice(self, frame: Frame, choice: Choice) -> None:
-        self._write(governor=frame.index, t=frame.time, choice=choice.as_json(), reason=choice.reason)
+        event = {
+            "governor": frame.index,
+            "t": frame.time,
+            "choice": choice.as_json(),
+            "reason": choice.reason,
+        }
+        self._chosen = event
+        if self._windower is not None:
+            self._windower.resize(choice.slices)
+        self._write(**event)
 
     def _frame(self, frame: Frame) -> None:
+        if self._windower is not None and self._waiting is not None:
+            self._windower.push(self._waiting)
+        if frame.time >= self._ends:
+            self._next_segment(frame.time)
         self._pictures.write(frame.image)
         self._write(frame=frame.index, t=frame.time, gap=frame.gap)
+        self._captured += 1
+        if self._windower is not None:
+            # Its windows hold no pictures here: only what they come to is told.
+            black = np.broadcast_to(np.zeros((), np.uint8), (frame.height, frame.width, 3))
+            self._waiting = replace(frame, pixels=black)
 
-    def _write(self, **event: object) -> None:
+    def _open(self) -> tuple[LineFile, PictureFiles]:
+        """The files of a segment, or of a whole recording."""
+        if self._segments is None:
+            pictures = PictureFiles(self._folder, make_room=self._make_room)
+            return LineFile(self._folder / _LOG, make_room=self._make_room), pictures
+        if self._segments.budget is not None:
+            self._segments.budget.writing((self._segments.run, self._number))
+        log = LineFile(self._folder / _SEGMENT_LOG.format(self._number), make_room=self._make_room)
+        name = _segment_pictures(self._number)
+        return log, PictureFiles(self._folder, name, make_room=self._make_room)
+
+    def _next_segment(self, time: float) -> None:
+        assert self._segments is not None
+        assert self._windower is not None
+        while time >= self._ends:
+            self._ends += self._segments.seconds
+        self._pictures.close()
+        state = self._windower.state()
         try:
-            self._log.write(json_bytes(event, indent=None))
+            # No line may come between the counts and the segment that they are of.
+            with self._lock:
+                full = self._log
+                self._number += 1
+                self._log, self._pictures = self._open()
+                start = {
+                    "number": self._number,
+                    "captured": self._captured,
+                    "pending": self._pending,
+                    "windows": None if state is None else asdict(state),
+                    "choice": self._chosen,
+                }
+                self._log.write(json_bytes({"segment": start}, indent=None))
+            full.close()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _write(self, pending: int = 0, **event: object) -> None:
+        """Write a line; `pending` is how many results it adds to those that wait, below 0 what it takes."""
+        try:
+            with self._lock:
+                self._log.write(json_bytes(event, indent=None))
+                self._pending += pending
         except OSError as error:
             raise self._failure(error) from error
 
@@ -366,12 +483,57 @@ class Recording:
         """What the governor chose; empty where the run was not governed."""
         self.report: Report | None = None
         """What the run counted; None where it did not come to its end."""
+        self.start: SegmentStart | None = None
+        """What came before, where the oldest segments were removed."""
+        self.skipped = 0
+        """Results that are shown although what they came from is gone."""
+        self.lost = 0
+        """Outcomes of works that began with a picture that is gone."""
         self._frames: list[_Frame] = []
-        self._read_log(folder / _LOG)
+        self._parts: list[_Part] = []
+        self._read_logs()
 
-    def _read_log(self, path: Path) -> None:
+    @property
+    def first(self) -> int:
+        """Index of the first frame whose picture is kept; that of the run's first where all are."""
+        return self._frames[0].index if self._frames else 0
+
+    def _read_logs(self) -> None:
+        logs = {0: self.folder / _LOG}
+        if not logs[0].exists():
+            found = {_number_of(path): path for path in self.folder.glob(_SEGMENT_LOG.replace("{:06d}", "*"))}
+            logs = {number: found[number] for number in sorted(found) if number} or logs
+        left = _MOST_LOG
+        for number, path in logs.items():
+            before = self._parts[-1].number + 1 if self._parts else number
+            if number != before:
+                raise DataError(f"{self.folder}: segment {before} is missing; {_REMEDY}")
+            name = _segment_pictures(number) if number else PICTURES
+            self._parts.append(_Part(number=number, name=name))
+            left -= self._read_log(path, left, last=number == max(logs))
+        if min(logs) > 1 and self.start is None:
+            raise DataError(f"{self.folder}: segment {min(logs)} does not tell how it begins; {_REMEDY}")
+        # Works that began with a picture that is gone, and were written down later.
+        if self.start is not None:
+            first = self.first
+            gone = [work for work in self.works if work.picture < first]
+            shown = sum(show.new for show in self.shows if show.frame < first)
+            self.skipped = self.start.pending + sum(len(work.outcomes) for work in gone) - shown
+            self.works = [work for work in self.works if work.picture >= first]
+            self.shows = [show for show in self.shows if show.frame >= first]
+            self.lost = sum(len(work.outcomes) for work in gone)
+        for before_, after in pairwise(self._frames):
+            if after.index <= before_.index or after.time < before_.time:
+                place = self.folder / _LOG
+                raise DataError(f"{place}: the line of frame {after.index} is out of order; {_REMEDY}")
+        if self.report is not None:
+            del self._frames[max(0, self.report.captured - (self.start.captured if self.start else 0)) :]
+
+    def _read_log(self, path: Path, most: int, *, last: bool) -> int:
+        """Read the lines of a file; returns its bytes."""
         where = f"{path}: no recording that can be read"
-        lines = read_at_most(path, _MOST_LOG, where=where, remedy=_REMEDY, links=False).splitlines()
+        data = read_at_most(path, most, where=where, remedy=_REMEDY, links=False)
+        lines = data.splitlines()
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}: damaged"
             try:
@@ -381,13 +543,17 @@ class Recording:
                     continue
                 event = parse_json(kind, line, where=where, remedy=_REMEDY, known=True)
             except DataError:
-                if number == len(lines) and self.report is None:
+                if last and number == len(lines) and self.report is None:
                     # Cut off by a kill.
                     break
                 raise
             match event:
                 case _Frame():
                     self._frames.append(event)
+                    self._parts[-1].frames += 1
+                case _Segment():
+                    if len(self._parts) == 1 and self._parts[0].number > 1:
+                        self.start = event.start
                 case RecordedWork():
                     self.works.append(event)
                 case RecordedChoice():
@@ -396,11 +562,7 @@ class Recording:
                     self.shows.append(event)
                 case _End():
                     self.report = event.report
-        for before, after in pairwise(self._frames):
-            if after.index <= before.index or after.time < before.time:
-                raise DataError(f"{path}: the line of frame {after.index} is out of order; {_REMEDY}")
-        if self.report is not None:
-            del self._frames[self.report.captured :]
+        return len(data)
 
     def frames(self) -> Iterator[Frame]:
         """The frames, pixel by pixel as they were.
@@ -408,14 +570,38 @@ class Recording:
         Raises:
             DataError: A file of pictures is damaged, or ends before the run did.
         """
-        pictures = read_pictures(self.folder)
-        for frame in self._frames:
-            image = next(pictures, None)
-            if image is None:
-                if self.report is None:
-                    return
-                raise DataError(f"{self.folder}: the picture of frame {frame.index} is missing; {_REMEDY}")
-            yield Frame(image, frame.time, frame.index, frame.gap)
+        frames = iter(self._frames)
+        for part in self._parts:
+            pictures = read_pictures(self.folder, part.name)
+            for frame in islice(frames, part.frames):
+                image = next(pictures, None)
+                if image is None:
+                    if self.report is None and part is self._parts[-1]:
+                        return
+                    raise DataError(
+                        f"{self.folder}: the picture of frame {frame.index} is missing; {_REMEDY}"
+                    )
+                yield Frame(image, frame.time, frame.index, frame.gap)
+
+
+@dataclass(slots=True)
+class _Part:
+    """A segment of a recording, or all of it."""
+
+    number: int
+    name: str
+    """What the names of its files of pictures begin with."""
+    frames: int = 0
+
+
+def _segment_pictures(number: int) -> str:
+    return f"{PICTURES}-{number:06d}"
+
+
+def _number_of(path: Path) -> int:
+    """The number in the name of a segment's log; 0 where there is none."""
+    digits = path.stem.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() and len(digits) >= 6 else 0
 
 
 def is_recording(folder: Path) -> bool:

@@ -40,6 +40,7 @@ def replay(
     metrics: Metrics,
     on_gap: Callable[[Interval], None] | None = None,
     on_choice: Callable[[float, Choice], None] | None = None,
+    on_lost: Callable[[int], None] | None = None,
     same: Callable[[T, T], bool] = operator.eq,
 ) -> Report:
     """Run a recording again on the calling thread.
@@ -55,6 +56,7 @@ def replay(
         metrics: Takes "wait", "glass_to_overlay" and "answer_age" as they were in a live run.
         on_gap: Told of each gap before the frame that follows it is shown.
         on_choice: Told of what the governor chose then, as in the run.
+        on_lost: Told how many outcomes of a work are left out because pictures of its window were removed.
         same: Whether two results of a task say the same, which is counted.
 
     Returns:
@@ -69,9 +71,16 @@ def replay(
     report = Report(seconds=recorded.seconds, drops=dict(recorded.drops), ended=recorded.ended)
     latest: LatestResults[K, T] = LatestResults(rules, timely=recording.live, same=same)
     windower = Windower(recording.fps, recording.slices, recording.source_fps)
+    if recording.start is not None and recording.start.windows is not None:
+        windower.resume(recording.start.windows)
+    skipped = recording.skipped
     works, shows, choices = deque(recording.works), deque(recording.shows), deque(recording.choices)
     chosen: deque[tuple[float, Choice]] = deque()
-    results: deque[Result[K, T]] = deque()
+    if recording.start is not None and recording.start.choice is not None:
+        # What held when the first segment that is kept began.
+        chosen.append((recording.start.choice.time, recording.start.choice.choice))
+    # None stands for a result about pictures that were removed.
+    results: deque[Result[K, T] | None] = deque()
     gaps: deque[Interval] = deque()
     window_asked = None
     for frame in recording.frames():
@@ -95,6 +104,11 @@ def replay(
             _move(clock, then.time)
             if recording.live:
                 metrics.add("wait", then.time - frame.time)
+            if any(one.index < recording.first for one in (work.window.frames if work.window else ())):
+                results.extend(None for _ in then.outcomes)
+                if on_lost is not None:
+                    on_lost(len(then.outcomes))
+                continue
             results.extend(think(work, then))
             report.steps += 1
         while shows and shows[0].frame == frame.index:
@@ -110,7 +124,10 @@ def replay(
                 latest.hold(choice.still_since)
                 if on_choice is not None:
                     on_choice(since, choice)
-            found = [results.popleft() for _ in range(min(shown.new, len(results)))]
+            before = min(shown.new, skipped)
+            skipped -= before
+            taken = [results.popleft() for _ in range(min(shown.new - before, len(results)))]
+            found = [result for result in taken if result is not None]
             showing = latest.show(sampled.frame, shown.now, found)
             show(showing)
             report.shown += 1

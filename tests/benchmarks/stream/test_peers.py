@@ -213,6 +213,9 @@ class FakeWorker:
     def peak_mb(self) -> float:
         return 100.0 if self.plan.kind == "egolive" else 150.0
 
+    def memory(self) -> dict[str, float] | None:
+        return None
+
     def close(self) -> None: ...
 
 
