@@ -356,16 +356,11 @@ class Recorder(Generic[K, T]):
                 raise self._failure(error) from error
 
     def _choice(self, frame: Frame, choice: Choice) -> None:
-        event = {
-            "governor": frame.index,
-            "t": frame.time,
-            "choice": choice.as_json(),
-            "reason": choice.reason,
-        }
-        self._chosen = event
+        values = choice.as_json()
+        self._chosen = {"governor": frame.index, "t": frame.time, "choice": values, "reason": choice.reason}
         if self._windower is not None:
             self._windower.resize(choice.slices)
-        self._write(**event)
+        self._write(governor=frame.index, t=frame.time, choice=values, reason=choice.reason)
 
     def _frame(self, frame: Frame) -> None:
         if self._windower is not None and self._waiting is not None:

@@ -26,7 +26,7 @@ from egolive.streaming.frames import Frame
 from egolive.streaming.pipeline.choice import Choice
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.scheduler import Work
-from egolive.streaming.recording.recording import Recording
+from egolive.streaming.recording.recording import Recording, Segments
 from egolive.streaming.sources.source import Source
 
 QUESTIONS = (Question("intent"), Question("ground", "right hand"), Question("ground", "left hand"))
@@ -85,7 +85,9 @@ class Shows(CallbackSink):
         self.seen.append((shown.now, tuple(str(answer.time) for answer in shown.answers), shown.governor))
 
 
-def record(folder: Path) -> tuple[list[dict[str, Any]], FakeEngine, Shows, Scripted]:
+def record(
+    folder: Path, *, segments: Segments | None = None
+) -> tuple[list[dict[str, Any]], FakeEngine, Shows, Scripted]:
     clock = VirtualClock()
     settings = RunSettings(model="fake", questions=QUESTIONS, fps=2.0, slices=2, deadline=1.5)
     engine = FakeEngine(profile=FREE, clock=clock, seconds_per_token=0.01)
@@ -98,7 +100,7 @@ def record(folder: Path) -> tuple[list[dict[str, Any]], FakeEngine, Shows, Scrip
         fps=2.0,
         slices=2,
         clock=clock,
-        recorder=record_into(folder / "kept", settings, engine),
+        recorder=record_into(folder / "kept", settings, engine, segments=segments),
         governor=governor,
     )
     return events(folder / "run.jsonl"), engine, shows, governor
@@ -139,6 +141,23 @@ def test_a_governed_run_comes_out_as_it_was(tmp_path: Path) -> None:
     assert {size for _, size in governor.worked_on} == {1.0, 0.25}
     pictures = {height * width for asked in sizes(again) for count, height, width in asked if count == 1}
     assert min(pictures) <= 0.25 * max(pictures)
+
+
+def test_what_was_chosen_before_the_oldest_segment_that_is_left_still_holds(tmp_path: Path) -> None:
+    record(tmp_path, segments=Segments(seconds=2.5))
+    whole = replay_run(Recording(tmp_path / "kept"), FakeEngine(profile=FREE), [])
+    assert (whole.same, whole.differing) == (whole.answers, [])
+    # From 5 s on: windows of one slice had been chosen at 3 s, those of four at 6 s.
+    for path in [path for number in (1, 2) for path in (tmp_path / "kept").glob(f"*-{number:06d}*")]:
+        path.unlink()
+    recording = Recording(tmp_path / "kept")
+    assert recording.start is not None
+    assert recording.start.choice is not None
+    assert recording.start.choice.choice == CHOICES[30]
+    done = replay_run(recording, FakeEngine(profile=FREE), [EventSink(tmp_path / "again.jsonl")])
+    assert done.same == done.answers > 3
+    told = [event["reason"] for event in events(tmp_path / "again.jsonl") if event["type"] == "governor"]
+    assert told == ["less", "more", "nothing moves"]
 
 
 def test_the_choices_of_a_recording_are_checked_by_replay(tmp_path: Path, monkeypatch: Any) -> None:
