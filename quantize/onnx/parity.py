@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import Qwen2VLForConditionalGeneration
 
 from egolive.assistant.backends.onnx.graph_backend import GraphDecoder, GraphTower
@@ -27,14 +26,18 @@ from egolive.assistant.model.prompt_tokens import Layout, SlicePiece, lay_out
 from egolive.assistant.runtime.backend import Decoder, ForwardInput, VisionTower
 from egolive.assistant.schema.engine import Prompt, Vision
 from egolive.assistant.schema.tokenizer import Tokenizer
-from egolive.quantize.onnx.pieces import LayerGraph, runs_otherwise
+from egolive.quantize.onnx.pieces import LayerGraph, Reference, runs_otherwise
 from egolive.quantize.onnx.reference import StoredDecoder
 from egolive.streaming.errors import EngineError
 
 __all__ = ["LIMIT", "Probe", "check_decoder", "check_steps", "check_tower"]
 
 LIMIT = 1e-4
-"""Largest difference, as a share of the largest value, that another order of fp32 sums explains."""
+"""Largest difference of a layer, or of the tower, as a share of the largest value, that another order of fp32
+sums explains."""
+_WHOLE_LIMIT = 1e-3
+"""The same of the logits behind all layers: each passes on, and may enlarge, what those before it have rounded. With
+random weights of the 7B structure it was 1.2e-4, of a single layer 1e-6."""
 _SLICES = 2
 _LAST = 16
 """Tokens at the end of the prompt whose logits are compared."""
@@ -147,10 +150,10 @@ def check_tower(
         graph = LayerGraph(folder / TOWER_FILE, exact=exact, stepped=stepped)
         return torch.cat(list(probe.slices(GraphTower(graph, shapes, _CPU))))
 
-    found = {"tower": _compare("tower", visual(exact=True), torch.cat(expected), LIMIT)}
+    found = {"tower": _check("tower", _difference(visual(exact=True), torch.cat(expected)), LIMIT)}
     if runs_otherwise(folder / TOWER_FILE):
         runs, first = visual(exact=False), torch.cat(list(original))
-        found["tower_as_it_runs"] = _compare("tower", runs, torch.cat(expected), float("inf"))
+        found["tower_as_it_runs"] = _difference(runs, torch.cat(expected))
         found["tower_loss"] = float((runs - first).square().mean().sqrt() / first.square().mean().sqrt())
     return expected, found
 
@@ -179,31 +182,27 @@ def check_decoder(
         Torch's logits, and the largest relative differences.
 
     Raises:
-        EngineError: With exact activations a difference is above `LIMIT`; it names the first such layer.
+        EngineError: With exact activations a layer, given torch's input, differs by more than `LIMIT`, or the
+            logits behind all layers by more than ten times that; it names the first such layer.
     """
     expected = probe.logits(reference, slices)
-    layers = reference.layer_outputs
     path = folder / DECODER_FILE
-    outputs: dict[int, list[NDArray[np.float32]]] = {}
 
-    def observe(number: int, output: NDArray[np.float32]) -> None:
-        outputs.setdefault(number, []).append(output[0])
-
-    def logits(*, exact: bool) -> torch.Tensor:
-        graph = LayerGraph(path, exact=exact, observer=observe if exact else None, stepped=stepped)
+    def logits(graph: LayerGraph) -> torch.Tensor:
         return probe.logits(GraphDecoder(graph, table, shapes, _CPU), slices, parts=True)
 
-    found = {}
-    exact = logits(exact=True)
-    worst = 0.0
-    for number, output in enumerate(layers):
-        made = torch.from_numpy(np.concatenate(outputs[number]))
-        worst = max(worst, _compare(f"decoder's layer {number}", made, output, LIMIT))
-    found["layers"] = worst
-    found["decoder"] = _compare("decoder", exact, expected, LIMIT)
+    told = Reference(reference.layer_outputs, expected)
+    graph = LayerGraph(path, exact=True, reference=told, stepped=stepped)
+    whole = _difference(logits(graph), expected)
+    for name, difference in graph.differences.items():
+        _check(f"decoder's {name}", difference, LIMIT)
+    found = {
+        "decoder_layer": max(graph.differences.values()),
+        "decoder": _check("decoder", whole, _WHOLE_LIMIT),
+    }
     if runs_otherwise(path):
-        runs = logits(exact=False)
-        found["decoder_as_it_runs"] = _compare("decoder", runs, expected, float("inf"))
+        runs = logits(LayerGraph(path, exact=False, stepped=stepped))
+        found["decoder_as_it_runs"] = _difference(runs, expected)
     return expected, found
 
 
@@ -227,11 +226,16 @@ def check_steps(
     steps = GraphSteps(fixed, shapes, sizes, _CPU)
     decoder = GraphDecoder(graph, table, shapes, _CPU, steps=steps)
     found = probe.stepped(decoder, slices, sizes.step)
-    return _compare("decoder for decode steps", found, expected[:_LAST][-len(found) :], LIMIT)
+    difference = _difference(found, expected[:_LAST][-len(found) :])
+    return _check("decoder for decode steps", difference, _WHOLE_LIMIT)
 
 
-def _compare(what: str, found: torch.Tensor, expected: torch.Tensor, limit: float) -> float:
-    difference = float((found.float() - expected.float()).abs().max() / expected.abs().max())
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference as a share of the largest value."""
+    return float((found.float() - expected.float()).abs().max() / expected.abs().max())
+
+
+def _check(what: str, difference: float, limit: float) -> float:
     if not difference <= limit:
         raise EngineError(
             f"the exported {what} differs from torch by {difference:.2g} of the largest value, where "

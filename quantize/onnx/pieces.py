@@ -8,7 +8,8 @@ name, so that the pieces together are the graph.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,20 @@ from egolive.assistant.backends.onnx.onnx_runtime import bind_tensors, open_sess
 from egolive.assistant.system.anonymous_memory import give_back_memory
 from egolive.streaming.errors import EngineError
 
-__all__ = ["LayerGraph", "runs_otherwise"]
+__all__ = ["LayerGraph", "Reference", "runs_otherwise"]
 
 _LAYER = re.compile(r"^(?:layers|blocks)\.(\d+)[./]")
 _CPU = torch.device("cpu")
 
-Observer = Callable[[int, NDArray[np.float32]], None]
-"""Told a layer's number and its output."""
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a decoder has to compute in all of its passes, the rows of one pass behind those of another."""
+
+    layers: Sequence[torch.Tensor]
+    """The output of each layer, (rows, width)."""
+    logits: torch.Tensor
+    """(kept rows of the last pass, vocabulary)."""
 
 
 class LayerGraph:
@@ -41,7 +49,7 @@ class LayerGraph:
         path: Path,
         *,
         exact: bool,
-        observer: Observer | None = None,
+        reference: Reference | None = None,
         threads: int | None = None,
         stepped: Callable[[], None] = lambda: None,
     ) -> None:
@@ -51,13 +59,18 @@ class LayerGraph:
             path: The graph, its weights beside it.
             exact: Compute in fp32 with exact activations, also what is stored in bf16: the CPU has no bf16
                 products, and activations in 8 bits would hide small mistakes.
-            observer: Told the output of each layer.
+            reference: Each layer is run a second time, on what the reference gives it; see `differences`.
             threads: CPU threads; None takes one a core.
             stepped: Called after each piece.
         """
+        self.differences: dict[str, float] = {}
+        """By layer, and for what follows the last one, by how much its output differs from the reference's when
+        it is given the reference's input: the largest difference as a share of the largest value. A layer's
+        own rounding stands in it alone, not what the layers before have passed on."""
+        self._reference = reference
+        self._rows = 0
         self._path = path
         self._exact = exact
-        self._observer = observer
         self._threads = threads
         self._stepped = stepped
         self._model = onnx.load(path, load_external_data=False)
@@ -76,42 +89,83 @@ class LayerGraph:
         for number, nodes in enumerate(self._pieces):
             taken, given = self._ends(number)
             session = self._open(nodes, taken, given)
-            binding = session.io_binding()
-            bind_tensors(binding.bind_input, {name: inputs[name] for name in taken if name in inputs})
-            for name in taken:
-                if name in left:
-                    binding.bind_cpu_input(name, left[name])
-            bound = [name for name in given if name in outputs]
-            bind_tensors(binding.bind_output, {name: outputs[name] for name in bound})
-            carried = [name for name in given if name not in outputs]
-            for name in carried:
-                binding.bind_output(name, "cpu")
-            try:
-                session.run_with_iobinding(binding)
-            except Exception as error:  # onnxruntime's errors have no common kind
-                reason = " ".join(str(error).split())[:300]
-                raise EngineError(
-                    f"piece {number} of {self._path.name} fails while {doing}: {reason}"
-                ) from error
-            # In the order in which they were bound.
-            found = dict(zip([*bound, *carried], binding.get_outputs(), strict=True))
-            # Copies: a value of a session would keep all of its memory.
-            left |= {name: np.array(found[name].numpy()) for name in carried}
-            self._tell(number, left)
-            del session, binding, found
+            before = left
+            made = self._run(session, taken, given, inputs, outputs, left, f"{number} while {doing}")
+            left = left | made
+            if self._reference is not None and number > 0:
+                self._compare(session, number, taken, given, inputs, outputs, before, made)
+            del session
+            give_back_memory()
             later = {name for piece in self._pieces[number + 1 :] for node in piece for name in node.input}
             left = {name: value for name, value in left.items() if name in later}
-            give_back_memory()
             self._stepped()
+        self._rows += inputs["embeddings"][1][1] if "embeddings" in inputs else 0
 
-    def _tell(self, number: int, left: dict[str, NDArray[Any]]) -> None:
-        """Show the observer what a layer leaves to the next one."""
-        layer = number - 1
-        name = next(
-            (name for name in (f"layers.{layer}/add", f"blocks.{layer}.mlp/add") if name in left), None
-        )
-        if self._observer is not None and name is not None:
-            self._observer(layer, left[name])
+    def _run(
+        self,
+        session: onnxruntime.InferenceSession,
+        taken: Sequence[str],
+        given: Sequence[str],
+        inputs: Bound,
+        outputs: Bound,
+        left: Mapping[str, NDArray[Any]],
+        doing: str,
+    ) -> dict[str, NDArray[Any]]:
+        """Run a piece; returns what it leaves to others."""
+        binding = session.io_binding()
+        bind_tensors(binding.bind_input, {name: inputs[name] for name in taken if name in inputs})
+        for name in taken:
+            if name in left:
+                binding.bind_cpu_input(name, left[name])
+        bound = [name for name in given if name in outputs]
+        bind_tensors(binding.bind_output, {name: outputs[name] for name in bound})
+        carried = [name for name in given if name not in outputs]
+        for name in carried:
+            binding.bind_output(name, "cpu")
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's errors have no common kind
+            reason = " ".join(str(error).split())[:300]
+            raise EngineError(f"{self._path.name} fails in piece {doing}: {reason}") from error
+        # In the order in which they were bound. Copies: a value of a session would keep all of its memory.
+        found = dict(zip([*bound, *carried], binding.get_outputs(), strict=True))
+        return {name: np.array(found[name].numpy()) for name in carried}
+
+    def _compare(
+        self,
+        session: onnxruntime.InferenceSession,
+        number: int,
+        taken: Sequence[str],
+        given: Sequence[str],
+        inputs: Bound,
+        outputs: Bound,
+        left: Mapping[str, NDArray[Any]],
+        made: Mapping[str, NDArray[Any]],
+    ) -> None:
+        """Run a piece on what the reference gives it, and compare what it makes of it."""
+        assert self._reference is not None
+        layer, layers = number - 1, self._reference.layers
+        count = inputs["embeddings"][1][1]
+        rows = slice(self._rows, self._rows + count)
+        # What it writes elsewhere is written already.
+        spare: Bound = {
+            name: (torch.empty_like(tensor), shape)
+            for name, (tensor, shape) in outputs.items()
+            if name in given
+        }
+        if layer > 0:
+            forced = np.ascontiguousarray(layers[layer - 1][rows].numpy()[None])
+            left = {**left, f"layers.{layer - 1}/add": forced}
+            made = self._run(session, taken, given, inputs, spare, left, f"{number} while checking it")
+        if layer < len(layers):
+            name, found = f"layer {layer}", torch.from_numpy(made[f"layers.{layer}/add"][0])
+            expected = layers[layer][rows]
+        else:
+            name, found, expected = "last layer", spare["logits"][0], self._reference.logits
+            if len(found) != len(expected):
+                return
+        worst = float((found - expected).abs().max() / expected.abs().max())
+        self.differences[name] = max(self.differences.get(name, 0.0), worst)
 
     def _cut(self) -> list[list[onnx.NodeProto]]:
         """Nodes before the first layer, those of each layer, and those behind the last."""
