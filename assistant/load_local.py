@@ -97,7 +97,13 @@ def _load(
     if provider != "auto":
         raise ConfigError(f"{folder} is a checkpoint, which torch runs; leave --provider away")
     place = _device(device)
-    precision = _precision(dtype, place, inspect_checkpoint(folder))
+    checkpoint = inspect_checkpoint(folder)
+    if checkpoint.published is not None:
+        raise EngineError(
+            f"{folder} is quantised ({checkpoint.published}); make an engine of it, without loss: "
+            f"egolive quantize {model} --to int4 --out ENGINE, and give ENGINE as the model"
+        )
+    precision = _precision(dtype, place, checkpoint)
     name = folder.resolve().name if Path(model).expanduser().is_dir() else model
     return _torch_engine(folder, name, place, precision, _NAMES[precision], graphs=graphs)
 

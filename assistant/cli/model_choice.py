@@ -22,7 +22,7 @@ from egolive.assistant.diagnostics.fit import Fit, best_fit, fits
 from egolive.assistant.diagnostics.model_fit import fits_of, in_words, slow_words
 from egolive.assistant.diagnostics.structures import SMALLER, STRUCTURES
 from egolive.assistant.load import is_address
-from egolive.assistant.model.checkpoint import BUNDLED, model_folder
+from egolive.assistant.model.checkpoint import BUNDLED, PUBLISHED, model_folder
 from egolive.assistant.model.engine_folder import is_engine_folder
 from egolive.assistant.model.model_cache import CachedModel, config_of, entry_for, is_cached, touch
 from egolive.assistant.model.model_sizes import model_sizes
@@ -77,17 +77,22 @@ def choose(model: str, *, device: str = "auto", threads: int | None = None, yes:
     with loading(model) if folder is None and not is_cached(model) else nullcontext():
         config, revision = config_of(model)
     values = read_json_object(config, remedy="download it again", most=_MOST_CONFIG, error=EngineError)
-    if values.get("model_type") != "qwen2_vl" or values.get("quantization_config") is not None:
+    quantised = values.get("quantization_config")
+    published = isinstance(quantised, dict) and quantised.get("quant_method") in PUBLISHED
+    if values.get("model_type") != "qwen2_vl" or (quantised is not None and not published):
         # Loading tells what is wrong with it, or reads it as it was quantised.
         return as_told
     sizes = model_sizes(values, where=str(config))
-    if sizes.total < _LEAST_WEIGHTS:
+    if sizes.total < _LEAST_WEIGHTS and not published:
         return as_told
     profile = load_profile(folder) if folder is not None else EGOTHINKER_V1
     least: Fit | None = None
     for place, free, total in _places(device):
         speeds = _speeds(place, threads)
         found = fits(sizes, profile, device=place, free=free, speeds=speeds)
+        if published:
+            # Its numbers are kept: of them one form can be made.
+            found = [fit for fit in found if fit.form.name == "int4"]
         best = best_fit(_usable(found), without=_unbuildable())
         if best is not None and not best.form.built and best.pace in ("live", "not known"):
             return Chosen(model, place, best.form.name)
@@ -175,7 +180,9 @@ def _build(model: str, best: Fit, found: Sequence[Fit], entry: CachedModel, *, y
             if whole is not None:
                 note(f"{best.form.name} would be faster; --yes builds it, or: {line}")
                 return Chosen(model, whole.device, whole.form.name)
-            raise EngineError(f"{model} does not fit as it is; give --yes, or build it once: {line}")
+            raise EngineError(
+                f"{model} cannot be loaded as it is; give --yes, or build {best.form.name} once: {line}"
+            )
         sys.stderr.write(f"build {best.form.name} now, once, into {entry.folder} (needs {size} GB)? [Y/n] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):

@@ -33,6 +33,7 @@ from egolive.streaming.paths import brief, existing_path
 
 __all__ = [
     "BUNDLED",
+    "PUBLISHED",
     "Checkpoint",
     "inspect_checkpoint",
     "is_within",
@@ -79,6 +80,8 @@ class Checkpoint:
     """Numbers in its weights."""
     head_elements: int
     """Numbers in its last layer, whether stored or shared with the embeddings."""
+    published: str | None = None
+    """One of `PUBLISHED` where its text layers have few bits; `elements` are then not those of the model."""
 
 
 def resolve_model(model: str) -> Path:
@@ -147,7 +150,9 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
     if type(vocabulary) is not int or type(width) is not int:
         raise EngineError(f"{folder / 'config.json'} tells no vocab_size or hidden_size; download it again")
     _check_extent(folder / "config.json", text, config.get("vision_config"), shapes)
-    return Checkpoint(folder, weights, elements, vocabulary * width)
+    quantised = config.get("quantization_config")
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    return Checkpoint(folder, weights, elements, vocabulary * width, method if method in PUBLISHED else None)
 
 
 def read_files(folder: Path) -> tuple[Path, ...]:
@@ -204,8 +209,10 @@ def _configuration(folder: Path) -> dict[str, Any]:
     return config
 
 
-_QUANTISED = (None, "bitsandbytes", "awq", "gptq", "compressed-tensors")
-"""Methods whose weights are read by packages that are installed; others take kernels from the hub."""
+PUBLISHED = ("awq", "gptq", "compressed-tensors")
+"""Methods of quantised checkpoints that `egolive quantize --to int4` makes engines of."""
+_QUANTISED = (None, "bitsandbytes", *PUBLISHED)
+"""Methods whose weights can be read; others take kernels from the hub."""
 _IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")
 """Of attention; any other name may be a repository of the hub, whose program would run here."""
 

@@ -36,8 +36,8 @@ LIMIT = 1e-4
 """Largest difference of a layer, or of the tower, as a share of the largest value, that another order of fp32
 sums explains."""
 _WHOLE_LIMIT = 1e-3
-"""The same of the logits behind all layers: each passes on, and may enlarge, what those before it have rounded. With
-random weights of the 7B structure it was 1.2e-4, of a single layer 1e-6."""
+"""The same of the logits behind all layers: each passes on, and may enlarge, what those before have rounded.
+With random weights of the 7B structure it was 1.2e-4, of a single layer 1e-6."""
 _SLICES = 2
 _LAST = 16
 """Tokens at the end of the prompt whose logits are compared."""

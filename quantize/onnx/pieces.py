@@ -64,7 +64,7 @@ class LayerGraph:
             stepped: Called after each piece.
         """
         self.differences: dict[str, float] = {}
-        """By layer, and for what follows the last one, by how much its output differs from the reference's when
+        """By layer, and for what follows the last one, how much its output differs from the reference's when
         it is given the reference's input: the largest difference as a share of the largest value. A layer's
         own rounding stands in it alone, not what the layers before have passed on."""
         self._reference = reference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -241,3 +242,27 @@ def test_a_full_disk_is_told_before_anything_is_built(
     with pytest.raises(EngineError, match=r"GB of disk in .*, 1\.0 GB are free"):
         choose(model, yes=True)
     assert not machine.built
+
+
+@pytest.mark.parametrize("method", ["compressed-tensors", "gptq", "awq"])
+def test_a_published_four_bit_checkpoint_becomes_an_engine(
+    machine: Machine, model: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(model) / "config.json"
+    config = json.loads(path.read_text()) | {"quantization_config": {"quant_method": method}}
+    path.write_text(json.dumps(config))
+    # Fast and large as the machine is, it cannot be loaded as it is.
+    machine.free, machine.speeds = 10**11, speeds(LIVE)
+    with pytest.raises(EngineError, match=r"cannot be loaded as it is; give --yes, or .*--to int4"):
+        choose(model)
+    assert machine.built == []
+    chosen = choose(model, yes=True)
+    assert machine.built == [["quantize", model, "--to", "int4", "--out", chosen.model]]
+    assert choose(model) == chosen
+
+
+def test_other_quantised_checkpoints_are_left_to_loading(machine: Machine, model: str) -> None:
+    path = Path(model) / "config.json"
+    config = json.loads(path.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes"}}
+    path.write_text(json.dumps(config))
+    assert choose(model) == Chosen(model, "auto")
