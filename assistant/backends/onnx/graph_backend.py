@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from egolive.assistant.backends.onnx.graph_limits import Sizes, passes
+from egolive.assistant.backends.onnx.graph_limits import MOST, Sizes, passes
 from egolive.assistant.backends.onnx.graph_steps import GraphSteps
 from egolive.assistant.backends.onnx.graph_types import LoadedGraph
 from egolive.assistant.backends.onnx.token_table import TokenTable
@@ -69,6 +69,7 @@ class GraphDecoder:
         *,
         sizes: Sizes | None = None,
         steps: GraphSteps | None = None,
+        chunk: int | None = None,
     ) -> None:
         """Take over a graph.
 
@@ -79,12 +80,14 @@ class GraphDecoder:
             device: Where the graph runs.
             sizes: Limits of one pass; None where there are none.
             steps: Reads decode steps in fixed sizes, where that is wanted.
+            chunk: New tokens of one pass where `sizes` sets no limit; None where they are not limited.
         """
         self._graph = graph
         self._table = table
         self._shapes = shapes
         self._device = device
         self._sizes = sizes
+        self._limits = sizes or (None if chunk is None else Sizes(tokens=chunk, columns=MOST, kept=MOST))
         self.steps = steps
         self._dtype = graph.dtype("new.0.key")
         # An empty past has no memory of its own to point to; where it must not be empty, this is masked.
@@ -113,10 +116,10 @@ class GraphDecoder:
         Inputs that are too large for one pass are split into several; where one of them fails, the results of
         those before it stay in the caches.
         """
-        if self._sizes is None:
+        if self._limits is None or not inputs:
             return self._read(inputs) if inputs else []
         found: list[list[torch.Tensor]] = [[] for _ in inputs]
-        for one in passes(inputs, self._sizes):
+        for one in passes(inputs, self._limits):
             for (place, _), logits in zip(one, self._read([part for _, part in one]), strict=True):
                 found[place].append(logits)
         return [torch.cat(parts) for parts in found]

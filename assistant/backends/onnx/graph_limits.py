@@ -13,12 +13,12 @@ from egolive.assistant.model.engine_folder import EngineCard, Shapes
 from egolive.assistant.runtime.backend import ForwardInput
 from egolive.streaming.errors import EngineError
 
-__all__ = ["Pass", "Ranges", "Sizes", "passes", "sizes_of"]
+__all__ = ["MOST", "Pass", "Ranges", "Sizes", "passes", "sizes_of"]
 
 Ranges = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """By input, its smallest, usual and largest shape."""
 
-_MOST = 2**20
+MOST = 2**20
 """Of any limit; memory is taken by them."""
 _STEP = 4
 """Tokens of a usual decode step: one a question."""
@@ -66,7 +66,7 @@ def sizes_of(card: EngineCard) -> Sizes:
         found = Sizes(**card.sizes)
     except TypeError:
         found = None
-    if found is None or not all(1 <= number <= _MOST for number in asdict(found).values()):
+    if found is None or not all(1 <= number <= MOST for number in asdict(found).values()):
         raise EngineError(f"the sizes of the engine {card.name:.60} cannot be right; export it again")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,3 +116,26 @@ def test_keys_and_values_are_appended_in_place(fp32_folder: Path) -> None:
     decoder.forward([ForwardInput(row, decoder.embed([4]), places[:, 3:4])])
     assert row.room(0).data_ptr() == buffer.data_ptr()  # type: ignore[attr-defined]
     assert torch.equal(buffer[..., :3, :], before)
+
+
+def test_a_long_prompt_is_read_in_chunks(fp32_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from egolive.assistant.runtime.backend import ForwardInput
+
+    whole: Any = load_engine(str(fp32_folder), device="cpu").backend()[1]
+    monkeypatch.setattr("egolive.assistant.backends.onnx.onnx_engine._CHUNK", 5)
+    chunked: Any = load_engine(str(fp32_folder), device="cpu").backend()[1]
+    passes: list[int] = []
+    run = chunked._graph.run
+
+    def counted(inputs: Any, *rest: Any) -> None:
+        passes.append(inputs["embeddings"][1][1])
+        run(inputs, *rest)
+
+    monkeypatch.setattr(chunked._graph, "run", counted)
+    embeddings, places = whole.embed(range(13)), np.tile(np.arange(13), (3, 1))
+    found = [
+        decoder.forward([ForwardInput(decoder.new_cache(), embeddings, places, keep=9)])[0]
+        for decoder in (whole, chunked)
+    ]
+    assert passes == [5, 5, 3]
+    assert (found[0] - found[1]).abs().max() <= 1e-5 * found[0].abs().max()
