@@ -100,7 +100,7 @@ def test_embeddings_that_are_the_last_layer_are_stored_once(
     wide_checkpoint: Path, tmp_path: Path, head_bits: int, dtype: Literal["fp32", "bf16"]
 ) -> None:
     out = tmp_path / "engine"
-    recipe = Recipe(precision="int4", head_bits=head_bits, dtype=dtype)
+    recipe = Recipe(precision="int4", head_bits=head_bits, head_block=32, dtype=dtype)
     card = build_onnx(str(wide_checkpoint), out, recipe, size=SIZE)
     assert not (out / "embeddings.safetensors").exists()
     assert card.precision["embeddings"] == card.precision["head"]

@@ -28,8 +28,8 @@ _OWN_FORMATS = {"int8", "int4"}
 
 
 _CHUNK = 256
-"""Tokens that a CPU reads in one pass: with 1,180 tokens of the 7B structure 6 % faster than all at once, and half a
-gigabyte less for scores and activations; 64 to 512 take within 3 % of the same time."""
+"""Tokens that a CPU reads in one pass: with 1,180 tokens of the 7B structure 6 % faster than all at once, and
+half a gigabyte less for scores and activations; 64 to 512 take within 3 % of the same time."""
 
 
 def load_onnx_engine(

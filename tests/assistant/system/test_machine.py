@@ -62,7 +62,7 @@ def test_limits_of_the_groups_above_hold_too(version: int, tmp_path: Path) -> No
     )
     for place, limit, used in (("a", 2 * 10**9, 10**9), ("a/b", 3 * 10**9, 4 * 10**8)):
         (base / place).mkdir(parents=True)
-        for name, value in zip(names[version], (limit, used), strict=True):
+        for name, value in zip(names, (limit, used), strict=True):
             (base / place / name).write_text(f"{value}\n")
     found = machine.memory(tmp_path, own)
     assert found["total"] == 2 * 10**9
