@@ -136,8 +136,8 @@ class LoadWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # The thread ends by itself: whoever ends a run does not wait for a slow sensor.
         self._stop.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         sensors = self._sensors

@@ -34,7 +34,9 @@ from egolive.streaming.paths import brief
 __all__ = ["RemoteEngine", "RemoteSession", "messages_of"]
 
 _SECONDS = 60.0
-"""A server that says nothing for so long is gone."""
+"""A server that takes no connection, or no more of a question, for so long is gone."""
+_SILENT_SECONDS = 300.0
+"""A server that says nothing for so long hangs. One on a CPU reads for minutes before its first word."""
 _CLOSING_SECONDS = 1.0
 """Closing a session waits so long for the end of each answer; a server that hangs is left behind."""
 _COMPLETE = frozenset(["stop", "eos", "eos_token", "stop_sequence", "end_turn"])
@@ -226,7 +228,7 @@ class _Server:
             base_url=address.copy_with(username=None, password=None, query=None, fragment=None),
             auth=login,
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
-            timeout=_SECONDS,
+            timeout=httpx.Timeout(_SECONDS, read=_SILENT_SECONDS),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEPT_SECONDS),
             follow_redirects=False,
             # Nothing is taken from the environment; certificates are those that the system trusts.
@@ -272,6 +274,11 @@ class _Server:
         """The answer to one call, before its body is read."""
         try:
             response = self._client.send(self._client.build_request(method, what, content=body), stream=True)
+        except httpx.ReadTimeout as error:
+            raise EngineError(
+                f"{self.name} has said nothing for {_SILENT_SECONDS:.0f} s: it is overloaded or hangs; look "
+                "at its log, or ask about fewer or smaller pictures"
+            ) from error
         except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: the engine was closed
             raise EngineError(
                 f"{self.name} cannot be reached: {one_line(error)}; is the server running?"
