@@ -237,8 +237,8 @@ def test_absurd_json_in_a_request_is_refused_in_one_line(page: Opener, body: byt
 
 def test_the_newest_posted_picture_wins_and_late_ones_are_refused() -> None:
     source = BrowserSource()
-    for time in (10.0, 10.1, 10.2):
-        source.put(jpeg(), time)
+    for at in (10.0, 10.1, 10.2):
+        source.put(jpeg(), at)
     with pytest.raises(SourceError, match="older"):
         source.put(jpeg(), 10.15)
     frame = next(iter(source))
