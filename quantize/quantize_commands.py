@@ -146,9 +146,9 @@ def quantize(
         models: `nano`, a checkpoint folder, a training run's output folder, LoRA weights, or a hub id; with
             `--compare` several of these or engine folders.
         out: The engine folder; an engine there is replaced.
-        to: int8, int4 and awq-int4 for ONNX Runtime; compressed-tensors: an int4 checkpoint for vLLM, of
-        which
-            int4 and TensorRT's engines are made without loss; nf4 and bnb-int8 (bitsandbytes) for torch.
+        to: int8, int4 and awq-int4 for ONNX Runtime; compressed-tensors, an int4 checkpoint for vLLM, of
+            which int4 and TensorRT's engines are made without loss; nf4 and bnb-int8 (bitsandbytes) for
+            torch.
         block: Weights that share a scale: 32 for int8 and 128 for int4 without it.
         head_bits: Of the last layer; 32 leaves it as it is.
         tower_bits: Of the vision tower; 32 leaves it as it is. Without it 8 for fp32, 32 for bf16.
@@ -157,8 +157,7 @@ def quantize(
         width: Their width, rounded to a multiple of 28; with `--height`.
         calibrate: What AWQ is shown: `sim`, episodes of the simulator, or a video file.
         windows: Windows that AWQ is shown (without it 16, of a large model fewer so that it takes about an
-            hour),
-            or about which `--compare` asks token by token (210).
+            hour), or about which `--compare` asks token by token (210).
         slices: Slices in a window that AWQ is shown.
         compare: Measure engines: quality on the simulator's test episodes, agreement, size, memory, speed.
         episodes: Test episodes of the comparison.
