@@ -25,8 +25,8 @@ _PART = 2**18
 def round_to_int4(weight: torch.Tensor, block: int) -> Blocks:
     """Round a weight to int4, symmetric, block by block of each row.
 
-    A scale has as many bits as bf16, so that it is the same in all formats. It is positive, also of a block of
-    zeros: TensorRT takes no other.
+    A scale has as many bits as bf16, so that it is the same in all formats. It is positive, also of a block
+    of zeros: TensorRT takes no other.
 
     Args:
         weight: (N, K) in fp32.
