@@ -147,9 +147,9 @@ def measure_speeds(
     before = torch.get_num_threads()
     cores = int(str(machine.processor()["cores"]))
     torch.set_num_threads(threads or cores)
-    busy = psutil.cpu_percent(_LOOK_SECONDS) / 100
-    watch = _Stopwatch(device, clock)
     try:
+        busy = psutil.cpu_percent(_LOOK_SECONDS) / 100
+        watch = _Stopwatch(device, clock)
         read, copy = _memory_rates(watch)
         linear = {}
         for name in FORMATS:

@@ -132,6 +132,8 @@ def _fill(
 ) -> None:
     """Put a checkpoint's tensors where an empty model has its parameters."""
     tied = "lm_head.weight" not in tensors and bool(model.config.tie_word_embeddings)
+    # A last layer that is stored counts, whatever the configuration says.
+    model.config.tie_word_embeddings = tied
 
     def tensor(name: str, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
         if name not in tensors:

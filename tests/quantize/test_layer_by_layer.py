@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,3 +277,13 @@ def _lines(out: Path) -> int:
     return sum(
         len(path.read_bytes().splitlines()) for path in out.glob("files-*/decoder.journal") if path.is_file()
     )
+
+
+def test_a_last_layer_that_is_stored_is_not_the_embeddings_whatever_the_configuration_says(
+    short_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(short_checkpoint, tmp_path / "says-tied"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    build_onnx(str(folder), tmp_path / "engine", Recipe(precision="int8"), size=SIZE)
+    assert (tmp_path / "engine" / "embeddings.safetensors").is_file()

@@ -5,7 +5,6 @@ Inputs and outputs are bound by name to the memory of torch tensors; nothing is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from egolive.assistant.backends.onnx.graph_limits import Ranges
 from egolive.assistant.backends.onnx.graph_types import Bound
 from egolive.assistant.model.engine_folder import DECODER_FILE, EngineCard
+from egolive.assistant.system.user_cache import cache_folder
 from egolive.streaming.errors import EngineError, one_line
 
 __all__ = [
@@ -128,8 +128,7 @@ def tensorrt_cache(card: EngineCard) -> Path:
 
     The folder's own files are those that its card vouches for, and what is built here is no part of it.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "egolive" / "tensorrt" / str(card.files[DECODER_FILE]["sha256"])[:16]
+    return cache_folder() / "tensorrt" / str(card.files[DECODER_FILE]["sha256"])[:16]
 
 
 def tensorrt_settings(cache: Path, ranges: Ranges, *, bf16: bool) -> dict[str, str]:
