@@ -119,6 +119,7 @@ def peers(
     gguf: Path | None = None,
     mmproj: Path | None = None,
     rounds: int = 5,
+    cycle: bool = True,
     max_tokens: int = 24,
     device: Annotated[Literal["cpu", "cuda"], Parameter(group=MODEL)] = "cpu",
     threads: ThreadsOption = None,
@@ -142,6 +143,7 @@ def peers(
         gguf: The model for llama.cpp, made of the same checkpoint.
         mmproj: Its vision tower for llama.cpp.
         rounds: How often stages are measured; the medians count.
+        cycle: Let all answer hop by hop; without it only the stages are measured, in turn with llama.cpp.
         max_tokens: Most tokens of an answer.
         device: Where models run.
         threads: CPU threads of each.
@@ -158,6 +160,8 @@ def peers(
     for path in llama or ():
         if existing_path(path) is None:
             raise ConfigError(f"{path}: is not there; name llama-server, the model and its mmproj file")
+    if not cycle and (llama is None or plot_file is not None):
+        raise UsageError("--no-cycle leaves stages, which are measured beside --llama-server and not drawn")
     check_folders(json_file, plot_file)
     for name in (model, *engine):
         check_model(name)
@@ -176,6 +180,7 @@ def peers(
         transformers=transformers,
         llama=llama,
         rounds=rounds,
+        cycle=cycle,
         max_tokens=max_tokens,
         device=device,
         threads=threads,

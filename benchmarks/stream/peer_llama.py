@@ -148,8 +148,8 @@ class LlamaBaseline:
         found = self._baseline.answer(kind, requests)
         return replace(found, cost=Cost(found.cost.wall, self.server.cpu_seconds() - before))
 
-    def stages(self, request: Request) -> Stages:
-        """One answer with nothing kept from before.
+    def stages(self, request: Request, *, anew: bool) -> Stages:
+        """One answer; `anew` with nothing kept from before, else with what the server keeps by itself.
 
         Raises:
             EngineError: It failed, or its answer tells no times.
@@ -160,7 +160,7 @@ class LlamaBaseline:
             "max_tokens": request.max_tokens,
             "temperature": 0,
             "stream": True,
-            "cache_prompt": False,
+            "cache_prompt": not anew,
             "ignore_eos": True,
         }
         begun, first, timings = time.perf_counter(), 0.0, None
@@ -182,15 +182,21 @@ class LlamaBaseline:
         if not timings or not timings.get("predicted_n"):
             raise EngineError("llama.cpp tells no timings; take a newer llama-server")
         encoded = self.server.encoded_ms()
+        read, reused = int(timings["prompt_n"]), int(timings.get("cache_n", 0))
         return Stages(
             pictures=len(encoded),
             encode_ms=sum(encoded) / len(encoded) if encoded else None,
-            prompt_tokens=int(timings["prompt_n"]),
-            prefill_ms=float(timings["prompt_ms"]) - sum(encoded) if encoded else None,
+            prompt_tokens=read + reused,
+            reused_tokens=reused,
+            # A whole prompt has pictures: where the log tells of none, it does not tell what they took.
+            prefill_ms=float(timings["prompt_ms"]) - sum(encoded) if encoded or reused else None,
             first_token_ms=first * 1e3,
             decode_ms=float(timings["predicted_ms"]) / int(timings["predicted_n"]),
             tokens=int(timings["predicted_n"]),
         )
+
+    def pass_by(self, request: Request) -> None:
+        """Nothing: the server reads no window before it is asked."""
 
     def close(self) -> None:
         """End the server."""

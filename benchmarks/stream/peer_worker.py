@@ -32,7 +32,7 @@ from egolive.benchmarks.stream.baselines import (
     ServerBaseline,
     TransformersBaseline,
 )
-from egolive.benchmarks.stream.stages import Stages, engine_stages, memory_of
+from egolive.benchmarks.stream.stages import EngineStages, Stages, measure_cases, memory_of
 from egolive.streaming.errors import EngineError
 from egolive.streaming.metrics import peak_rss_bytes
 
@@ -99,13 +99,13 @@ class Worker:
         found: dict[str, float] | None = self._put({"kind": "memory"})["now"]
         return None if self.plan.kind == "server" else found
 
-    def stages(self, hop: int) -> Stages:
-        """The stages of the first answer of a window, nothing kept.
+    def stages(self) -> dict[str, Stages]:
+        """One round of `egolive.benchmarks.stream.stages.measure_cases`.
 
         Raises:
             EngineError: It failed.
         """
-        return Stages(**self._put({"kind": "stages", "hop": hop}))
+        return {name: Stages(**found) for name, found in self._put({"kind": "stages"})["cases"].items()}
 
     def close(self) -> None:
         """End the process."""
@@ -175,9 +175,12 @@ def _serve(plan: Plan, send: Any) -> None:
                 pid = baseline.server.pid if plan.kind == "llama" else None
                 send({"peak_mb": round(peak_rss_bytes() / 1e6), "now": memory_of(pid)})
             elif asked["kind"] == "stages":
-                request = hops[asked["hop"]].sets["window"][0]
-                of_llama = plan.kind == "llama"
-                send(asdict(baseline.stages(request) if of_llama else engine_stages(engine, request)))
+                if plan.kind == "llama":
+                    cases = measure_cases(baseline, hops, plan.slices)
+                else:
+                    with closing(EngineStages(engine)) as side:
+                        cases = measure_cases(side, hops, plan.slices)
+                send({"cases": {name: asdict(found) for name, found in cases.items()}})
             else:
                 send(asdict(baseline.answer(asked["kind"], hops[asked["hop"]].sets[asked["kind"]])))
         baseline.close()

@@ -9,8 +9,9 @@ documentation recommends, and the fastest one counts. What is not installed is s
     egolive bench peers --model engines/int4 --no-transformers --threads 1 --llama-server llama-server \
         --gguf model-q4_0.gguf --mmproj mmproj-f16.gguf
 
-compares with llama.cpp stage by stage: encode, prefill, first token and decode of single answers with nothing
-kept, in turn with ours.
+compares with llama.cpp stage by stage, in turn with ours: encode, prefill, first token and decode of single
+answers with nothing kept, of a second question and of a window that has moved on. `--no-cycle` leaves away
+the hops of the stream, which take long with a large model.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from egolive.benchmarks.bench_output import print_figures
 from egolive.benchmarks.stream.baseline_runner import SETS, Entry, fair_steps, places_of, play
 from egolive.benchmarks.stream.baselines import SETTINGS, Answers
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
-from egolive.benchmarks.stream.peers_report import plot, table_of, verdict_of
-from egolive.benchmarks.stream.stages import Stages, medians
+from egolive.benchmarks.stream.peers_report import plot, stage_ratios, table_of, verdict_of
+from egolive.benchmarks.stream.stages import CASES, Stages, medians
 from egolive.streaming.errors import EngineError, UsageError
 
 __all__ = ["run_peers"]
@@ -56,6 +57,7 @@ def run_peers(
     transformers: bool,
     llama: tuple[Path, Path, Path] | None,
     rounds: int,
+    cycle: bool,
     max_tokens: int,
     device: Literal["cpu", "cuda"],
     threads: int | None,
@@ -89,9 +91,12 @@ def run_peers(
         )
         for address in server
     ]
-    found = _run(plans, slices=slices, every=every, rounds=rounds if llama is not None else 0)
+    if not cycle:
+        plans = [plan for plan in plans if plan.kind in ("egolive", "llama")]
+    places = range(slices - 1, 3 * slices - 1) if cycle else range(0)
+    found = _run(plans, places, slices=slices, every=every, rounds=rounds if llama is not None else 0)
     figures = {"model": model, "threads": threads, "slices": slices, "every": every, "sides": found}
-    figures |= verdict_of(found)
+    figures |= verdict_of(found) | {"stages": stage_ratios(found)}
     if plot_file is not None:
         plot(figures, plot_file)
     print_figures(figures, table_of(figures), json_file)
@@ -115,13 +120,22 @@ def _plans(model: str, engines: Sequence[str], common: dict[str, Any]) -> Iterat
             yield Plan(name=name, kind="onnx", setting=setting, model=folder, **common)
 
 
-def _run(plans: Sequence[Plan], *, slices: int, every: int, rounds: int) -> list[dict[str, Any]]:
-    """All baselines through one cycle, after the hops that fill the first window; then stages in turn."""
+def _run(
+    plans: Sequence[Plan], cycle: Sequence[int], *, slices: int, every: int, rounds: int
+) -> list[dict[str, Any]]:
+    """All baselines through one cycle, after the hops that fill the first window; then stages in turn.
+
+    Args:
+        plans: Of the baselines.
+        cycle: Places of the hops; empty where stages alone are measured.
+        slices: Of a window.
+        every: Peers answer at one hop of so many.
+        rounds: Of stages.
+    """
     console = Console(stderr=True)
     found: list[dict[str, Any]] = []
-    cycle = range(slices - 1, 3 * slices - 1)
     with ExitStack() as stack, Progress(console=console, transient=True) as progress:
-        task = progress.add_task("baselines", total=len(plans) + len(cycle))
+        task = progress.add_task("baselines", total=len(plans) + len(cycle) + rounds)
         workers: list[Worker] = []
         for plan in plans:
             entry: dict[str, Any] = {"name": plan.name, "kind": plan.kind, "model": plan.model}
@@ -130,7 +144,7 @@ def _run(plans: Sequence[Plan], *, slices: int, every: int, rounds: int) -> list
                 worker = Worker(plan)
                 stack.callback(worker.close)
                 # Everything that is made once is made here, and our engines fill their first window.
-                for place in range(slices - 1) if plan.kind == "egolive" else cycle[:2]:
+                for place in range(slices - 1) if cycle and plan.kind == "egolive" else cycle[:2]:
                     for kind in SETS:
                         worker.answer(kind, place)
             except EngineError as error:
@@ -156,20 +170,21 @@ def _run(plans: Sequence[Plan], *, slices: int, every: int, rounds: int) -> list
             tie=tie_margin(workers[0].precision) if workers else 0.0,
             progress=lambda: progress.advance(task),
         )
-        memory = {worker.plan.name: worker.peak_mb() for worker in workers}
-        now = {worker.plan.name: worker.memory() for worker in workers}
-        staged: dict[str, list[Stages]] = {}
+        staged: dict[str, list[dict[str, Stages]]] = {}
         for _ in range(rounds):
             for worker in workers:
                 if worker.plan.kind in ("egolive", "llama"):
-                    staged.setdefault(worker.plan.name, []).append(worker.stages(slices - 1))
+                    staged.setdefault(worker.plan.name, []).append(worker.stages())
+            progress.advance(task)
+        memory = {worker.plan.name: worker.peak_mb() for worker in workers}
+        now = {worker.plan.name: worker.memory() for worker in workers}
     for entry in found:
         if "skipped" not in entry:
             entry["peak_mb"] = memory[entry["name"]]
             entry["memory"] = now[entry["name"]]
-            if entry["name"] in staged:
-                entry["stages"] = medians(staged[entry["name"]])
-            for kind in SETS:
+            if rounds_of := staged.get(entry["name"]):
+                entry["stages"] = {case: medians([one[case] for one in rounds_of]) for case in CASES}
+            for kind in SETS if cycle else ():
                 key = kind, entry["name"]
                 entry[kind] = _figures(measured.answers[key], remote=entry["kind"] == "server")
                 entry[kind]["audit"] = dict(measured.audits.get(key, Counter()))

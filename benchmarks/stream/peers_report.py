@@ -11,8 +11,9 @@ from rich.console import Group, RenderableType
 
 from egolive.benchmarks.bench_output import save_figure, table
 from egolive.benchmarks.stream.baseline_runner import SETS
+from egolive.benchmarks.stream.stages import CASES
 
-__all__ = ["plot", "table_of", "verdict_of"]
+__all__ = ["plot", "stage_ratios", "table_of", "verdict_of"]
 
 _MEASURED = (
     "window\nms",
@@ -23,15 +24,16 @@ _MEASURED = (
     "memory\nMB",
     "says the\nsame",
 )
-_STAGES = (
-    "encode a\npicture ms",
-    "prefill\nms",
-    "prompt\ntokens",
-    "first\ntoken ms",
-    "decode\nms a token",
-    "anonymous\nMB",
-    "mapped\nMB",
-)
+_STAGES = {
+    "pictures": "pictures\nencoded",
+    "encode_ms": "encode a\npicture ms",
+    "prompt_tokens": "prompt\ntokens",
+    "reused_tokens": "of them\nreused",
+    "prefill_ms": "prefill\nms",
+    "first_token_ms": "first\ntoken ms",
+    "decode_ms": "decode\nms a token",
+}
+_COMPARED = ("encode_ms", "prefill_ms", "first_token_ms", "decode_ms")
 _RATIOS = ("window", "live", "live\nCPU", "first\ntoken", "tok/s", "memory")
 
 
@@ -43,7 +45,8 @@ def verdict_of(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         best: by kind the fastest peer that says the same; ahead_of_all: by set, whether no peer is as fast,
         None without peers.
     """
-    here = [entry for entry in entries if "skipped" not in entry]
+    # Without a cycle of hops there is nothing to compare here.
+    here = [entry for entry in entries if "skipped" not in entry and all(kind in entry for kind in SETS)]
     exact = [entry for entry in here if not any(entry[kind]["audit"].get("error") for kind in SETS)]
     engines = [entry for entry in exact if entry["kind"] == "egolive"]
     if not engines:
@@ -72,6 +75,36 @@ def verdict_of(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "best": best,
         "ahead_of_all": ahead,
     }
+
+
+def stage_ratios(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Stages of each llama.cpp over those of our first engine: above 1 is in our favour.
+
+    Returns:
+        By name: the cases with encode_ms, prefill_ms, first_token_ms and decode_ms, each None where one side
+        does not tell it or has none; anonymous_mb and mapped_mb.
+    """
+    staged = [entry for entry in entries if "stages" in entry]
+    ours = next((entry for entry in staged if entry["kind"] == "egolive"), None)
+    found: dict[str, dict[str, Any]] = {}
+    for entry in staged if ours is not None else ():
+        if entry["kind"] == "egolive":
+            continue
+        assert ours is not None
+        cases = {
+            case: {name: _times(figures[name], ours["stages"][case][name]) for name in _COMPARED}
+            for case, figures in entry["stages"].items()
+        }
+        memory = {
+            name: _times((entry["memory"] or {}).get(name), (ours["memory"] or {}).get(name))
+            for name in ("anonymous_mb", "mapped_mb")
+        }
+        found[entry["name"]] = cases | memory
+    return found
+
+
+def _times(theirs: float | None, ours: float | None) -> float | None:
+    return round(theirs / ours, 2) if theirs and ours else None
 
 
 def _live_ms(entry: dict[str, Any]) -> float:
@@ -103,6 +136,8 @@ def table_of(figures: dict[str, Any]) -> RenderableType:
         if "skipped" in entry:
             measured.add_row(entry["name"], "skipped")
             continue
+        if "live" not in entry:
+            continue
         window, live = entry["window"], entry["live"]
         values = [window["answer_set_ms"], live["answer_set_ms"], live["answer_set_cpu_ms"]]
         values += [live["first_token_ms"], live["tok_s"], entry["peak_mb"]]
@@ -114,19 +149,29 @@ def table_of(figures: dict[str, Any]) -> RenderableType:
             values = [window["answer_set"], live["answer_set"], live.get("answer_set_cpu")]
             values += [live["first_token"], live["tok_s"], ratio["memory"]]
             ratios.add_row(entry["name"], *[_shown(value, 2) for value in values])
+    # Where stages alone were measured, the other tables have no rows.
+    tables: list[RenderableType] = [found for found in (measured, ratios) if found.row_count]
     staged = [entry for entry in figures["sides"] if "stages" in entry]
-    return Group(measured, ratios, _stages_table(staged)) if staged else Group(measured, ratios)
+    if staged:
+        tables.append(_stages_table(staged, figures["stages"]))
+    return Group(*tables)
 
 
-def _stages_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
-    """Single answers with nothing kept: medians, and what the processes hold."""
-    found = table("One answer, nothing kept", "", *_STAGES)
+def _stages_table(entries: Sequence[dict[str, Any]], ratios: dict[str, dict[str, Any]]) -> RenderableType:
+    """Single answers: medians of each side, then how many times ours; what the processes hold below."""
+    found = table("Single answers", "", "", *_STAGES.values())
+    for case in CASES:
+        for entry in entries:
+            values = [entry["stages"][case][name] for name in _STAGES]
+            found.add_row(case, entry["name"], *[_shown(value, 0) for value in values])
+        for name, ratio in ratios.items():
+            values = [ratio[case].get(column) for column in _STAGES]
+            found.add_row("", f"{name}, times ours", *[_shown(value, 2) for value in values])
+    held = table("Memory held", "", "anonymous MB", "mapped MB")
     for entry in entries:
-        stages, memory = entry["stages"], entry["memory"] or {}
-        values = [stages[name] for name in ("encode_ms", "prefill_ms", "prompt_tokens", "first_token_ms")]
-        values += [stages["decode_ms"], memory.get("anonymous_mb"), memory.get("mapped_mb")]
-        found.add_row(entry["name"], *[_shown(value, 0) for value in values])
-    return found
+        memory = entry["memory"] or {}
+        held.add_row(entry["name"], *[_shown(memory.get(name), 0) for name in ("anonymous_mb", "mapped_mb")])
+    return Group(found, held)
 
 
 def _shown(value: float | None, digits: int) -> str:

@@ -1,4 +1,8 @@
-"""What the stages of an answer take where nothing is kept: encode, prefill, first token, decode; memory."""
+"""What the stages of an answer take: encode, prefill, first token, decode; memory.
+
+Four answers are measured, each alone: about a short window and about a whole one with nothing kept, a second
+question about the same window, and the first question again when the window has moved on.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from egolive.assistant.runtime.backend import Decoder, VisionTower
+from egolive.assistant.runtime.engine_session import Session
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.engine import Request, Vision
+from egolive.benchmarks.stream.baseline_runner import Hop
 
-__all__ = ["Stages", "engine_stages", "medians", "memory_of"]
+__all__ = ["CASES", "EngineStages", "Stages", "StagesOf", "measure_cases", "medians", "memory_of"]
+
+CASES = ("one slice", "window", "second question", "window moved")
+"""Nothing kept for the first two; for the others everything that the side keeps by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +32,12 @@ class Stages:
     pictures: int
     """That were encoded: slices of a window."""
     encode_ms: float | None
-    """A picture's."""
+    """A picture's; None where none was encoded."""
     prompt_tokens: int
+    reused_tokens: int
+    """Of the prompt, which were not read again."""
     prefill_ms: float | None
-    """Of the whole prompt, without encoding."""
+    """Of what was read, without encoding."""
     first_token_ms: float
     """From the question on, encoding included."""
     decode_ms: float | None
@@ -34,41 +45,91 @@ class Stages:
     tokens: int
 
 
-def engine_stages(engine: LocalEngine[VisionTower, Decoder], request: Request) -> Stages:
-    """One answer of our engine by a new session."""
-    tower, _ = engine.backend()
-    vision = next(part for part in request.prompt.parts if isinstance(part, Vision))
-    height, width = vision.height, vision.width
-    encoded = []
-    session = engine.session()
-    try:
-        # In the same order as in the session: it is measured apart, for the session tells only the sum.
-        pairs = [vision.frames[at : at + 2] for at in range(0, len(vision.frames), 2)]
-        patches = engine.preprocessor.patches(pairs[0], height, width)
-        for _ in range(2):
-            begun = time.perf_counter()
-            tower.encode(*patches)
-            encoded.append(time.perf_counter() - begun)
+class StagesOf(Protocol):
+    """One side."""
+
+    def stages(self, request: Request, *, anew: bool) -> Stages:
+        """One answer; `anew` with nothing kept from before."""
+        ...
+
+    def pass_by(self, request: Request) -> None:
+        """A window that the stream passes on its way to the next one that is measured."""
+        ...
+
+
+class EngineStages:
+    """Our engine, in one session."""
+
+    def __init__(self, engine: LocalEngine[VisionTower, Decoder]) -> None:
+        self._engine = engine
+        self._session: Session | None = None
+
+    def stages(self, request: Request, *, anew: bool) -> Stages:
+        """One answer; what is read ahead behind its last token is no part of it."""
+        if anew or self._session is None:
+            self.close()
+            self._session = self._engine.session()
+        # In the same order as in the session: encoding is measured apart, for the session tells only the sum.
+        encode = self._encode_seconds(request)
         begun, first, last, count = time.perf_counter(), 0.0, 0.0, 0
-        for _ in session.ask([request]):
-            # What is read ahead behind the last token is no part of the answer.
+        for _ in self._session.ask([request]):
             last = time.perf_counter() - begun
             first = first or last
             count += 1
-        usage = session.usage()
-    finally:
-        session.close()
-    slices = usage.get("slices_encoded", 0)
-    encode = min(encoded)
-    return Stages(
-        pictures=slices,
-        encode_ms=encode * 1e3,
-        prompt_tokens=usage["prompt_tokens"],
-        prefill_ms=(first - slices * encode) * 1e3,
-        first_token_ms=first * 1e3,
-        decode_ms=(last - first) / (count - 1) * 1e3 if count > 1 else None,
-        tokens=count,
-    )
+        usage = self._session.usage()
+        slices = usage["slices_encoded"]
+        return Stages(
+            pictures=slices,
+            encode_ms=encode * 1e3 if slices else None,
+            prompt_tokens=usage["prompt_tokens"],
+            reused_tokens=usage["prompt_tokens_reused"],
+            prefill_ms=(first - slices * encode) * 1e3,
+            first_token_ms=first * 1e3,
+            decode_ms=(last - first) / (count - 1) * 1e3 if count > 1 else None,
+            tokens=count,
+        )
+
+    def pass_by(self, request: Request) -> None:
+        """See the window, as live, where it is asked about at each hop."""
+        assert self._session is not None
+        for _ in self._session.ask([request]):
+            pass
+
+    def close(self) -> None:
+        """Free the session."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _encode_seconds(self, request: Request) -> float:
+        tower, _ = self._engine.backend()
+        vision = next(part for part in request.prompt.parts if isinstance(part, Vision))
+        patches = self._engine.preprocessor.patches(vision.frames[:2], vision.height, vision.width)
+        times = []
+        for _ in range(2):
+            begun = time.perf_counter()
+            tower.encode(*patches)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+
+def measure_cases(side: StagesOf, hops: Sequence[Hop], slices: int) -> dict[str, Stages]:
+    """One round of all cases of one side, by the names of `CASES`.
+
+    Args:
+        side: What answers.
+        hops: Of the stream, at least twice as many as slices of a window.
+        slices: Of a window.
+    """
+    first, second, *_ = hops[slices - 1].sets["window"]
+    found = {"one slice": side.stages(hops[0].sets["window"][0], anew=True)}
+    found["window"] = side.stages(first, anew=True)
+    found["second question"] = side.stages(second, anew=False)
+    # A window that has moved on shares no slice's place in the prompt with the one before.
+    for hop in hops[slices : 2 * slices - 1]:
+        side.pass_by(hop.sets["window"][0])
+    found["window moved"] = side.stages(hops[2 * slices - 1].sets["window"][0], anew=False)
+    return found
 
 
 def medians(found: Sequence[Stages]) -> dict[str, Any]:

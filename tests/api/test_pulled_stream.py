@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, nano_script
 from PIL import Image as PillowImage
-from scripted import PATIENCE, Scripted, tenths
+from scripted import PATIENCE, Scripted, our_threads, tenths
 
 import egolive
 from egolive.assistant.live import governing
@@ -24,10 +24,6 @@ from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.stream import questions_of
 from egolive.streaming.errors import EngineError, SourceError
 from egolive.streaming.video_writer import VideoWriter
-
-
-def our_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("egolive-")]
 
 
 @pytest.fixture(autouse=True)

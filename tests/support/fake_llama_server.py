@@ -31,6 +31,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         content = [part for message in asked["messages"] for part in message["content"]]
         pictures = sum(part["type"] == "image_url" for part in content if isinstance(part, dict))
+        kept = 60 if asked.get("cache_prompt") else 0
+        pictures = 0 if kept else pictures
         for _ in range(pictures):
             sys.stderr.write("srv: image slice encoded in 20 ms\n")
         sys.stderr.flush()
@@ -45,7 +47,8 @@ class Handler(BaseHTTPRequestHandler):
                 "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
                 "usage": {"completion_tokens": len(WORDS), "prompt_tokens": 100, "total_tokens": 104},
                 "timings": {
-                    "prompt_n": 100,
+                    "prompt_n": 100 - kept,
+                    "cache_n": kept,
                     "prompt_ms": 20.0 * pictures + 30,
                     "predicted_n": len(WORDS),
                     "predicted_ms": 8.0,

@@ -24,6 +24,15 @@ PATIENCE = 60.0
 """Seconds after which a test that waits for another thread gives up; never reached when the code works."""
 
 
+def our_threads() -> list[str]:
+    """Names of the project's threads that are still there."""
+    for thread in threading.enumerate():
+        # Who ends a run does not wait for it, since a sensor may be slow. It ends by itself.
+        if thread.name == "egolive-load":
+            thread.join(PATIENCE)
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("egolive-")]
+
+
 class Scripted(Source):
     """A source with the given times, which may do something before each frame."""
 

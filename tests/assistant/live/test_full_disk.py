@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from disks import files_end_at
 from fakes import FakeEngine
+from scripted import our_threads
 
 from egolive.assistant.generation.generate import GenerationRequest
 from egolive.assistant.live.assistant import Assistant
@@ -90,7 +90,7 @@ def test_every_output_ends_with_what_is_whole(tmp_path: Path, output: str, size:
     assert kept.wrong == []
     assert not kept.torn
     assert not list(tmp_path.rglob("*.part"))
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("egolive-")]
+    assert our_threads() == []
 
 
 def test_a_memory_on_a_full_disk_is_told_in_one_line_and_stays_whole(tmp_path: Path) -> None:

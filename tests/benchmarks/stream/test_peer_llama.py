@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -12,6 +13,7 @@ import fake_llama_server
 import numpy as np
 import psutil
 import pytest
+from rich.console import Console, RenderableType
 
 from egolive.assistant.cli.main import call
 from egolive.assistant.prompts.prompts import build_prompt
@@ -20,10 +22,17 @@ from egolive.assistant.schema.engine import Request, Vision
 from egolive.assistant.schema.profiles import NANO
 from egolive.benchmarks.stream.peer_llama import LlamaBaseline, LlamaServer, encoded_ms
 from egolive.benchmarks.stream.peers_report import table_of
-from egolive.benchmarks.stream.stages import Stages, medians, memory_of
+from egolive.benchmarks.stream.stages import CASES, Stages, medians, memory_of
 from egolive.streaming.errors import EngineError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in is a shell script")
+
+
+def render(shown: RenderableType) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get()
 
 
 @pytest.fixture
@@ -50,12 +59,14 @@ def request(pictures: int) -> Request:
 
 
 def test_stages_are_what_the_server_tells(baseline: LlamaBaseline) -> None:
-    found = baseline.stages(request(3))
+    found = baseline.stages(request(3), anew=True)
     assert (found.pictures, found.encode_ms, found.prefill_ms) == (3, 20.0, 30.0)
-    assert (found.prompt_tokens, found.tokens, found.decode_ms) == (100, 4, 2.0)
+    assert (found.prompt_tokens, found.reused_tokens, found.tokens, found.decode_ms) == (100, 0, 4, 2.0)
     assert found.first_token_ms > 0
-    # Of the second question alone, not of the first one's pictures too.
-    assert baseline.stages(request(1)).pictures == 1
+    # What it has kept is not encoded and not read, and none of the first answer's pictures count.
+    found = baseline.stages(request(3), anew=False)
+    assert (found.pictures, found.encode_ms, found.prefill_ms) == (0, None, 30.0)
+    assert (found.prompt_tokens, found.reused_tokens) == (100, 60)
 
 
 def test_pictures_that_are_encoded_together_share_the_time() -> None:
@@ -106,6 +117,7 @@ def test_medians_leave_out_what_is_not_told() -> None:
             pictures=8,
             encode_ms=encode,
             prompt_tokens=100,
+            reused_tokens=0,
             prefill_ms=None,
             first_token_ms=first,
             decode_ms=2.0,
@@ -116,4 +128,41 @@ def test_medians_leave_out_what_is_not_told() -> None:
     found = medians(rounds)
     assert (found["rounds"], found["encode_ms"], found["first_token_ms"]) == (3, 11.0, 2.0)
     assert found["prefill_ms"] is None
-    assert table_of({"ours": None, "ratios": {}, "sides": []})
+
+
+def test_stages_are_compared_with_ours(binary: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    (tmp_path / "mmproj.gguf").touch()
+    llama = ["--gguf", str(tmp_path / "model.gguf"), "--mmproj", str(tmp_path / "mmproj.gguf")]
+    told = tmp_path / "figures.json"
+    wanted = ["--slices", "2", "--rounds", "2", "--no-cycle", "--max-tokens", "4", "--threads", "1"]
+    command = ["bench", "peers", "--llama-server", str(binary), *llama, *wanted, "--json", str(told)]
+    assert call(command) == 0
+    figures = json.loads(told.read_text())
+    ours, theirs = figures["sides"]
+    assert (ours["kind"], theirs["kind"]) == ("egolive", "llama")
+    assert ours["stages"]["window"]["rounds"] == 2
+    pictures = {
+        case: (ours["stages"][case]["pictures"], theirs["stages"][case]["pictures"]) for case in CASES
+    }
+    # We encode one slice where the window has moved on; it encodes all that it has not kept.
+    assert pictures == {
+        "one slice": (1, 1),
+        "window": (2, 2),
+        "second question": (0, 0),
+        "window moved": (1, 0),
+    }
+    assert ours["stages"]["window"]["reused_tokens"] == 0
+    moved = ours["stages"]["window moved"]
+    assert 0 < moved["reused_tokens"] < moved["prompt_tokens"]
+    ratios = figures["stages"]["llama.cpp, model"]
+    expected = theirs["stages"]["window"]["decode_ms"] / ours["stages"]["window"]["decode_ms"]
+    assert ratios["window"]["decode_ms"] == pytest.approx(expected, abs=0.006)
+    assert ratios["second question"]["encode_ms"] is None
+    assert figures["ratios"] == {}
+    assert "window moved" in render(table_of(figures))
+
+
+def test_stages_alone_need_llama(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["bench", "peers", "--no-cycle"]) == 2
+    assert "--llama-server" in capsys.readouterr().err
