@@ -176,6 +176,7 @@ def random_checkpoint(
     layers: int | None = None,
     vision_layers: int | None = None,
     dtype: Literal["fp32", "bf16"] = "bf16",
+    device: str = "cpu",
     seed: int = 0,
 ) -> None:
     """Write a checkpoint as the hub has it, whose weights are random, to measure what can be made of it.
@@ -188,6 +189,7 @@ def random_checkpoint(
         layers: Text layers, fewer than the real number where memory or time does not allow them.
         vision_layers: The same for the tower.
         dtype: In which the weights are stored.
+        device: Draws the weights: a GPU is faster, and draws other ones.
         seed: Of the weights.
     """
     whole = STRUCTURES[model]
@@ -203,16 +205,16 @@ def random_checkpoint(
     out.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         empty = AutoModelForImageTextToText.from_config(config, dtype=kind, attn_implementation="sdpa")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     index: dict[str, str] = {}
     held: dict[str, torch.Tensor] = {}
     files = 0
     names = dict(empty.named_parameters())
     total = sum(weight.numel() for weight in names.values()) * kind.itemsize
     for number, (name, weight) in enumerate(track(names.items(), "drawing weights", console=_CONSOLE)):
-        drawn = torch.empty(weight.shape)
+        drawn = torch.empty(weight.shape, device=device)
         _draw(name, drawn, generator)
-        held[_hub_name(name)] = drawn.to(kind)
+        held[_hub_name(name)] = drawn.to(kind).cpu()
         if sum(part.nbytes for part in held.values()) > _FILE_BYTES or number == len(names) - 1:
             files += 1
             file = f"model-{files:05d}.safetensors"
