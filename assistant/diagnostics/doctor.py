@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from egolive.assistant.diagnostics.fit import Fit
+from egolive.assistant.diagnostics.fit import FORMS, Fit, memory_of
 from egolive.assistant.diagnostics.model_fit import fit_values, fits_of, forms_table, slow_words
 from egolive.assistant.diagnostics.structures import EGOTHINKER, SMALLER, STRUCTURES
 from egolive.assistant.load import check_model, is_address
@@ -29,32 +29,8 @@ __all__ = ["Finding", "Need", "diagnose", "doctor", "engine_needs"]
 GB = 1e9
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """What the memory of a Qwen2-VL model is made of: weights, and bytes a token of KV cache in bf16."""
-
-    name: str
-    linear: float
-    """Weights of the text layers, which quantisation shrinks."""
-    rest: float
-    """Embedding, output layer and vision tower, which stay in 16 bits; on a processor torch takes 32."""
-    cache_bytes: int
-    head: float
-    """Weights of the output layer, of which torch has a copy in 32 bits."""
-
-
-# Counted from the configurations of Qwen2-VL-7B and -2B (the 2B shares embedding and output layer).
-_MODELS = (
-    _Model("EgoThinker 7B", 6.53e9, 1.76e9, 57_344, 545e6),
-    _Model("Qwen2-VL 2B", 1.31e9, 0.90e9, 28_672, 233e6),
-)
-_PRECISIONS = {"bf16": 2.0, "int8": 1.02, "nf4": 0.53, "int4": 0.56}
-"""Bytes of one weight of a text layer, scales included."""
-_CACHE_TOKENS = 4096
-_WORK_BYTES = 0.8 * GB
-"""Activations, preprocessing and the accelerator's own context."""
-_SPARE = 1.1
-"""Free memory that loading asks for, in sizes of the weights."""
+_CPU = "this CPU"
+_NAMES = {EGOTHINKER: "EgoThinker 7B", SMALLER: "Qwen2-VL 2B"}
 _SYSTEM_BYTES = 1.5 * GB
 """Of a Jetson's memory, which CPU and GPU share, what the system keeps."""
 _NANO_BYTES = 0.5 * GB
@@ -63,11 +39,14 @@ _NANO_BYTES = 0.5 * GB
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Memory that one engine needs to answer live."""
+    """Memory that one engine needs to answer live, mapped files included."""
 
     engine: str
     precision: str
     bytes: int
+    """On a processor."""
+    gpu_bytes: int | None
+    """On a GPU or a Jetson; None where it does not run there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +58,20 @@ class Finding:
 
 
 def engine_needs() -> list[Need]:
-    """Memory need of each engine, the largest first: weights, a cache of 4,096 tokens and working memory."""
-    needs = [
-        Need(model.name, precision, round(max(weights + overhead, weights * _SPARE)))
-        for model in _MODELS
-        for precision, width in _PRECISIONS.items()
-        # torch computes the last layer in fp32, of a copy of its weights.
-        for copy in (model.head * 4 if precision in ("bf16", "nf4") else 0.0,)
-        for weights in (model.linear * width + model.rest * 2 + copy,)
-        for overhead in (model.cache_bytes * _CACHE_TOKENS + _WORK_BYTES,)
-    ]
-    return [*needs, Need("nano", "fp32", round(_NANO_BYTES))]
+    """Memory need of each form of the published models; see `egolive.assistant.diagnostics.fit`."""
+    found = []
+    for model, name in _NAMES.items():
+        sizes, cuda = STRUCTURES[model], {form.name: form for form in FORMS["cuda"]}
+        found += [
+            Need(
+                name,
+                form.name,
+                memory_of(sizes, form).total,
+                memory_of(sizes, cuda[form.name], cuda=True).total if form.name in cuda else None,
+            )
+            for form in FORMS["cpu"]
+        ]
+    return [*found, Need("nano", "fp32", round(_NANO_BYTES), round(_NANO_BYTES))]
 
 
 def diagnose(facts: machine.Facts) -> list[Finding]:
@@ -295,15 +277,20 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
     for name, version in cast(dict[str, str], facts["versions"]).items():
         versions_table.add_row(name, version)
 
-    fit_table = _table("What fits", "engine", "needs", *[name for name, _, _ in devices])
+    columns = ("engine", "CPU, GB", "GPU, GB", *[name for name, _, _ in devices])
+    fit_table = _table("What fits", *columns)
+    fit_table.columns[0].no_wrap = True
     for need in needs:
-        marks = [_mark(need.bytes, free, total) for _, free, total in devices]
-        fit_table.add_row(f"{need.engine} {need.precision}", f"{need.bytes / GB:.1f} GB", *marks)
+        marks = [
+            _mark(need.bytes if name == _CPU else need.gpu_bytes, free, total)
+            for name, free, total in devices
+        ]
+        sizes = [_gigabytes(need.bytes), _gigabytes(need.gpu_bytes)]
+        fit_table.add_row(f"{need.engine} {need.precision}", *sizes, *marks)
     fit_table.caption = (
-        "weights + cache of 4,096 tokens + working memory, against what is free now; "
-        "if freed: the device has as much in all\n"
+        "needs on a CPU or GPU: weights + cache of 4,096 tokens + working memory, against what is free now; "
+        "freed: it has as much in all, if other programs give it back\n"
         "bf16 and fp32 run as they are, the others as engine folders of `egolive quantize`;\n"
-        "bnb-int8, and nf4 on a processor, need up to 2.5 GB more than int8 and nf4 say here;\n"
         "TensorRT with CUDA graphs holds the text layers twice, with --no-graphs once"
     )
 
@@ -315,10 +302,16 @@ def _tables(facts: machine.Facts, needs: Sequence[Need], findings: Sequence[Find
     return [machine_table, versions_table, fit_table, findings_table]
 
 
-def _mark(need: int, free: int, total: int) -> str:
+def _gigabytes(need: int | None) -> str:
+    return "" if need is None else f"{need / GB:.1f}"
+
+
+def _mark(need: int | None, free: int, total: int) -> str:
+    if need is None:
+        return ""
     if free >= need:
         return "[green]yes[/]"
-    return "if freed" if total >= need else "[dim]no[/]"
+    return "freed" if total >= need else "[dim]no[/]"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -432,7 +425,7 @@ def _devices(here: machine.Facts) -> list[tuple[str, int, int]]:
         most = max(0, round(memory["total"] - _SYSTEM_BYTES))
         mine = [("this Jetson", min(memory["available"], most), most)]
     else:
-        mine = [("this CPU", memory["available"], memory["total"])]
+        mine = [(_CPU, memory["available"], memory["total"])]
         mine += [(f"this {gpu['device']}", cast(int, gpu["free"]), cast(int, gpu["total"])) for gpu in gpus]
     others = {"Orin 8 GB": 8 * GB - _SYSTEM_BYTES, "GPU 12 GB": 12 * GB, "GPU 24 GB": 24 * GB}
     return [*mine, *((name, round(size), round(size)) for name, size in others.items())]

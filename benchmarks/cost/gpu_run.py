@@ -1,12 +1,12 @@
 """The 7B structure in every form on a GPU, then the tests that need one: `make gpu`, within a time.
 
     python -m egolive.benchmarks.cost.gpu_run --minutes 10
-    python -m egolive.benchmarks.cost.gpu_run --device cpu --checkpoint CHECKPOINT --no-tests
+    python -m egolive.benchmarks.cost.gpu_run --device cpu --model nano --no-tests
 
 Weights are random: speed and memory do not depend on them. Each step is a process of its own, which is ended
-when the time is over. For each one a JSON line is printed: its name, whether it is "done", "skipped" or "failed",
-seconds, and the figures of `egolive.benchmarks.cost.engine_costs` or the reason. It ends with 1 where a step
-failed; what this machine cannot do is skipped.
+when the time is over. For each one a JSON line is printed: its name, whether it is "done", "skipped" or
+"failed", seconds, and the figures of `egolive.benchmarks.cost.engine_costs` or the reason. It ends with 1
+where a step failed; what this machine cannot do is skipped.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def gpu_run(
     *,
     device: Literal["cpu", "cuda"] = "cuda",
     minutes: float = 10.0,
-    checkpoint: Path | None = None,
+    model: str | None = None,
     tests: bool = True,
 ) -> int:
     """Run all steps, print a line for each, and return 0, or 1 where one failed.
@@ -61,62 +61,62 @@ def gpu_run(
         structure: Whose random weights are made.
         device: Where the model runs; "cpu" is for trying this command.
         minutes: After which the step that runs is ended, and none is begun.
-        checkpoint: Used instead of random weights.
+        model: nano or a checkpoint, used instead of random weights.
         tests: Run the tests that need a GPU behind the figures.
     """
     until = time.monotonic() + 60 * minutes
     failed = False
     with tempfile.TemporaryDirectory(prefix="egolive-gpu-") as work:
         _print({"step": "machine", **machine.gather()})
-        for step in _steps(Path(work), checkpoint, structure, device, tests):
+        for step in _steps(Path(work), model, structure, device, tests):
             line = _run(step, until - time.monotonic())
             failed = failed or line["state"] == "failed"
             _print(line)
     return int(failed)
 
 
-def _steps(
-    work: Path, checkpoint: Path | None, structure: str, device: str, tests: bool
-) -> Iterator[_Step]:
+def _steps(work: Path, model: str | None, structure: str, device: str, tests: bool) -> Iterator[_Step]:
     """The steps in their order, the most telling first."""
-    source = checkpoint or work / "random"
+    random = work / "random"
+    source, made = (str(random), random) if model is None else (model, None)
     cuda = device == "cuda"
     module = [sys.executable, "-m"]
     egolive = [*module, "egolive"]
 
-    def costs(form: str, folder: Path, **lacking: Any) -> _Step:
-        asked = {"model": str(folder), "device": device, "slices": _SLICES}
+    def costs(form: str, engine: str, needs: Path | None, **lacking: Any) -> _Step:
+        asked = {"model": engine, "device": device, "slices": _SLICES}
         command = [*module, "egolive.benchmarks.cost.engine_costs", json.dumps(asked)]
-        return _Step(name=f"{form}, costs", command=command, figures=True, needs=folder, **lacking)
+        return _Step(name=f"{form}, costs", command=command, figures=True, needs=needs, **lacking)
 
     def no_gpu() -> str | None:
         return None if not cuda or torch.cuda.is_available() else "torch finds no CUDA device"
 
-    if checkpoint is None:
-        made = [*module, "egolive.benchmarks.stream.random_weights", structure, str(source)]
-        yield _Step(name="random weights", command=[*made, "--device", device], lacks=no_gpu)
-    yield costs("bf16" if cuda else "fp32", source, lacks=no_gpu)
-    for form, lacks in (
-        ("nf4", lambda: no_gpu() or _lacks("bitsandbytes")),
-        ("int4", lambda: no_gpu() or _lacks("onnx", "onnxruntime") or (_no_cuda_provider() if cuda else None)),
-    ):
+    if made is not None:
+        command = [*module, "egolive.benchmarks.stream.random_weights", structure, source, "--device", device]
+        yield _Step(name="random weights", command=command, lacks=no_gpu)
+    yield costs("bf16" if cuda else "fp32", source, made, lacks=no_gpu)
+
+    def no_onnx() -> str | None:
+        return no_gpu() or _lacks("onnx", "onnxruntime") or (_no_cuda_provider() if cuda else None)
+
+    for form, lacks in (("nf4", lambda: no_gpu() or _lacks("bitsandbytes")), ("int4", no_onnx)):
         folder = work / form
         options = ["--dtype", "bf16"] if form == "int4" and cuda else []
-        command = [*egolive, "quantize", str(source), "--to", form, "--out", str(folder), *options]
-        yield _Step(name=f"{form}, made", command=command, lacks=lacks, needs=source)
-        yield costs(form, folder)
+        command = [*egolive, "quantize", source, "--to", form, "--out", str(folder), *options]
+        yield _Step(name=f"{form}, made", command=command, lacks=lacks, needs=made)
+        yield costs(form, str(folder), folder)
     folder = work / "tensorrt"
-    command = [*egolive, "export", str(source), "--to", "tensorrt", "--weights", "int4", "--out", str(folder)]
+    command = [*egolive, "export", source, "--to", "tensorrt", "--weights", "int4", "--out", str(folder)]
     # Without a GPU the graphs alone are written, and nothing can run them.
     command += [] if cuda else ["--graphs-only"]
     yield _Step(
         name="tensorrt int4, made",
         command=command,
         lacks=lambda: no_gpu() or _lacks("onnx", *(["tensorrt"] if cuda else [])),
-        needs=source,
+        needs=made,
     )
     if cuda:
-        yield costs("tensorrt int4", folder)
+        yield costs("tensorrt int4", str(folder), folder)
     if tests:
         yield _Step(name="tests", command=[*module, "pytest", "-m", "gpu", "-q", "-rs"])
 
@@ -135,7 +135,7 @@ def _run(step: _Step, seconds: float) -> dict[str, Any]:
     try:
         done = subprocess.run(
             step.command,
-            stdout=subprocess.PIPE if step.figures else sys.stderr,
+            stdout=subprocess.PIPE if step.figures else sys.__stderr__,
             text=True,
             timeout=seconds,
             check=False,

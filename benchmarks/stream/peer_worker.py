@@ -57,7 +57,8 @@ class Plan:
     device: str = "cpu"
     threads: int | None = None
     slices: int = 8
-    hops: int = 16
+    hops: int = 24
+    """Of the stream, those that fill its first window included."""
     max_tokens: int = 24
 
 
@@ -99,13 +100,16 @@ class Worker:
         found: dict[str, float] | None = self._put({"kind": "memory"})["now"]
         return None if self.plan.kind == "server" else found
 
-    def stages(self) -> dict[str, Stages]:
-        """One round of `egolive.benchmarks.stream.stages.measure_cases`.
+    def stages(self, number: int) -> dict[str, Stages]:
+        """A round of `egolive.benchmarks.stream.stages.measure_cases`, by its number from 0 on.
 
         Raises:
             EngineError: It failed.
         """
-        return {name: Stages(**found) for name, found in self._put({"kind": "stages"})["cases"].items()}
+        return {
+            name: Stages(**found)
+            for name, found in self._put({"kind": "stages", "round": number})["cases"].items()
+        }
 
     def close(self) -> None:
         """End the process."""
@@ -165,7 +169,7 @@ def _serve(plan: Plan, send: Any) -> None:
         torch_threads(plan.threads),  # of the baselines that are not sessions of this engine, too
         closing(load_engine(plan.model, device=plan.device, threads=plan.threads)) as engine,
     ):
-        images = load_images(Path(plan.source), 2 * (plan.slices - 1 + plan.hops))
+        images = load_images(Path(plan.source), 2 * plan.hops)
         hops = list(hops_of(engine, images, slices=plan.slices, max_tokens=plan.max_tokens))
         baseline: Any = make_baseline(plan, hops, engine)
         send({"load_s": round(time.perf_counter() - begun, 2), "precision": engine.info.precision})
@@ -176,10 +180,10 @@ def _serve(plan: Plan, send: Any) -> None:
                 send({"peak_mb": round(peak_rss_bytes() / 1e6), "now": memory_of(pid)})
             elif asked["kind"] == "stages":
                 if plan.kind == "llama":
-                    cases = measure_cases(baseline, hops, plan.slices)
+                    cases = measure_cases(baseline, hops, plan.slices, asked["round"])
                 else:
                     with closing(EngineStages(engine)) as side:
-                        cases = measure_cases(side, hops, plan.slices)
+                        cases = measure_cases(side, hops, plan.slices, asked["round"])
                 send({"cases": {name: asdict(found) for name, found in cases.items()}})
             else:
                 send(asdict(baseline.answer(asked["kind"], hops[asked["hop"]].sets[asked["kind"]])))

@@ -35,7 +35,7 @@ from egolive.benchmarks.stream.baseline_runner import SETS, Entry, fair_steps, p
 from egolive.benchmarks.stream.baselines import SETTINGS, Answers
 from egolive.benchmarks.stream.peer_worker import Plan, Worker
 from egolive.benchmarks.stream.peers_report import plot, stage_ratios, table_of, verdict_of
-from egolive.benchmarks.stream.stages import CASES, Stages, medians
+from egolive.benchmarks.stream.stages import CASES, Stages, hops_needed, medians
 from egolive.streaming.errors import EngineError, UsageError
 
 __all__ = ["run_peers"]
@@ -70,7 +70,8 @@ def run_peers(
     if every not in steps:
         raise UsageError(f"--every is one of {', '.join(map(str, steps))}, for windows of the mean length")
     common: dict[str, Any] = {"source": str(source or bundled_clip()), "device": device, "threads": threads}
-    common |= {"slices": slices, "hops": 2 * slices, "max_tokens": max_tokens}
+    hops = max(3 * slices - 1, hops_needed(slices, rounds if llama is not None else 0))
+    common |= {"slices": slices, "hops": hops, "max_tokens": max_tokens}
     plans = [
         plan
         for plan in _plans(model, engine, common)
@@ -171,10 +172,10 @@ def _run(
             progress=lambda: progress.advance(task),
         )
         staged: dict[str, list[dict[str, Stages]]] = {}
-        for _ in range(rounds):
+        for number in range(rounds):
             for worker in workers:
                 if worker.plan.kind in ("egolive", "llama"):
-                    staged.setdefault(worker.plan.name, []).append(worker.stages())
+                    staged.setdefault(worker.plan.name, []).append(worker.stages(number))
             progress.advance(task)
         memory = {worker.plan.name: worker.peak_mb() for worker in workers}
         now = {worker.plan.name: worker.memory() for worker in workers}

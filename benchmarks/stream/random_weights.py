@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,9 @@ from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 from transformers.initialization import no_init_weights
 
 from egolive.assistant.backends.torch.torch_engine import TorchEngine
+from egolive.assistant.diagnostics.structures import EGOTHINKER, SMALLER
+from egolive.assistant.diagnostics.structures import STRUCTURES as PUBLISHED
+from egolive.assistant.model.model_sizes import ModelSizes
 from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.prompts.prompts import build_prompt
@@ -35,7 +38,7 @@ from egolive.assistant.schema.profiles import EGOTHINKER_V1, Profile, save_profi
 from egolive.assistant.schema.tokenizer import load_tokenizer
 from egolive.train.nano.tokenizer_training import SPECIAL_TOKENS, build_tokenizer
 
-__all__ = ["STRUCTURES", "Structure", "random_checkpoint", "random_engine"]
+__all__ = ["STRUCTURES", "random_checkpoint", "random_engine"]
 
 _CONSOLE = Console(stderr=True)
 _FILE_BYTES = 2 * 10**9
@@ -44,30 +47,13 @@ _PICTURE = (252, 448)
 """Height and width at which windows and pictures are seen: 144 tokens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Structure:
-    """Numbers of one Qwen2-VL, as its `config.json` has them."""
-
-    width: int
-    mlp_width: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    tied: bool
-    text_layers: int = 28
-    vision_layers: int = 32
-
-
-STRUCTURES = {
-    "2b": Structure(width=1536, mlp_width=8960, heads=12, kv_heads=2, vocabulary=151_936, tied=True),
-    "7b": Structure(width=3584, mlp_width=18_944, heads=28, kv_heads=4, vocabulary=152_064, tied=False),
-}
+STRUCTURES = {"2b": PUBLISHED[SMALLER], "7b": PUBLISHED[EGOTHINKER]}
 """Qwen2-VL-2B and Qwen2-VL-7B, of which EgoThinker-v1 was made."""
 
 
 def random_engine(
     name: str,
-    structure: Structure,
+    structure: ModelSizes,
     *,
     questions: Sequence[Question],
     device: torch.device,
@@ -119,7 +105,7 @@ def random_engine(
     )
 
 
-def _described(structure: Structure, questions: Sequence[Question]) -> tuple[Profile, Any, Qwen2VLConfig]:
+def _described(structure: ModelSizes, questions: Sequence[Question]) -> tuple[Profile, Any, Qwen2VLConfig]:
     """Profile, tokenizer and configuration of a model with random weights."""
     profile = replace(EGOTHINKER_V1, picture=_PICTURE)
     texts = [part for question in questions for part in build_prompt(profile, question, []).parts]
@@ -130,7 +116,7 @@ def _described(structure: Structure, questions: Sequence[Question]) -> tuple[Pro
         text_config={
             "hidden_size": structure.width,
             "intermediate_size": structure.mlp_width,
-            "num_hidden_layers": structure.text_layers,
+            "num_hidden_layers": structure.layers,
             "num_attention_heads": structure.heads,
             "num_key_value_heads": structure.kv_heads,
             "vocab_size": structure.vocabulary,
@@ -140,7 +126,7 @@ def _described(structure: Structure, questions: Sequence[Question]) -> tuple[Pro
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
         },
-        vision_config={"depth": structure.vision_layers, "hidden_size": structure.width},
+        vision_config={"depth": structure.tower_blocks, "hidden_size": structure.width},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -195,8 +181,8 @@ def random_checkpoint(
     whole = STRUCTURES[model]
     structure = replace(
         whole,
-        text_layers=layers or whole.text_layers,
-        vision_layers=vision_layers or whole.vision_layers,
+        layers=layers or whole.layers,
+        tower_blocks=vision_layers or whole.tower_blocks,
     )
     questions = [Question("intent"), Question("ground", "left hand")]
     profile, words, config = _described(structure, questions)

@@ -19,7 +19,16 @@ from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.schema.engine import Request, Vision
 from egolive.benchmarks.stream.baseline_runner import Hop
 
-__all__ = ["CASES", "EngineStages", "Stages", "StagesOf", "measure_cases", "medians", "memory_of"]
+__all__ = [
+    "CASES",
+    "EngineStages",
+    "Stages",
+    "StagesOf",
+    "hops_needed",
+    "measure_cases",
+    "medians",
+    "memory_of",
+]
 
 CASES = ("one slice", "window", "second question", "window moved")
 """Nothing kept for the first two; for the others everything that the side keeps by itself."""
@@ -113,23 +122,32 @@ class EngineStages:
         return min(times)
 
 
-def measure_cases(side: StagesOf, hops: Sequence[Hop], slices: int) -> dict[str, Stages]:
+def measure_cases(side: StagesOf, hops: Sequence[Hop], slices: int, number: int) -> dict[str, Stages]:
     """One round of all cases of one side, by the names of `CASES`.
+
+    Each round has windows of its own: a side that keeps old prompts does not find those of earlier rounds.
 
     Args:
         side: What answers.
-        hops: Of the stream, at least twice as many as slices of a window.
+        hops: Of the stream, `hops_needed` of them.
         slices: Of a window.
+        number: Of the round, from 0 on.
     """
-    first, second, *_ = hops[slices - 1].sets["window"]
+    place = (number + 1) * slices - 1
+    first, second, *_ = hops[place].sets["window"]
     found = {"one slice": side.stages(hops[0].sets["window"][0], anew=True)}
     found["window"] = side.stages(first, anew=True)
     found["second question"] = side.stages(second, anew=False)
     # A window that has moved on shares no slice's place in the prompt with the one before.
-    for hop in hops[slices : 2 * slices - 1]:
+    for hop in hops[place + 1 : place + slices]:
         side.pass_by(hop.sets["window"][0])
-    found["window moved"] = side.stages(hops[2 * slices - 1].sets["window"][0], anew=False)
+    found["window moved"] = side.stages(hops[place + slices].sets["window"][0], anew=False)
     return found
+
+
+def hops_needed(slices: int, rounds: int) -> int:
+    """Hops that so many rounds of `measure_cases` see."""
+    return (rounds + 1) * slices
 
 
 def medians(found: Sequence[Stages]) -> dict[str, Any]:

@@ -290,13 +290,13 @@ def _engine(
         return engine
     whole = STRUCTURES[model]
     layers = [given or cut for given, cut in zip((text_layers, vision_layers), _CUT, strict=True)]
-    for given, most in zip(layers, (whole.text_layers, whole.vision_layers), strict=True):
+    for given, most in zip(layers, (whole.layers, whole.tower_blocks), strict=True):
         if not 1 <= given <= most:
             raise ConfigError(f"{model} has 1 to {most} of these layers, got {given}")
     with Console(stderr=True).status(f"making random weights, {model}"):
         return random_engine(
             f"{model}, random",
-            replace(whole, text_layers=layers[0], vision_layers=layers[1]),
+            replace(whole, layers=layers[0], tower_blocks=layers[1]),
             questions=QUESTIONS,
             device=torch.device(device),
             dtype=torch.float32 if device == "cpu" else torch.bfloat16,

@@ -13,6 +13,7 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+SHOWN: set[str] = set()
 WORDS = ("the ", "wearer ", "pours ", "tea")
 
 
@@ -30,9 +31,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         content = [part for message in asked["messages"] for part in message["content"]]
-        pictures = sum(part["type"] == "image_url" for part in content if isinstance(part, dict))
-        kept = 60 if asked.get("cache_prompt") else 0
-        pictures = 0 if kept else pictures
+        parts = [part for part in content if isinstance(part, dict) and part["type"] == "image_url"]
+        shown = json.dumps(parts)
+        # As llama.cpp's cache of prompts: what it has been shown before is found again.
+        kept = 60 if asked.get("cache_prompt") and shown in SHOWN else 0
+        SHOWN.add(shown)
+        pictures = 0 if kept else len(parts)
         for _ in range(pictures):
             sys.stderr.write("srv: image slice encoded in 20 ms\n")
         sys.stderr.flush()

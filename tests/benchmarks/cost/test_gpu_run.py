@@ -17,8 +17,9 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
     return {line["step"]: line for line in found}
 
 
-def test_all_forms_are_made_and_measured(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_run(device="cpu", checkpoint=tiny_checkpoint, tests=False) == 0
+@pytest.mark.robustness
+def test_all_forms_are_made_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_run(device="cpu", model="nano", tests=False) == 0
     lines = lines_of(capsys)
     assert "versions" in lines.pop("machine")
     assert list(lines) == [
@@ -45,20 +46,19 @@ def test_without_a_gpu_everything_is_skipped_with_its_reason(capsys: pytest.Capt
     assert lines["random weights"]["reason"] == "torch finds no CUDA device"
 
 
+@pytest.mark.robustness
 def test_a_step_that_fails_is_told_and_those_behind_it_are_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert gpu_run(device="cpu", checkpoint=tmp_path, tests=False) == 1
+    assert gpu_run(device="cpu", model=str(tmp_path), tests=False) == 1
     lines = lines_of(capsys)
     assert lines["fp32, costs"]["state"] == "failed"
     assert lines["int4, costs"] == {"step": "int4, costs", "state": "skipped", "reason": "there is no int4"}
 
 
-def test_the_time_ends_what_runs_and_begins_nothing(
-    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert gpu_run(device="cpu", minutes=0.005, checkpoint=tiny_checkpoint, tests=False) == 1
+def test_the_time_ends_what_runs_and_begins_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_run(device="cpu", minutes=0.005, model="nano", tests=False) == 1
     lines = lines_of(capsys)
     assert lines["fp32, costs"]["state"] == "failed"
     assert "when the time was over" in lines["fp32, costs"]["reason"]

@@ -34,13 +34,15 @@ from egolive.benchmarks.stream.baseline_runner import (
 )
 from egolive.benchmarks.stream.baselines import EngineBaseline, Said, TransformersBaseline, compare
 from egolive.benchmarks.stream.peers_report import verdict_of
-from egolive.benchmarks.stream.random_weights import STRUCTURES, Structure, random_checkpoint, random_engine
+from egolive.benchmarks.stream.random_weights import STRUCTURES, random_checkpoint, random_engine
 from egolive.benchmarks.stream.stream_bench import play_all
 from egolive.benchmarks.stream.stream_report import SWITCHES, drafted
 
 LENGTH = 2
 HOPS = 4
 TOKENS = 6
+SMALL = replace(STRUCTURES["2b"], width=256, mlp_width=256, heads=2, kv_heads=1, vocabulary=1024)
+"""Of random weights: a model that is made in a moment."""
 SLICE = 2 * 3
 """Tokens of a slice of 56 x 84 pixels."""
 
@@ -281,16 +283,7 @@ def test_settings_that_cannot_work_are_told_in_one_line(
 
 
 def test_random_weights_read_prompts_as_long_as_the_real_ones() -> None:
-    small = Structure(
-        width=256,
-        mlp_width=256,
-        heads=2,
-        kv_heads=1,
-        vocabulary=1024,
-        tied=True,
-        text_layers=1,
-        vision_layers=1,
-    )
+    small = replace(SMALL, layers=1, tower_blocks=1)
     engine = random_engine("small", small, questions=QUESTIONS, device=torch.device("cpu"))
     images = [np.full((252, 448, 3), 80 * n, np.uint8) for n in range(2)]
     hop = next(hops_of(engine, images, slices=LENGTH, max_tokens=TOKENS))
@@ -305,14 +298,13 @@ def test_random_weights_read_prompts_as_long_as_the_real_ones() -> None:
         assert session.usage()["vision_tokens"] == 4 * 144
     model = engine.backend()[1].model
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
-    assert STRUCTURES["2b"].text_layers == 28
+    assert STRUCTURES["2b"].layers == 28
 
 
 def test_a_checkpoint_of_random_weights_can_be_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Structure(width=256, mlp_width=256, heads=2, kv_heads=1, vocabulary=1024, tied=True)
-    monkeypatch.setitem(STRUCTURES, "2b", small)
+    monkeypatch.setitem(STRUCTURES, "2b", SMALL)
     random_checkpoint("2b", tmp_path / "random", layers=1, vision_layers=1)
     engine = load_engine(str(tmp_path / "random"), device="cpu", dtype="fp32")
     assert isinstance(engine, TorchEngine)
