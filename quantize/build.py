@@ -38,13 +38,20 @@ from egolive.quantize.checkpoint_source import checkpoint_of
 from egolive.quantize.methods import awq
 from egolive.quantize.methods.calibration import shown_windows
 from egolive.quantize.onnx.block_int4 import GROUPS, check_widths, group_writer
-from egolive.quantize.onnx.decoder_graph import HEAD, LinearWriter, linear_layers, write_decoder
+from egolive.quantize.onnx.decoder_graph import (
+    HEAD,
+    LinearJoiner,
+    LinearWriter,
+    apart,
+    linear_layers,
+    write_decoder,
+)
 from egolive.quantize.onnx.onnx_graph import BF16, FP32, Graph, fix_sizes
 from egolive.quantize.onnx.parity import Probe, check_decoder, check_steps, check_tower
 from egolive.quantize.onnx.pieces import runs_otherwise
 from egolive.quantize.onnx.reference import StoredDecoder
 from egolive.quantize.onnx.tower_graph import write_tower
-from egolive.quantize.onnx.weights import block_writer, dense_writer
+from egolive.quantize.onnx.weights import block_joiner, block_writer, dense_writer
 from egolive.quantize.output_folder import (
     DEFAULT_SIZE,
     copy_small_files,
@@ -263,6 +270,7 @@ def _write(
         write_tower(graph, model.model.visual, *grid, tower, step)
         graph.save(_PRODUCER)
     writer: LinearWriter
+    join: LinearJoiner = apart
     if search is not None:
         writer = awq.awq_writer(model, search, recipe.head_block, recipe.head_bits)
     elif recipe.standard and recipe.precision == "int4":
@@ -271,14 +279,16 @@ def _write(
     elif recipe.precision in _BITS:
         if recipe.precision == "int4":
             check_widths(layers, recipe.block)
-        writer = block_writer(_BITS[recipe.precision], recipe.block, recipe.head_bits, recipe.head_block)
+        bits = _BITS[recipe.precision]
+        writer = block_writer(bits, recipe.block, recipe.head_bits, recipe.head_block)
+        join = block_joiner(bits, recipe.block)
     else:
         writer = dense_writer()
     with (
         progress.task("writing the decoder", shapes.layers + 1) as step,
         Graph(folder / DECODER_FILE, dtype) as graph,
     ):
-        write_decoder(graph, model, writer, step)
+        write_decoder(graph, model, writer, join, step)
         table = _shared(graph, model, recipe, shapes)
         graph.save(_PRODUCER)
     if search is not None:

@@ -7,24 +7,32 @@ is the caller's business: it gives an attention bias. Token embeddings are looke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from typing import cast as cast_type
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from egolive.quantize.onnx.layers import attend, cast, rms_norm, rotate, with_bias
+from egolive.quantize.onnx.layers import add_bias, attend, cast, rms_norm, rotate, with_bias
 from egolive.quantize.onnx.onnx_graph import FP32, INT64, Graph
 from egolive.quantize.weights.stored_layers import StoredLinear
 
-__all__ = ["HEAD", "LinearWriter", "linear_layers", "write_decoder"]
+__all__ = ["HEAD", "LinearJoiner", "LinearWriter", "apart", "linear_layers", "write_decoder"]
 
 LinearWriter = Callable[[Graph, str, StoredLinear, str], str]
 """Writes one linear layer without its bias: (graph, input, layer, name) to the output's name."""
 
+LinearJoiner = Callable[[Graph, str, Sequence[StoredLinear], str], str | None]
+"""Writes linear layers of the same input as one product without biases: (graph, input, layers, name) to the
+output's name, the outputs of the layers behind each other; None where these layers cannot be joined."""
+
 HEAD = "lm_head"
 """Name of the last layer, from hidden states to logits."""
+
+
+def apart(graph: Graph, value: str, layers: Sequence[StoredLinear], name: str) -> None:
+    """A `LinearJoiner` that joins none."""
 
 
 def linear_layers(model: Qwen2VLForConditionalGeneration) -> dict[str, StoredLinear]:
@@ -41,6 +49,7 @@ def write_decoder(
     graph: Graph,
     model: Qwen2VLForConditionalGeneration,
     write: LinearWriter,
+    join: LinearJoiner,
     wrote: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the decoder; the caller saves. What a layer has needed is on the disk before the next is begun.
@@ -55,6 +64,7 @@ def write_decoder(
         graph: An empty graph.
         model: transformers' model.
         write: Writes each linear layer at its precision.
+        join: Writes several of them as one, where that is faster: a decoded token then takes fewer products.
         wrote: Called after each layer.
     """
     text, config = model.model.language_model, model.config.text_config
@@ -83,7 +93,7 @@ def write_decoder(
             name=f"{name}.input_layernorm",
         )
         found = _attention(
-            graph, read, layer.self_attn, write, cos, sin, bias, past, number, f"{name}.self_attn"
+            graph, read, layer.self_attn, write, join, cos, sin, bias, past, number, f"{name}.self_attn"
         )
         hidden = graph.op("Add", hidden, found, name=f"{name}.self_attn/add")
         norm = layer.post_attention_layernorm
@@ -91,7 +101,7 @@ def write_decoder(
             graph, hidden, norm.weight, norm.variance_epsilon, name=f"{name}.post_attention_layernorm"
         )
         hidden = graph.op(
-            "Add", hidden, _mlp(graph, read, layer.mlp, write, f"{name}.mlp"), name=f"{name}/add"
+            "Add", hidden, _mlp(graph, read, layer.mlp, write, join, f"{name}.mlp"), name=f"{name}/add"
         )
         graph.keep()
         wrote()
@@ -110,6 +120,7 @@ def _attention(
     hidden: str,
     layer: Any,
     write: LinearWriter,
+    join: LinearJoiner,
     cos: str,
     sin: str,
     bias: str,
@@ -120,19 +131,30 @@ def _attention(
     heads, width = int(layer.num_heads), int(layer.head_dim)
     groups = int(layer.num_key_value_heads)
     shared = heads // groups
-    parts = []
-    for part in ("q_proj", "k_proj", "v_proj"):
-        module = getattr(layer, part)
-        found = write(graph, hidden, module, f"{name}.{part}")
-        parts.append(with_bias(graph, found, module, name=f"{name}.{part}"))
-    mixed = graph.op("Concat", parts[0], parts[1], name=f"{name}/qk_mixed", axis=-1)
+    names = ("q_proj", "k_proj", "v_proj")
+    modules = [getattr(layer, part) for part in names]
+    whole = join(graph, hidden, modules, f"{name}.qkv_proj")
+    if whole is not None:
+        # Qwen2-VL has a bias in each of the three.
+        whole = add_bias(
+            graph, whole, torch.cat([module.bias for module in modules]), name=f"{name}.qkv_proj"
+        )
+        sizes = [(heads + groups) * width, groups * width]
+        mixed, value = graph.split(whole, sizes, name=f"{name}/qk_and_v")
+    else:
+        parts = []
+        for part, module in zip(names, modules, strict=True):
+            found = write(graph, hidden, module, f"{name}.{part}")
+            parts.append(with_bias(graph, found, module, name=f"{name}.{part}"))
+        mixed = graph.op("Concat", parts[0], parts[1], name=f"{name}/qk_mixed", axis=-1)
+        value = parts[2]
     mixed = graph.op("Reshape", mixed, graph.ints([0, 0, heads + groups, width]), name=f"{name}/qk_heads")
     turned = rotate(graph, mixed, cos, sin, width, name=f"{name}.rope")
     begin, middle, end = graph.ints([0]), graph.ints([heads]), graph.ints([heads + groups])
     axis = graph.ints([2])
     query = graph.op("Slice", turned, begin, middle, axis, name=f"{name}/query")
     key = graph.op("Slice", turned, middle, end, axis, name=f"{name}/key")
-    value = graph.op("Reshape", parts[2], graph.ints([0, 0, groups, width]), name=f"{name}/value")
+    value = graph.op("Reshape", value, graph.ints([0, 0, groups, width]), name=f"{name}/value")
     columns = []
     for part, old, new, order in zip(
         ("key", "value"), past, (key, value), ([0, 2, 3, 1], [0, 2, 1, 3]), strict=True
@@ -151,10 +173,16 @@ def _attention(
     return write(graph, found, layer.o_proj, f"{name}.o_proj")
 
 
-def _mlp(graph: Graph, hidden: str, layer: Any, write: LinearWriter, name: str) -> str:
-    gate = write(graph, hidden, layer.gate_proj, f"{name}.gate_proj")
+def _mlp(graph: Graph, hidden: str, layer: Any, write: LinearWriter, join: LinearJoiner, name: str) -> str:
+    modules = [layer.gate_proj, layer.up_proj]
+    whole = join(graph, hidden, modules, f"{name}.gate_up_proj")
+    if whole is not None:
+        sizes = [module.out_features for module in modules]
+        gate, wide = graph.split(whole, sizes, name=f"{name}/gate_and_up")
+    else:
+        gate = write(graph, hidden, layer.gate_proj, f"{name}.gate_proj")
+        wide = write(graph, hidden, layer.up_proj, f"{name}.up_proj")
     gate = graph.op("Mul", gate, graph.op("Sigmoid", gate, name=f"{name}/sigmoid"), name=f"{name}/silu")
-    wide = write(graph, hidden, layer.up_proj, f"{name}.up_proj")
     return write(
         graph, graph.op("Mul", gate, wide, name=f"{name}/gated"), layer.down_proj, f"{name}.down_proj"
     )

@@ -8,7 +8,7 @@ from torch import nn
 from egolive.quantize.onnx.onnx_graph import BF16, FP32, Graph
 from egolive.quantize.weights.stored_layers import StoredLinear
 
-__all__ = ["attend", "cast", "in_dtype", "layer_norm", "rms_norm", "rotate", "with_bias"]
+__all__ = ["add_bias", "attend", "cast", "in_dtype", "layer_norm", "rms_norm", "rotate", "with_bias"]
 
 
 def cast(graph: Graph, value: str, dtype: int, *, of: int, name: str) -> str:
@@ -23,10 +23,13 @@ def in_dtype(graph: Graph, tensor: torch.Tensor) -> torch.Tensor:
 
 def with_bias(graph: Graph, value: str, layer: StoredLinear, *, name: str) -> str:
     """Add the bias of a linear layer, where it has one."""
-    if layer.bias is None:
-        return value
-    bias = graph.weight(f"{name}.bias", in_dtype(graph, layer.bias))
-    return graph.op("Add", value, bias, name=f"{name}/bias")
+    return value if layer.bias is None else add_bias(graph, value, layer.bias, name=name)
+
+
+def add_bias(graph: Graph, value: str, bias: torch.Tensor, *, name: str) -> str:
+    """Add a bias of (N,) to (..., N)."""
+    weight = graph.weight(f"{name}.bias", in_dtype(graph, bias))
+    return graph.op("Add", value, weight, name=f"{name}/bias")
 
 
 def rms_norm(graph: Graph, value: str, weight: torch.Tensor, eps: float, *, name: str) -> str:

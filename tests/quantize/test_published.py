@@ -69,8 +69,12 @@ def test_a_published_checkpoint_becomes_an_engine_without_loss(published: Path, 
     weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
     held = load_file(published / "model.safetensors")
     if published.name == "compressed-tensors-sym":
-        name = next(name for name in held if name.endswith("layers.1.mlp.up_proj.weight_packed"))
-        assert weights["layers.1.mlp.up_proj.packed"].tobytes() == held[name].numpy().tobytes()
+        parts = [
+            next(held[name] for name in held if name.endswith(f"layers.1.mlp.{part}.weight_packed"))
+            for part in ("gate_proj", "up_proj")
+        ]
+        expected = b"".join(part.numpy().tobytes() for part in parts)
+        assert weights["layers.1.mlp.gate_up_proj.packed"].tobytes() == expected
     engine = load_engine(str(tmp_path / "engine"), device="cpu")
     assert engine.info.precision == "int4"
 

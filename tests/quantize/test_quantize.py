@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,12 @@ from egolive.assistant.backends.onnx.token_table import token_table
 from egolive.assistant.cli.main import call
 from egolive.assistant.load_local import compute_in, load_engine, load_transformers_model
 from egolive.assistant.model.engine_folder import read_engine_card
+from egolive.assistant.runtime.backend import ForwardInput
+from egolive.quantize import build
 from egolive.quantize.build import Recipe, build_onnx
 from egolive.quantize.methods.awq import rounded, scales_of
 from egolive.quantize.methods.calibration import simulated_windows
+from egolive.quantize.onnx.decoder_graph import apart
 from egolive.quantize.weights.forms import DenseWeight
 from egolive.quantize.weights.rounding import blocks_of
 from egolive.streaming.errors import ConfigError, EngineError
@@ -84,7 +88,8 @@ def test_all_text_layers_are_quantised_and_nothing_else(
     card = build_onnx(str(tiny_checkpoint), out, Recipe(precision=precision, block=32), size=SIZE)  # type: ignore[arg-type]
     decoder = graph(out, "decoder.onnx")
     found = [node for node in decoder.node if node.op_type == "MatMulNBits"]
-    assert len(found) == 7 * LAYERS + 1
+    # Queries, keys and values are one product, and so are the two first of the MLP.
+    assert len(found) == 4 * LAYERS + 1
     bits = {node.name.split("/")[0]: next(a.i for a in node.attribute if a.name == "bits") for node in found}
     assert bits.pop("lm_head") == 8
     assert set(bits.values()) == {int(precision[3:])}
@@ -93,6 +98,29 @@ def test_all_text_layers_are_quantised_and_nothing_else(
     assert_tower_is_kept(out, tiny_checkpoint)
     assert card.precision == {"tower": "fp32", "decoder": precision, "head": "int8", "embeddings": "fp32"}
     assert card.made["parity"]["decoder"] < 1e-4 < card.made["parity"]["decoder_as_it_runs"]
+
+
+def test_layers_of_one_input_are_one_product_with_the_same_results(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(precision="int4", block=32)
+    build_onnx(str(tiny_checkpoint), tmp_path / "joined", recipe, size=SIZE)
+    monkeypatch.setattr(build, "block_joiner", lambda *_: apart)
+    build_onnx(str(tiny_checkpoint), tmp_path / "apart", recipe, size=SIZE)
+    products = [
+        [node for node in graph(tmp_path / name, "decoder.onnx").node if node.op_type == "MatMulNBits"]
+        for name in ("joined", "apart")
+    ]
+    assert [len(found) for found in products] == [4 * LAYERS + 1, 7 * LAYERS + 1]
+    logits = []
+    for name in ("joined", "apart"):
+        with closing(load_engine(str(tmp_path / name), device="cpu")) as engine:
+            _, decoder = engine.backend()
+            given = decoder.embed([3, 1, 4, 1, 5, 9, 2, 6])
+            places = np.tile(np.arange(8), (3, 1))
+            logits += decoder.forward([ForwardInput(decoder.new_cache(), given, places, keep=8)])
+    joined, separate = logits
+    assert torch.allclose(joined, separate, rtol=0, atol=1e-6 * float(separate.abs().max()))
 
 
 @pytest.mark.parametrize(("head_bits", "dtype"), [(8, "fp32"), (4, "fp32"), (32, "fp32"), (8, "bf16")])
@@ -116,7 +144,7 @@ def test_embeddings_that_are_the_last_layer_are_stored_once(
 def test_a_last_layer_at_full_precision_is_an_option(tiny_checkpoint: Path, tmp_path: Path) -> None:
     recipe = Recipe(precision="int4", block=32, head_bits=32)
     build_onnx(str(tiny_checkpoint), tmp_path / "int4", recipe, size=SIZE)
-    assert kinds(graph(tmp_path / "int4", "decoder.onnx"))["MatMulNBits"] == 7 * LAYERS
+    assert kinds(graph(tmp_path / "int4", "decoder.onnx"))["MatMulNBits"] == 4 * LAYERS
 
 
 @pytest.mark.slow
