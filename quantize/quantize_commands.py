@@ -17,6 +17,7 @@ from egolive.assistant.cli.options import MODEL, OUTPUT, DeviceOption, JsonFile,
 from egolive.assistant.cli.printing import check_folders, note, working, wrote
 from egolive.assistant.load import check_model
 from egolive.assistant.model.engine_folder import EngineCard, is_engine_folder
+from egolive.assistant.system.anonymous_memory import use_large_pages
 from egolive.quantize.progress import bars
 from egolive.streaming.errors import SourceError, UsageError
 from egolive.streaming.paths import existing_path
@@ -78,6 +79,7 @@ def export(
         if out is None:
             raise UsageError("--out names the engine folder")
         _check(out, model, calibrate, slices)
+        use_large_pages()
         from egolive.quantize.build import Recipe, build_onnx
 
         with bars(note) as progress:
@@ -90,6 +92,7 @@ def export(
     if not in_place and out is None:
         raise UsageError("--out names the engine folder")
     _check(out, model, calibrate, slices)
+    use_large_pages()
     # Imported here: these need torch, which what is told above does not wait for.
     from egolive.assistant.backends.tensorrt.tensorrt_runtime import tensorrt_module
     from egolive.quantize.build import Recipe, build_onnx
@@ -207,6 +210,7 @@ def quantize(
             f"--dtype, --block, --head-bits, --tower-bits, --height and --width are not for {to}"
         )
     _check(out, model, calibrate, slices)
+    use_large_pages()
     # Imported here: these need torch, which what is told above does not wait for.
     from egolive.quantize.build import Recipe, build_onnx
     from egolive.quantize.methods.bnb import build_torch

@@ -14,8 +14,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
+from pathlib import Path
 
 from egolive.assistant.cli.printing import loading, note, working
 from egolive.assistant.diagnostics.fit import Fit, best_fit, fits
@@ -53,6 +54,8 @@ class Chosen:
     """Where: what was asked for, or what it fits."""
     dtype: str = "auto"
     """Of a checkpoint."""
+    threads: int | None = None
+    """CPU threads: as told, or those that were measured to be fastest; None where nothing was measured."""
 
 
 def choose(model: str, *, device: str = "auto", threads: int | None = None, yes: bool = False) -> Chosen:
@@ -68,11 +71,13 @@ def choose(model: str, *, device: str = "auto", threads: int | None = None, yes:
         EngineError: No form fits, the best one is not built and may not be, or building failed.
         UsageError: The question was answered with no.
     """
-    as_told = Chosen(model, device)
+    as_told = Chosen(model, device, threads=threads)
     if model == BUNDLED or is_address(model):
         return as_told
     folder = model_folder(model)
-    if folder is not None and (is_engine_folder(folder) or not (folder / "config.json").is_file()):
+    if folder is not None and is_engine_folder(folder):
+        return replace(as_told, threads=threads or _kept_threads(folder, device))
+    if folder is not None and not (folder / "config.json").is_file():
         return as_told
     with loading(model) if folder is None and not is_cached(model) else nullcontext():
         config, revision = config_of(model)
@@ -94,8 +99,10 @@ def choose(model: str, *, device: str = "auto", threads: int | None = None, yes:
             # Its numbers are kept: of them one form can be made.
             found = [fit for fit in found if fit.form.name == "int4"]
         best = best_fit(_usable(found), without=_unbuildable())
+        if place == "cpu":
+            threads = speeds.threads
         if best is not None and not best.form.built and best.pace in ("live", "not known"):
-            return Chosen(model, place, best.form.name)
+            return Chosen(model, place, best.form.name, threads)
         entries = {fit.form.name: entry_for(model, revision, fit.form.name) for fit in found}
         ready = best_fit([fit for fit in _usable(found) if entries[fit.form.name].built], without=())
         taken = ready is not None and best is not None and ready.pace in ("live", best.pace)
@@ -113,15 +120,26 @@ def choose(model: str, *, device: str = "auto", threads: int | None = None, yes:
         for line in slow_words(model, found, smaller):
             note(line)
         if ready is not None and taken:
-            return _take(entries[ready.form.name], place)
+            return replace(_take(entries[ready.form.name], place), threads=threads)
         if not best.form.built:
-            return Chosen(model, place, best.form.name)
-        return _build(model, best, found, entries[best.form.name], yes=yes)
+            return Chosen(model, place, best.form.name, threads)
+        return replace(_build(model, best, found, entries[best.form.name], yes=yes), threads=threads)
     assert least is not None
     raise EngineError(
         f"{model} fits in no form that can be made here: {least.form.name} lacks {least.lacks / 1e9:.1f} GB; "
         f"close other programs, or use --model {SMALLER} or --model {BUNDLED}"
     )
+
+
+def _kept_threads(folder: Path, device: str) -> int | None:
+    """Threads for an engine folder on a CPU, where it is large and this machine has been measured."""
+    import torch
+
+    large = sum(path.stat().st_size for path in folder.rglob("*.data")) >= _LEAST_WEIGHTS
+    if not large or device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return None
+    known = kept_speeds("cpu", None)
+    return None if known is None else known.threads
 
 
 def _places(device: str) -> list[tuple[str, int, int]]:

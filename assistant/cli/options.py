@@ -144,7 +144,7 @@ class ModelOptions:
         from egolive.assistant.cli.model_choice import choose
 
         found = choose(self.model, device=self.device, threads=self.threads, yes=self.yes)
-        return replace(self, model=found.model, dtype=found.dtype, device=found.device)
+        return replace(self, model=found.model, dtype=found.dtype, device=found.device, threads=found.threads)
 
     def load(self) -> Engine:
         """Load the model, telling so.

@@ -1,8 +1,8 @@
 """How fast this machine reads memory and multiplies, as the engines' own kernels do it.
 
 Measured once for each machine, set of versions and number of threads, and kept in the user's cache folder;
-`measured_speeds(..., anew=True)` measures again. What these numbers mean for a model is worked out in
-`egolive.assistant.diagnostics.fit`.
+`measured_speeds(..., anew=True)` measures again. Where no number of threads is given, the one that is fastest
+is found first. What these numbers mean for a model is worked out in `egolive.assistant.diagnostics.fit`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,12 @@ _BUSY = 0.25
 _LOOK_SECONDS = 0.3
 _KEPT_SECONDS = 3600.0
 """Figures that were measured beside busy programs are measured again after this time."""
-_FORMAT = 2
+_FORMAT = 3
 """Raised where kept figures mean something else than before."""
+_PROMPT_TOKENS, _ANSWER_TOKENS = 1200, 24
+"""Of one question, by which numbers of threads are compared."""
+_GAIN = 0.03
+"""Share of the time that more threads have to save: fewer leave room for the camera."""
 _BITS = {"int4": (4, 128), "int8": (8, 32), "int8-128": (8, 128)}
 """Bits and numbers that share a scale, of ONNX Runtime's MatMulNBits."""
 FORMATS = ("fp32", "bf16", "nf4", "onnx-fp32", *_BITS)
@@ -96,7 +100,7 @@ def measured_speeds(device: str = "cpu", threads: int | None = None, *, anew: bo
 
     Args:
         device: "cpu" or "cuda:N".
-        threads: CPU threads; None takes all cores of this process.
+        threads: CPU threads; None takes the number that is fastest.
         anew: Measure also where there are figures in the cache.
     """
     known = None if anew else kept_speeds(device, threads)
@@ -138,18 +142,18 @@ def measure_speeds(
 
     Args:
         device: "cpu" or "cuda:N".
-        threads: CPU threads; None takes all cores of this process.
+        threads: CPU threads; None takes the number that is fastest, on a GPU all cores of this process.
         formats: Number formats of linear layers that are measured.
         clock: Gives seconds; `time.process_time` with one thread is what other programs do not lengthen.
     """
     import torch
 
     before = torch.get_num_threads()
-    cores = int(str(machine.processor()["cores"]))
-    torch.set_num_threads(threads or cores)
     try:
         busy = psutil.cpu_percent(_LOOK_SECONDS) / 100
         watch = _Stopwatch(device, clock)
+        threads = threads or _best_threads(watch)
+        torch.set_num_threads(threads)
         read, copy = _memory_rates(watch)
         linear = {}
         for name in FORMATS:
@@ -158,7 +162,33 @@ def measure_speeds(
                 linear[name] = speed
     finally:
         torch.set_num_threads(before)
-    return Speeds(device, threads or cores, read, copy, linear, busy, time.time())
+    return Speeds(device, threads, read, copy, linear, busy, time.time())
+
+
+def _best_threads(watch: _Stopwatch) -> int:
+    """Threads with which a large layer is fastest: all cores, one a physical core, or half as many.
+
+    Two threads of one physical core share its arithmetic, small cores let large ones wait, and a container
+    may see more cores than it is given time on.
+    """
+    cores = int(str(machine.processor()["cores"]))
+    physical = min(cores, psutil.cpu_count(logical=False) or cores)
+    candidates = sorted({max(1, physical // 2), physical, cores})
+    if watch.device != "cpu" or len(candidates) == 1:
+        return cores
+    seconds = {count: _question_seconds(watch, count) for count in candidates}
+    best = min(seconds.values())
+    return next(count for count in candidates if seconds[count] * (1 - _GAIN) <= best)
+
+
+def _question_seconds(watch: _Stopwatch, threads: int) -> float:
+    """Seconds that a question takes, for each weight, with so many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    # In fp32 where ONNX Runtime is not installed.
+    speed = _tried("int4", watch, threads) or _plain("fp32", watch)
+    return _PROMPT_TOKENS * speed.row + _ANSWER_TOKENS * speed.one
 
 
 def _tried(name: str, watch: _Stopwatch, threads: int | None) -> LinearSpeed | None:

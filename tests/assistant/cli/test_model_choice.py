@@ -78,7 +78,7 @@ def test_what_is_live_as_it_is_is_taken_without_a_word(
     machine: Machine, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.free, machine.speeds = 10**11, speeds(LIVE)
-    assert choose(model) == Chosen(model, "cpu", "fp32")
+    assert choose(model) == Chosen(model, "cpu", "fp32", threads=1)
     assert capsys.readouterr().err == ""
     assert not machine.built
 
@@ -103,6 +103,21 @@ def test_small_models_and_what_loading_refuses_are_left_alone(
     other = config_folder(tmp_path / "other", model_type="llama")
     for folder in (tiny_checkpoint, engine, tmp_path / "empty", quantised, other):
         assert choose(str(folder)) == Chosen(str(folder), "auto")
+
+
+def test_a_large_engine_gets_the_threads_that_were_measured(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    write_engine_card(engine, engine_card("int4"))
+    with (engine / "decoder.data").open("wb") as file:
+        # Without a byte of it on the disk.
+        file.truncate(10**9)
+    assert choose(str(engine), device="cpu") == Chosen(str(engine), "cpu", threads=machine.speeds.threads)
+    assert choose(str(engine), device="cpu", threads=7).threads == 7
+    monkeypatch.setattr(model_choice, "kept_speeds", lambda *_: None)
+    assert choose(str(engine), device="cpu").threads is None
 
 
 def test_what_was_told_by_option_is_left_alone(machine: Machine, tiny_checkpoint: Path) -> None:
@@ -208,7 +223,7 @@ def test_slow_as_it_is_goes_on_where_nobody_can_be_asked(
     machine.speeds = replace(
         machine.speeds, linear={**machine.speeds.linear, "int4": fast["int4"], "int8": fast["int8"]}
     )
-    assert choose(model) == Chosen(model, "cpu", "fp32")
+    assert choose(model) == Chosen(model, "cpu", "fp32", threads=1)
     assert "--yes builds it" in capsys.readouterr().err
     assert not machine.built
 
@@ -219,7 +234,7 @@ def test_where_the_gpu_is_too_small_the_processor_is_looked_at(
     places = [("cuda:0", 4 * 10**9, 8 * 10**9), ("cpu", 10**11, 10**11)]
     monkeypatch.setattr(model_choice, "_places", lambda _: places)
     machine.speeds = speeds(LIVE)
-    assert choose(model) == Chosen(model, "cpu", "fp32")
+    assert choose(model) == Chosen(model, "cpu", "fp32", threads=1)
     assert "on cuda:0 (4.0 of 8.0 GB free)" in capsys.readouterr().err
     # On a GPU a form whose speed is not known would run elsewhere, and is not taken.
     places[0] = ("cuda:0", 7 * 10**9, 8 * 10**9)

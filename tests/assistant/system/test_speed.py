@@ -7,10 +7,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from egolive.assistant.system import speed
+from egolive.assistant.system import machine, speed
 from egolive.assistant.system.speed import FORMATS, LinearSpeed, Speeds, kept_speeds, measured_speeds
 from egolive.assistant.system.speed import measure_speeds as really_measure
 
@@ -54,6 +55,50 @@ def test_only_what_is_wanted_is_measured_and_threads_are_put_back(small: None) -
     assert set(found.linear) == {"bf16"}
     assert found.linear["bf16"].one > 0
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("cores", "physical", "seconds", "best"),
+    [
+        # Two threads share the arithmetic of a core.
+        (8, 4, {2: 2.0, 4: 1.0, 8: 1.1}, 4),
+        # Each core counts.
+        (8, 8, {4: 2.0, 8: 1.0}, 8),
+        # A container is given the time of two cores.
+        (16, 8, {4: 1.0, 8: 1.2, 16: 3.0}, 4),
+        # More threads save next to nothing.
+        (4, 4, {2: 1.02, 4: 1.0}, 2),
+        (1, None, {}, 1),
+    ],
+)
+def test_the_fewest_threads_that_are_as_fast_are_taken(
+    cores: int,
+    physical: int | None,
+    seconds: dict[int, float],
+    best: int,
+    monkeypatch: pytest.MonkeyPatch,
+    small: None,
+) -> None:
+    monkeypatch.setattr(machine, "processor", lambda: {"cores": cores})
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: cores if logical else physical)
+    tried = []
+
+    def measure(watch: object, threads: int) -> float:
+        tried.append(threads)
+        return seconds[threads]
+
+    monkeypatch.setattr(speed, "_question_seconds", measure)
+    assert really_measure("cpu", None, formats=()).threads == best
+    assert tried == sorted(seconds)
+
+
+def test_a_question_is_timed_with_the_threads_that_are_asked_for(small: None) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert speed._question_seconds(speed._Stopwatch("cpu", time.perf_counter), 1) > 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_speeds_are_measured_once_for_each_number_of_threads(
