@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from egolive.assistant.cli.printing import loading, note, working
 from egolive.assistant.diagnostics.fit import Fit, best_fit, fits
 from egolive.assistant.diagnostics.model_fit import fits_of, in_words, slow_words
@@ -213,9 +215,18 @@ def _build(model: str, best: Fit, found: Sequence[Fit], entry: CachedModel, *, y
             f"{entry.folder} cannot be written: {error.strerror or error}; set XDG_CACHE_HOME to another "
             "folder"
         ) from error
-    note(f"building: {line}")
-    # Its own process, so that its memory is given back; its progress goes to this terminal.
-    code = _run([sys.executable, "-m", "egolive", *command])
+    lock = FileLock(entry.folder / "building.lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        note(f"another egolive builds {entry.engine.name}; waiting for it")
+        held = lock.acquire()
+    with held:
+        code = 0
+        if not entry.built:
+            note(f"building: {line}")
+            # Its own process, so that its memory is given back; its progress goes to this terminal.
+            code = _run([sys.executable, "-m", "egolive", *command])
     if code or not entry.built:
         raise EngineError(
             f"building {entry.engine.name} ended with exit code {code}; start again to go on, or remove what "

@@ -54,8 +54,8 @@ def use_large_pages() -> None:
     """Let torch ask the system for pages of 2 MiB, unless the environment says something else.
 
     For work that makes and drops tensors of hundreds of megabytes, as quantising does: most of its time would
-    go into getting them from the system in pages of 4 KiB. To be called before torch makes its first tensor. It
-    has an effect on Linux alone.
+    go into getting them from the system in pages of 4 KiB. To be called before torch makes its first tensor;
+    only Linux does something about it.
     """
     # Read once, in torch's c10/core/impl/alloc_cpu.cpp.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from egolive.assistant.cli import model_choice
 from egolive.assistant.cli.model_choice import Chosen, choose
 from egolive.assistant.cli.options import ModelOptions
 from egolive.assistant.model.engine_folder import write_engine_card
-from egolive.assistant.model.model_cache import cached_models
+from egolive.assistant.model.model_cache import cached_models, config_of, entry_for
 from egolive.streaming.errors import EngineError, UsageError
 
 LIVE, SLOW = 1e-13, 1e-9
@@ -118,6 +119,47 @@ def test_a_large_engine_gets_the_threads_that_were_measured(
     assert choose(str(engine), device="cpu", threads=7).threads == 7
     monkeypatch.setattr(model_choice, "kept_speeds", lambda *_: None)
     assert choose(str(engine), device="cpu").threads is None
+
+
+def test_what_another_process_builds_is_waited_for_and_not_built_again(
+    machine: Machine, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+    revision = config_of(model)[1]
+    entry = entry_for(model, revision, "int4")
+    entry.folder.mkdir(parents=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(entry.folder / "building.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+
+        def finish(line: str) -> None:
+            """The other one is done once it is waited for."""
+            if "waiting" in line:
+                entry.engine.mkdir()
+                write_engine_card(entry.engine, engine_card("int4"))
+                assert other.stdin is not None
+                other.stdin.close()
+            print(line, file=sys.stderr)  # noqa: T201
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model_choice, "note", finish)
+            chosen = choose(model, yes=True)
+    assert chosen.model == str(entry.engine)
+    assert not machine.built
+    assert "another egolive builds" in capsys.readouterr().err
 
 
 def test_what_was_told_by_option_is_left_alone(machine: Machine, tiny_checkpoint: Path) -> None:
