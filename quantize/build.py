@@ -161,7 +161,7 @@ def build_onnx(
             source_hash = hash_checkpoint(source)
             step()
         key = _key(source_hash, recipe, profile, windows, sizes)
-        with new_folder(out, key) as folder:
+        with new_folder(out, key, about=str(len(windows))) as folder:
             copy_small_files(source, folder)
             save_profile(profile, folder)
             calibration = shown_windows(windows, profile, tokenizer, preprocessor)

@@ -43,6 +43,7 @@ __all__ = [
     "new_folder",
     "package_versions",
     "record_loss",
+    "unfinished_about",
     "write_card",
 ]
 
@@ -65,14 +66,16 @@ _log = logging.getLogger(__name__)
 _INSIDE = "files-"
 """Beginning of the name of a folder in which a new engine is written; its process follows."""
 _KEY_FILE = "unfinished"
-"""Holds the key of a new engine until it is whole."""
+"""Holds the key of a new engine until it is whole, and a line about it."""
+_MOST_TOLD = 1024
+"""Bytes that are read of it."""
 _writing: set[Path] = set()
 """Such folders that this process is writing."""
 _PACKAGES = ("egolive", "torch", "transformers", "onnx", "onnxruntime", "nvidia-modelopt", "bitsandbytes")
 
 
 @contextmanager
-def new_folder(out: Path, key: str | None = None) -> Iterator[Path]:
+def new_folder(out: Path, key: str | None = None, about: str = "") -> Iterator[Path]:
     """A folder to write an engine into, its card included; it becomes `out` only if nothing goes wrong.
 
     An engine that is there already is replaced: it can be loaded until the new one is whole, and stays if
@@ -81,8 +84,8 @@ def new_folder(out: Path, key: str | None = None) -> Iterator[Path]:
     Args:
         out: The engine folder.
         key: Names what is written. Where a process that was killed or interrupted has left something of the
-            same
-            key, that is the folder; without a key nothing is taken over.
+            same key, that is the folder; without a key nothing is taken over.
+        about: One line about what is written that a later run asks for by `unfinished_about`.
 
     Raises:
         ConfigError: Something else is there.
@@ -104,7 +107,7 @@ def new_folder(out: Path, key: str | None = None) -> Iterator[Path]:
         if left is None:
             new.mkdir()
             if key is not None:
-                (new / _KEY_FILE).write_text(key, encoding="ascii")
+                (new / _KEY_FILE).write_text(f"{key}\n{about}\n", encoding="ascii")
         yield new
         (new / _KEY_FILE).unlink(missing_ok=True)
         sync_tree(new)
@@ -249,10 +252,24 @@ def _unfinished(folder: Path, key: str | None) -> Path | None:
     if key is None:
         return None
     for path in _left_over(folder):
-        told = path / _KEY_FILE
-        if told.is_file() and not path.is_symlink() and told.read_bytes()[:256] == key.encode("ascii"):
+        if _told(path)[:1] == [key]:
             return path
     return None
+
+
+def unfinished_about(out: Path) -> list[str]:
+    """What exports that were cut off have told about themselves; see `new_folder`."""
+    folder = out.resolve()
+    return [told[1] for path in _left_over(folder) if len(told := _told(path)) > 1] if folder.is_dir() else []
+
+
+def _told(path: Path) -> list[str]:
+    """Key and further lines of what was cut off; empty where there are none."""
+    told = path / _KEY_FILE
+    if path.is_symlink() or told.is_symlink() or not told.is_file():
+        return []
+    with told.open("rb") as file:
+        return file.read(_MOST_TOLD).decode("ascii", errors="replace").splitlines()
 
 
 def _remove_unfinished(folder: Path) -> None:

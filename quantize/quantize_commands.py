@@ -108,7 +108,7 @@ def export(
             precision=weights or "int4", dtype=dtype or "bf16", block=group, head_bits=32, standard=True
         )
         with bars(note) as progress:
-            shown = _shown(model, calibrate, windows, slices) if weights == "awq-int4" else []
+            shown = _shown(model, out, calibrate, windows, slices) if weights == "awq-int4" else []
             card = build_onnx(model, out, recipe, size=size, windows=shown, progress=progress)
         _tell(out, card)
     if not graphs_only:
@@ -236,7 +236,7 @@ def quantize(
         tower_bits=tower_bits or (8 if dtype == "fp32" else 32),
     )
     with bars(note) as progress:
-        shown = _shown(model, calibrate, windows, slices) if to == "awq-int4" else []
+        shown = _shown(model, out, calibrate, windows, slices) if to == "awq-int4" else []
         card = build_onnx(model, out, recipe, size=size, windows=shown, progress=progress)
     _tell(out, card)
 
@@ -262,12 +262,15 @@ def _check(out: Path | None, model: str, calibrate: str, slices: int) -> None:
         check_model(model)
 
 
-def _shown(model: str, calibrate: str, windows: int | None, slices: int) -> list[Window]:
+def _shown(model: str, out: Path, calibrate: str, windows: int | None, slices: int) -> list[Window]:
     from egolive.quantize.methods.awq_estimate import estimated_minutes, windows_within_an_hour
     from egolive.quantize.methods.calibration import simulated_windows, windows_of_video
+    from egolive.quantize.output_folder import unfinished_about
 
     if windows is None:
-        windows = windows_within_an_hour(model, slices)
+        # What was cut off goes on with its own number: the machine may be faster or slower now.
+        begun = [int(about) for about in unfinished_about(out) if about.isdecimal() and about != "0"]
+        windows = begun[0] if begun else windows_within_an_hour(model, slices)
     minutes = estimated_minutes(model, windows, slices)
     note(f"AWQ is shown {windows} windows of {slices} slices: about {minutes:.0f} minutes on this machine")
     if calibrate == SIMULATOR:

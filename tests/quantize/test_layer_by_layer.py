@@ -31,11 +31,13 @@ from egolive.assistant.model.engine_folder import EngineCard, read_engine_card, 
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.schema.profiles import load_profile
 from egolive.assistant.schema.tokenizer import load_tokenizer
+from egolive.quantize import quantize_commands
 from egolive.quantize.build import Recipe, build_onnx
-from egolive.quantize.methods import awq
+from egolive.quantize.methods import awq, awq_estimate
 from egolive.quantize.methods.calibration import shown_windows, simulated_windows
 from egolive.quantize.onnx.parity import Probe
 from egolive.quantize.onnx.reference import StoredDecoder
+from egolive.quantize.output_folder import new_folder, unfinished_about
 from egolive.quantize.weights.lazy_model import open_model
 
 CPU = torch.device("cpu")
@@ -219,6 +221,20 @@ def test_another_recipe_takes_nothing_over(
     card: EngineCard = build_onnx(str(short_checkpoint), out, Recipe(precision="int8"), size=SIZE)
     assert card.precision["decoder"] == "int8"
     assert not list(out.glob("files-*"))
+
+
+def test_awq_goes_on_with_the_number_of_windows_that_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine may be faster or slower by then, and another number would begin anew."""
+    out = tmp_path / "engine"
+    monkeypatch.setattr(awq_estimate, "windows_within_an_hour", lambda *_: 3)
+    assert len(quantize_commands._shown("nano", out, "sim", None, 1)) == 3
+    with pytest.raises(KeyboardInterrupt), new_folder(out, "key", about="2"):
+        raise KeyboardInterrupt
+    assert len(quantize_commands._shown("nano", out, "sim", None, 1)) == 2
+    assert len(quantize_commands._shown("nano", out, "sim", 1, 1)) == 1
+    assert unfinished_about(tmp_path / "none") == []
 
 
 def test_a_journal_that_was_cut_off_counts_as_far_as_it_is_whole(
