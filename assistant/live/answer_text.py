@@ -6,6 +6,7 @@ import re
 
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.schema.answers import Answer
+from egolive.streaming.frames import Box
 
 __all__ = ["in_words"]
 
@@ -17,6 +18,9 @@ def in_words(answer: Answer) -> str:
     """The answer in a few words; boxes in pixels."""
     if answer.status == "unparsed":
         return "not understood"
+    if answer.unknown:
+        guess = f"a guess at {', '.join(map(_corners, answer.guesses))}; " if answer.guesses else ""
+        return f"unknown ({guess}{answer.unknown})"
     if answer.absent:
         return "none"
     if is_lost(answer):
@@ -32,7 +36,11 @@ def in_words(answer: Answer) -> str:
 
 
 def _boxes(answer: Answer) -> list[str]:
-    return [f"[{', '.join(f'{value:.0f}' for value in box)}]" for box in answer.boxes]
+    return [_corners(box) + (" not confirmed" if box.supported is False else "") for box in answer.boxes]
+
+
+def _corners(box: Box) -> str:
+    return f"[{', '.join(f'{value:.0f}' for value in box)}]"
 
 
 def _in_pixels(answer: Answer) -> str:
