@@ -10,8 +10,7 @@ import hashlib
 import http.client
 import urllib.error
 import urllib.request
-from importlib import metadata
-from importlib.util import find_spec
+from importlib import import_module, metadata
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -40,11 +39,13 @@ _SECONDS = 30.0
 
 
 def has_runtime() -> bool:
-    """Whether LiteRT is installed, which runs the networks."""
+    """Whether LiteRT, which runs the networks, is installed and can be loaded."""
     try:
-        return find_spec("ai_edge_litert.interpreter") is not None
-    except ModuleNotFoundError:
+        import_module("ai_edge_litert.interpreter")
+    # A library of it that does not fit this machine is no ImportError everywhere.
+    except (ImportError, OSError):
         return False
+    return True
 
 
 def find_model(given: str | Path | None = None) -> Path | None:

@@ -19,7 +19,8 @@ def in_words(answer: Answer) -> str:
     if answer.status == "unparsed":
         return "not understood"
     if answer.unknown:
-        guess = f"a guess at {', '.join(map(_corners, answer.guesses))}; " if answer.guesses else ""
+        guesses = ", ".join(map(_corners, answer.guesses or answer.boxes))
+        guess = f"a guess at {guesses}; " if guesses else ""
         return f"unknown ({guess}{answer.unknown})"
     if answer.absent:
         return "none"
@@ -36,7 +37,7 @@ def in_words(answer: Answer) -> str:
 
 
 def _boxes(answer: Answer) -> list[str]:
-    return [_corners(box) + (" not confirmed" if box.supported is False else "") for box in answer.boxes]
+    return [_corners(box) for box in answer.boxes]
 
 
 def _corners(box: Box) -> str:

@@ -94,7 +94,8 @@ class HandFusion:
             answer: With boxes where the model gave them.
 
         Returns:
-            The same answer, each box with `supported`; "none" in a hand that was not seen is unknown.
+            The same answer, each box with `supported`; unknown where none is, where a hand is "none" that the
+            detector sees, and where "none" is in a hand that was not seen.
         """
         side, held = hand_side(answer.question), held_side(answer.question)
         if answer.status != "ok" or (side is None and held is None):
@@ -103,8 +104,12 @@ class HandFusion:
         if side is not None:
             if look is None:
                 return answer
+            phrase = answer.question.phrase
+            if answer.absent and look.hand(side) is not None:
+                return replace(answer, absent=False, unknown=f"the detector sees a {phrase}")
             hands = [hand.box for hand in look.hands]
-            return _marked(answer, [any(box.iou(one) >= _OVERLAP for one in hands) for box in answer.boxes])
+            marks = [any(box.iou(one) >= _OVERLAP for one in hands) for box in answer.boxes]
+            return _judged(answer, marks, f"the detector sees no {phrase} there")
         assert held is not None
         if look is not None:
             hand = look.hand(held)
@@ -118,7 +123,9 @@ class HandFusion:
             return replace(answer, absent=False, unknown=f"no {held} hand seen")
         if look is None and where is not None:
             return answer
-        return _marked(answer, [where is not None and support(box, where) for box in answer.boxes])
+        marks = [where is not None and support(box, where) for box in answer.boxes]
+        why = f"no {held} hand seen" if where is None else f"not at the {held} hand"
+        return _judged(answer, marks, why)
 
     def merge(self, answers: Iterable[Answer], now: float) -> list[Answer]:
         """Put what the detector sees in place of what the model says about hands.
@@ -263,6 +270,12 @@ def _marked(answer: Answer, supported: Sequence[bool]) -> Answer:
     """The answer with whether each of its boxes is supported."""
     pairs = zip(answer.boxes, supported, strict=True)
     return replace(answer, boxes=tuple(replace(box, supported=given) for box, given in pairs))
+
+
+def _judged(answer: Answer, supported: Sequence[bool], why: str) -> Answer:
+    """The answer with its marks, and why it is unknown where it has boxes and none is supported."""
+    marked = _marked(answer, supported)
+    return replace(marked, unknown=why) if supported and not any(supported) else marked
 
 
 def _moved(hand: Hand, box: Box) -> Hand:

@@ -29,6 +29,8 @@ _DUTY = 0.5
 """Share of its thread's time in which a detector works."""
 _PATIENCE = 5.0
 """Seconds for which the end of a run waits for a look that has begun."""
+_ROUNDED = 1e-6
+"""Seconds."""
 _FAULT = "the hand detector met a fault of its own, which the log tells"
 
 
@@ -151,10 +153,12 @@ class SteppedHands:
 
     def see(self, frame: Frame) -> Sequence[Look]:
         """Look at a picture if it is due."""
-        if self._detector is None or frame.time < self._next:
+        # Times are rounded, and so are the steps.
+        time = frame.time + _ROUNDED
+        if self._detector is None or time < self._next:
             return ()
-        # In steps from zero on, so that rounding of the times adds up to nothing.
-        self._next = (frame.time // self._step + 1) * self._step
+        # In steps from zero on, so that rounding adds up to nothing.
+        self._next = (time // self._step + 1) * self._step
         try:
             if self._metrics is None:
                 return (_look(self._detector, frame),)
