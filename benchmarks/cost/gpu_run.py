@@ -5,8 +5,8 @@
 
 Weights are random: speed and memory do not depend on them. Each step is a process of its own, which is ended
 when the time is over. For each one a JSON line is printed: its name, whether it is "done", "skipped" or
-"failed", seconds, and the figures of `egolive.benchmarks.cost.engine_costs` or the reason. It ends with 1 where a step
-failed; what this machine cannot do is skipped.
+"failed", seconds, and the figures of `egolive.benchmarks.cost.engine_costs` or the reason. It ends with 1
+where a step failed; what this machine cannot do is skipped.
 """
 
 from __future__ import annotations
