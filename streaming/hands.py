@@ -21,7 +21,14 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """One hand in one picture."""
+    """One hand in one picture.
+
+    Example:
+        >>> import egolive
+        >>> hand = egolive.Hand("left", egolive.Box(10, 20, 50, 80, "left hand", 0.9, by="detector"))
+        >>> hand.side, hand.box.by
+        ('left', 'detector')
+    """
 
     side: Side
     """Whose hand it is, the wearer's left or right one."""

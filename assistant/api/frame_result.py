@@ -173,7 +173,7 @@ class FrameResult:
         """
         if order not in ("bgr", "rgb"):
             raise ConfigError(f"order is 'bgr' or 'rgb', got {order!r}")
-        picture = draw(self._frame, self._answers, self._now, hands=self._hands)
+        picture = draw(self._frame, self._answers, self._now, self._hands)
         return np.ascontiguousarray(picture[..., ::-1]) if order == "bgr" else picture
 
     def detections(self) -> supervision.Detections:

@@ -145,7 +145,8 @@ def run(
             for one, as in record=20GB; the oldest segments and moments are removed, which is told.
         grammar: Hold boxes, intervals and reasoning to their form.
         ask: Take questions from the terminal while a live source runs, one a line.
-        view: Show answers: in a live view on a terminal, one line an answer on standard output elsewhere.
+        view: Show answers: in a live view on a terminal; elsewhere, on standard output, one line an answer,
+            and one when the hand detector sees other hands than before.
         video: Write overlay.mp4 where `--out` is given.
         json_lines: Print the events (the lines of events.jsonl) on standard output, and nothing else there.
     """
@@ -240,6 +241,9 @@ def run(
             also = (observer,) if observer else ()
             remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
             observer, played = remembered, remembered.watch(opened)
+        beside = open_hands(chosen, engine.profile, live=opened.live, metrics=metrics)
+        if beside is not None:
+            stack.callback(beside.watch.close)
         files = _files(out, segment, budgets, video=video)
         sinks = _sinks(opened, engine, files, view=view, json_lines=json_lines)
         if budgets:
@@ -281,7 +285,6 @@ def run(
                     held=held_by(every=every, slices=slices),
                 )
             )
-        beside = open_hands(chosen, engine.profile, live=opened.live, metrics=metrics)
         report = run_stream(
             played,
             assistant,

@@ -8,7 +8,10 @@ Model card: https://storage.googleapis.com/mediapipe-assets/Model%20Card%20Hand%
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +49,9 @@ _EVERY = 3
 """Pictures of a stream from one such look to the next: it costs three times the first."""
 _MOST = 2
 """Hands of one wearer."""
+_opening = threading.Lock()
+"""Held while standard error is somewhere else."""
+_NOTICE = b"Created TensorFlow Lite XNNPACK delegate"
 _MARGIN = 0.05
 """Of the joints' box on each side: joints lie inside the skin."""
 _SQUARE = 1.25
@@ -264,6 +270,34 @@ def _interpreter(data: bytes) -> Interpreter:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ConfigError("the hand detector needs the package ai-edge-litert: pip install it") from error
-    network = Interpreter(model_content=data, num_threads=1)
-    network.allocate_tensors()
+    with _opening, _without_notice():
+        network = Interpreter(model_content=data, num_threads=1)
+        network.allocate_tensors()
     return network
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """Keep one line off standard error that LiteRT writes there itself, and has no switch for.
+
+    It would stand in the middle of the live view. Whatever else is written meanwhile follows afterwards.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:
+        # There is no standard error.
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    os.dup2(write, 2)
+    os.close(write)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        with open(read, "rb") as caught:  # noqa: PTH123
+            lines = caught.read().splitlines(keepends=True)
+        if rest := b"".join(line for line in lines if _NOTICE not in line):
+            os.write(2, rest)

@@ -33,9 +33,10 @@ _LARGER, _AHEAD = 2.0, 0.1
 _NEAR = 0.2
 """Distance of joints, in sizes of the palm, below which they are the same."""
 _SAME = 10
-"""Same joints from which two hands are one."""
-_OVERLAP = 0.2
-"""Intersection over union of the joints' boxes above which they may be."""
+"""Same joints from which two hands are one, as MediaPipe counts them."""
+_INSIDE = 0.6
+"""Share of the smaller box of joints inside the larger one from which they are one, too: a part of a picture
+shows a hand that fills it as another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def same_hand(one: Floats, other: Floats) -> bool:
     """Whether two sets of joints, (21, 2) each, are of one hand."""
     size = max(_palm_size(one), _palm_size(other))
     near = np.hypot(*(one - other).T) < _NEAR * size
-    return int(near.sum()) >= _SAME and _iou(one, other) > _OVERLAP
+    return int(near.sum()) >= _SAME or _inside(one, other) > _INSIDE
 
 
 def _affine(region: Region, side: int) -> NDArray[np.float64]:
@@ -113,9 +114,10 @@ def _palm_size(joints: Floats) -> float:
     return float(max(np.hypot(*(a - b)) for a, b in ((wrist, index), (index, little), (little, wrist))))
 
 
-def _iou(one: Floats, other: Floats) -> float:
+def _inside(one: Floats, other: Floats) -> float:
+    """Share of the smaller box of joints that is inside the other one."""
     low = np.maximum(one.min(axis=0), other.min(axis=0))
     high = np.minimum(one.max(axis=0), other.max(axis=0))
     shared = float(np.prod(np.maximum(high - low, 0)))
     areas = [float(np.prod(joints.max(axis=0) - joints.min(axis=0))) for joints in (one, other)]
-    return shared / max(sum(areas) - shared, 1e-6)
+    return shared / max(min(areas), 1e-6)

@@ -75,7 +75,7 @@ _OLD = 5.0
 """Seconds from which a box is almost grey."""
 
 
-def draw(frame: Frame, answers: Sequence[Answer], now: float, *, hands: Sequence[Hand] = ()) -> Image:
+def draw(frame: Frame, answers: Sequence[Answer], now: float, hands: Sequence[Hand] = ()) -> Image:
     """Draw the answers on a copy of the frame's picture.
 
     Args:

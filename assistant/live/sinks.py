@@ -79,7 +79,7 @@ class Shown:
     @cached_property
     def picture(self) -> Image:
         """The picture with the answers drawn on it; drawn once, and only if somebody looks."""
-        return draw(self.frame, self.answers, self.now, hands=self.hands)
+        return draw(self.frame, self.answers, self.now, self.hands)
 
 
 class Sink(Protocol):

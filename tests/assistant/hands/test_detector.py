@@ -115,6 +115,15 @@ def test_the_second_look_finds_hands_that_the_first_one_misses() -> None:
 
 @needs_hands
 @needs_real
+def test_a_hand_that_fills_the_picture_is_found_once() -> None:
+    with PillowImage.open(REAL / "images" / "roboflow_hand_fist.png") as picture:
+        image = np.asarray(picture.convert("RGB"))
+    (hand,) = MediaPipeHands(model()).detect(image)
+    assert hand.side == "right"
+
+
+@needs_hands
+@needs_real
 def test_a_street_without_hands_has_none() -> None:
     frames = load_video(REAL / "video" / "codec" / "rf_example_video.mp4", nframes=16)
     detector = MediaPipeHands(model())

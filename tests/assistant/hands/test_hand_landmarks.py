@@ -80,6 +80,15 @@ def test_the_next_region_turns_with_the_hand(turn: float) -> None:
 
 def test_hands_are_one_where_their_joints_are() -> None:
     assert same_hand(UPRIGHT, UPRIGHT + 5)
-    # A fifth of the palm's longest side, 44.7, is 8.9.
-    assert not same_hand(UPRIGHT, UPRIGHT + np.array([9.5, 0], np.float32))
+    # The joints' box is 48 wide and 80 high: 30 to the right, 0.375 of it is still in common.
+    assert not same_hand(UPRIGHT, UPRIGHT + np.array([30, 0], np.float32))
     assert not same_hand(UPRIGHT, UPRIGHT + 200)
+
+
+def test_a_hand_inside_another_is_a_part_of_it() -> None:
+    middle = UPRIGHT.mean(axis=0)
+    part = middle + (UPRIGHT - middle)[::-1] / 2
+    assert same_hand(UPRIGHT, part)
+    assert same_hand(part, UPRIGHT)
+    # A mirror image in the same place has other joints.
+    assert same_hand(UPRIGHT, UPRIGHT[::-1])
