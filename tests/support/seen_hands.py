@@ -26,7 +26,7 @@ def look(time: float, *hands: Hand) -> Look:
 
 
 class BrightHands:
-    """Implements `HandDetector`: a hand is the box round all pixels of 255, left of the middle a left one.
+    """Implements `HandDetector`: a hand is the box round all white pixels, left of the middle a left one.
 
     It fails at the picture whose number is given, and takes time of a clock where one is given.
     """
@@ -58,7 +58,7 @@ class BrightHands:
             self._clock.advance(self._seconds)
         if self.pictures == self._fails_at:
             raise self._error
-        rows, columns = np.nonzero((image == 255).all(axis=2))
+        rows, columns = np.nonzero((image > 250).all(axis=2))
         if not len(rows):
             return []
         side: Side = "left" if columns.mean() < image.shape[1] / 2 else "right"
