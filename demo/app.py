@@ -30,7 +30,7 @@ from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, HandOptions, ModelOptions
 from egolive.assistant.cli.printing import note
-from egolive.assistant.hands.choice import HandSettings
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import LIVE_QUESTIONS
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.engine import Engine

@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.generation.conversations import Conversation, fill_placeholders
 from egolive.assistant.generation.generate import Sampling
-from egolive.assistant.hands.choice import HandChoice, Hands, choose_hands, is_simulated
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
 from egolive.assistant.live.governing import held_by
 from egolive.assistant.load import load_any_engine
 from egolive.assistant.model.media import Picture, Video, given_frames, is_video

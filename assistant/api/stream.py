@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from egolive.assistant.generation.generate import Sampling
-from egolive.assistant.hands.choice import HandChoice
+from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.governing import governed
 from egolive.assistant.live.hands_beside import open_hands

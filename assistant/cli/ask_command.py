@@ -21,7 +21,7 @@ from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, HandOptio
 from egolive.assistant.cli.printing import json_text, printable, readable
 from egolive.assistant.generation.conversations import Conversation
 from egolive.assistant.generation.generate import Sampling
-from egolive.assistant.hands.choice import HandChoice
+from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.model.media import Video, check_media, is_video

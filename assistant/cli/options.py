@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.printing import loading, note
-from egolive.assistant.hands.choice import HandChoice, Hands, choose_hands, is_simulated
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
 from egolive.assistant.hands.model_file import find_model
 from egolive.assistant.load import check_model, is_address, load_any_engine
 from egolive.assistant.model.checkpoint import BUNDLED, resolve_model

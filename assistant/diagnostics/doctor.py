@@ -15,7 +15,7 @@ from rich.table import Table
 from egolive.assistant.diagnostics.fit import Fit
 from egolive.assistant.diagnostics.model_fit import fit_values, fits_of, forms_table, slow_words
 from egolive.assistant.diagnostics.structures import EGOTHINKER, SMALLER, STRUCTURES
-from egolive.assistant.hands.choice import missing_hands
+from egolive.assistant.hands.hand_choice import missing_hands
 from egolive.assistant.hands.model_file import find_model
 from egolive.assistant.load import check_model, is_address
 from egolive.assistant.model.checkpoint import BUNDLED

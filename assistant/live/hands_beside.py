@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from egolive.assistant.hands.choice import HandChoice, draws_guesses
+from egolive.assistant.hands.hand_choice import HandChoice, draws_guesses
 from egolive.assistant.live.hand_fusion import HandFusion, HandsBeside
 from egolive.assistant.schema.answers import Answer
 from egolive.assistant.schema.profiles import Profile

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, field_validator
 
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
-from egolive.assistant.hands.choice import draws_guesses
+from egolive.assistant.hands.hand_choice import draws_guesses
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.hand_fusion import HandsBeside
 from egolive.assistant.live.runner import Runner, metrics_event, say_the_same, totals

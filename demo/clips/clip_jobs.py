@@ -20,7 +20,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import av
 import cv2
 
-from egolive.assistant.hands.choice import HandSettings
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.hands_beside import checked_by_detector, open_hands
 from egolive.assistant.live.overlay import draw

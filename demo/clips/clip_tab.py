@@ -10,7 +10,7 @@ from typing import Literal
 
 import gradio as gr
 
-from egolive.assistant.hands.choice import HandSettings
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.engine_lock import SharedEngine

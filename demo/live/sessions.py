@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from egolive.assistant.hands.choice import HandSettings
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed
 from egolive.assistant.live.hands_beside import open_hands

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
-from egolive.assistant.hands.choice import HandSettings
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.demo.clips.clip_jobs import (

@@ -21,8 +21,8 @@ from PIL import Image as PillowImage
 from seen_hands import BrightHands, bright
 from starlette.testclient import TestClient
 
-from egolive.assistant.hands import choice
-from egolive.assistant.hands.choice import HandChoice, Hands, HandSettings
+from egolive.assistant.hands import hand_choice
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, HandSettings
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.runtime.engine_lock import EngineLock, SharedEngine
 from egolive.assistant.schema.engine import Delta, Prompt, Request
@@ -129,8 +129,8 @@ def test_a_picture_is_answered_with_boxes_in_its_own_pixels_and_with_words(page:
 def test_the_page_is_told_who_found_a_box_and_what_is_not_known(
     page: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hands: Hands
 ) -> None:
-    monkeypatch.setattr(choice, "has_runtime", lambda: True)
-    monkeypatch.setattr(choice, "find_model", lambda given=None: tmp_path)
+    monkeypatch.setattr(hand_choice, "has_runtime", lambda: True)
+    monkeypatch.setattr(hand_choice, "find_model", lambda given=None: tmp_path)
     monkeypatch.setattr(
         HandChoice, "detector", lambda self, stream=True: BrightHands() if self.file is not None else None
     )

@@ -13,7 +13,7 @@ from seen_hands import bright
 
 from egolive.assistant.cli import main as cli
 from egolive.assistant.cli.options import ModelOptions
-from egolive.assistant.hands import choice
+from egolive.assistant.hands import hand_choice
 from egolive.assistant.hands.model_file import find_model, has_runtime
 
 needs_hands = pytest.mark.skipif(
@@ -71,7 +71,7 @@ def test_a_detector_that_is_missing_is_told_once_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(choice, "has_runtime", lambda: False)
+    monkeypatch.setattr(hand_choice, "has_runtime", lambda: False)
     assert cli.call(["run", str(folder), "--json"]) == 0
     captured = capsys.readouterr()
     assert captured.err.count("no hand detector") == 1

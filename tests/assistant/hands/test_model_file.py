@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was touched")
 
-    monkeypatch.setattr(model_file.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     return tmp_path / "cache" / "egolive" / "hands" / "hand_landmarker.task"
 
 
@@ -41,7 +41,7 @@ def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(model_file.metadata, "files", missing)
+    monkeypatch.setattr("importlib.metadata.files", missing)
 
 
 def test_a_named_file_is_taken_and_one_that_is_missing_refused(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_it_is_downloaded_once_and_only_where_that_is_asked_for(
         asked.append(request.full_url)  # type: ignore[attr-defined]
         return io.BytesIO(small)
 
-    monkeypatch.setattr(model_file.urllib.request, "urlopen", answer)
+    monkeypatch.setattr("urllib.request.urlopen", answer)
     assert find_model() is None
     assert asked == []
     assert find_model("download") == find_model("download") == cache
@@ -98,7 +98,7 @@ def test_it_is_downloaded_once_and_only_where_that_is_asked_for(
 def test_another_file_than_the_tested_one_is_not_kept(
     cache: Path, small: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_file.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(small + b"!"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(small + b"!"))
     with pytest.raises(ConfigError, match="another file"):
         find_model("download")
     assert not cache.exists()
@@ -118,7 +118,7 @@ def test_a_download_that_fails_is_told_in_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(model_file.urllib.request, "urlopen", fail)
+    monkeypatch.setattr("urllib.request.urlopen", fail)
     with pytest.raises(ConfigError, match=told) as raised:
         find_model("download")
     assert "\n" not in str(raised.value)

@@ -15,7 +15,7 @@ from fakes import FakeEngine
 from scripted import PATIENCE, our_threads
 from seen_hands import BrightHands, bright
 
-from egolive.assistant.hands.choice import draws_guesses
+from egolive.assistant.hands.hand_choice import draws_guesses
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
 from egolive.assistant.live.hand_fusion import HandsBeside
 from egolive.assistant.live.runner import run_stream

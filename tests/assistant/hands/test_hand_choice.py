@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from egolive.assistant.hands import choice as choosing
-from egolive.assistant.hands.choice import choose_hands, draws_guesses, is_simulated
+from egolive.assistant.hands import hand_choice as choosing
+from egolive.assistant.hands.hand_choice import choose_hands, draws_guesses, is_simulated
 from egolive.assistant.live.assistant import LIVE_QUESTIONS
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.answers import Question
