@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,17 +37,16 @@ Floats = NDArray[np.float32]
 
 _THRESHOLD = 0.3
 """Least probability of a palm, and of a hand in its region."""
-_FOLLOWED = 0.5
-"""Least probability of a hand that is looked for where it was; below it the whole picture is searched."""
+_FINER = 2.0
+"""Pixels of the picture for one of the network's from which the picture is halved first: what is skipped in
+between flickers, and fewer hands are found."""
 _LEAST = 0.13
 """Least size of a hand, the longer side of its joints' box, in shorter sides of the picture: the wearer's are
 near. Smaller finds were headlights, signs and faces."""
 _SMALL, _LARGE = (0.13, 0.9), (0.29, 0.3)
 """Sizes, and the least probability that a hand of that size needs; in between it falls evenly."""
-_AGAIN = 0.8
+_AGAIN = 0.9
 """Least probability of a hand that only a part of the picture shows: enlarged, more looks like one."""
-_EVERY = 3
-"""Pictures of a stream from one such look to the next: it costs three times the first."""
 _MOST = 2
 """Hands of one wearer."""
 _opening = threading.Lock()
@@ -75,7 +75,7 @@ class MediaPipeHands:
             threshold: Least probability of a palm, and of a hand in its region.
             again: Look once more, in square parts of a picture in which fewer than two hands were found.
             stream: The pictures are of one stream: look first where the hands were in the picture before,
-                which is cheaper, and once more in parts of every third picture alone.
+                which is cheaper, and once more in one part of each, by turns.
 
         Raises:
             ConfigError: The file cannot be used, or LiteRT is not installed.
@@ -89,6 +89,8 @@ class MediaPipeHands:
         self._regions: list[Region] = []
         self._pictures = 0
         self._size = (0, 0)
+        self._halves: list[Image] = []
+        """The picture, and the halves of it that were made so far."""
 
     def detect(self, image: Image) -> list[Hand]:
         """Find the wearer's hands: at most one of each side, the left one first.
@@ -103,21 +105,25 @@ class MediaPipeHands:
         if (height, width) != self._size:
             self.forget()
             self._size = (height, width)
+        self._halves = [image]
         found: list[FoundHand] = []
         for region in self._regions:
-            _add(found, self._look(image, region, _FOLLOWED))
-        if len(found) < _MOST:
-            for region in self._search(image, Region(width / 2, height / 2, max(width, height), 0.0)):
+            _add(found, self._look(image, region, self._threshold))
+        # While one hand is followed, the other one may wait for the next picture.
+        if len(found) < _MOST and not (found and self._pictures % 2):
+            for region in self._search(Region(width / 2, height / 2, max(width, height), 0.0)):
                 _add(found, self._look(image, region, self._threshold))
-        due = self._again and self._pictures % _EVERY == 0
-        if due and len(found) < _MOST:
-            for square in crops(width, height):
-                for region in self._search(image, square):
+        if self._again and len(found) < _MOST:
+            squares = list(crops(width, height))
+            # In a stream one after the other, so that no look takes long.
+            for square in squares if not self._stream else [squares[self._pictures % len(squares)]]:
+                for region in self._search(square):
                     _add(found, self._look(image, region, max(_AGAIN, self._threshold)))
         found = sorted(found, key=lambda hand: -hand.score)[:_MOST]
         if self._stream:
             self._pictures += 1
             self._regions = [next_region(hand.joints) for hand in found]
+        self._halves = []
         return to_hands(found, width, height)
 
     def forget(self) -> None:
@@ -130,18 +136,31 @@ class MediaPipeHands:
         self._palms.close()
         self._joints.close()
 
-    def _search(self, image: Image, square: Region) -> list[Region]:
+    def _search(self, square: Region) -> list[Region]:
         """Regions of hands in a square part of the picture, the likeliest first."""
-        raw, logits = self._palms(cut(image, square, palm_detection.SIDE, replicate=False))
+        raw, logits = self._palms(self._cut(square, palm_detection.SIDE, replicate=False))
         palms = merge(decode(raw.reshape(-1, 18), logits.reshape(-1), self._threshold))
         shift = (square.x - square.side / 2, square.y - square.side / 2)
         return [region_of(palm.moved(square.side, shift)) for palm in palms[:_MOST]]
+
+    def _cut(self, region: Region, side: int, *, replicate: bool) -> Floats:
+        """A region of the picture as a network sees it."""
+        half = 0
+        while region.side / 2**half > _FINER * side and min(self._halves[half].shape[:2]) > side:
+            half += 1
+            if half == len(self._halves):
+                height, width = (max(1, pixels // 2) for pixels in self._halves[-1].shape[:2])
+                smaller = cv2.resize(self._halves[-1], (width, height), interpolation=cv2.INTER_AREA)
+                self._halves.append(np.asarray(smaller, np.uint8))
+        scale = 0.5**half
+        small = Region(region.x * scale, region.y * scale, region.side * scale, region.turn)
+        return cut(self._halves[half], small, side, replicate=replicate)
 
     def _look(self, image: Image, region: Region, threshold: float) -> FoundHand | None:
         """The hand in a region; None where it is none."""
         if not 1 <= region.side <= 4 * max(image.shape[:2]):
             return None
-        joints, flag, right, _ = self._joints(cut(image, region, hand_landmarks.SIDE, replicate=True))
+        joints, flag, right, _ = self._joints(self._cut(region, hand_landmarks.SIDE, replicate=True))
         score = float(flag.reshape(-1)[0])
         # Written so that "nan" is refused too.
         if not score >= threshold:

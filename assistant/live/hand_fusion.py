@@ -63,6 +63,7 @@ class HandFusion:
         self._kept: dict[Side, tuple[Hand, Answer]] = {}
         self._said: dict[Side, Answer] = {}
         self._looking = False
+        self._now = 0.0
 
     def see(self, look: Look) -> None:
         """Take what the detector found; looks come in order of time."""
@@ -138,6 +139,7 @@ class HandFusion:
             What is to be carried to that picture: the same object for as long as it says the same.
         """
         newest = self._looks[-1] if self._looks else None
+        self._now = now
         self._looking = newest is not None and now - newest.time <= _STALE
         given = list(answers)
         if newest is None or not self._looking:
@@ -181,7 +183,8 @@ class HandFusion:
         """What the detector says about a hand."""
         side = hand_side(question)
         kept = None if side is None else self._kept.get(side)
-        if kept is not None and newest.time - kept[1].time <= _KEPT:
+        # Until the next look it stays; once one has missed it, for as long as a box that is carried fits.
+        if kept is not None and (kept[1].time == newest.time or self._now - kept[1].time <= _KEPT):
             answer = kept[1]
             return answer if answer.question == question else replace(answer, question=question)
         return Answer(question, "none", absent=True, time=newest.time, by="detector")

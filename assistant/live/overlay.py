@@ -239,7 +239,10 @@ def age_badge(answers: Iterable[Answer], now: float) -> tuple[str, Colour] | Non
         answers: What is known.
         now: Stream time in seconds.
     """
-    times = [answer.time for answer in answers if answer.question.task == "ground"]
+    grounded = [answer for answer in answers if answer.question.task == "ground"]
+    # Where there are boxes, it is theirs: what was found nowhere has none to be old.
+    times = [answer.time for answer in grounded if answer.boxes or answer.guesses]
+    times = times or [answer.time for answer in grounded]
     if not times:
         return None
     age = max(0.0, now - min(times))

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 _RATE = 10.0
 """Looks a second, at most: a box that was carried for 0.1 s still fits."""
-_DUTY = 0.5
+_DUTY = 0.67
 """Share of its thread's time in which a detector works."""
 _PATIENCE = 5.0
 """Seconds for which the end of a run waits for a look that has begun."""

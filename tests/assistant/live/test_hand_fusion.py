@@ -146,6 +146,7 @@ def test_a_hand_that_one_look_missed_stays_for_a_moment() -> None:
     assert kept is fusion.merge([], 1.25)[0]
     assert kept.boxes[0] == first.boxes[0]
     assert kept.time == 1.0
+    assert fused(fusion, now=1.35)[LEFT].found == "none"
     fusion.see(look(1.4))
     assert fused(fusion, now=1.4)[LEFT].found == "none"
 
