@@ -43,7 +43,7 @@ between flickers, and fewer hands are found."""
 _LEAST = 0.13
 """Least size of a hand, the longer side of its joints' box, in shorter sides of the picture: the wearer's are
 near. Smaller finds were headlights, signs and faces."""
-_SMALL, _LARGE = (0.13, 0.9), (0.29, 0.3)
+_SMALL, _LARGE = (0.13, 0.9), (0.34, 0.3)
 """Sizes, and the least probability that a hand of that size needs; in between it falls evenly."""
 _AGAIN = 0.9
 """Least probability of a hand that only a part of the picture shows: enlarged, more looks like one."""
