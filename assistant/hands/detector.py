@@ -47,6 +47,9 @@ _SMALL, _LARGE = (0.13, 0.9), (0.34, 0.3)
 """Sizes, and the least probability that a hand of that size needs; in between it falls evenly."""
 _AGAIN = 0.9
 """Least probability of a hand that only a part of the picture shows: enlarged, more looks like one."""
+_SURE = 0.8
+"""Probability from which a hand that is new in a stream is told at once; others once the next picture has
+them, too. What was no hand was mostly found in one picture alone."""
 _MOST = 2
 """Hands of one wearer."""
 _opening = threading.Lock()
@@ -75,7 +78,8 @@ class MediaPipeHands:
             threshold: Least probability of a palm, and of a hand in its region.
             again: Look once more, in square parts of a picture in which fewer than two hands were found.
             stream: The pictures are of one stream: look first where the hands were in the picture before,
-                which is cheaper, and once more in one part of each, by turns.
+                which is cheaper, once more in one part of each, by turns, and tell a new hand that is not
+                sure when the next picture has it, too.
 
         Raises:
             ConfigError: The file cannot be used, or LiteRT is not installed.
@@ -109,6 +113,7 @@ class MediaPipeHands:
         found: list[FoundHand] = []
         for region in self._regions:
             _add(found, self._look(image, region, self._threshold))
+        followed = {id(hand) for hand in found}
         # While one hand is followed, the other one may wait for the next picture.
         if len(found) < _MOST and not (found and self._pictures % 2):
             for region in self._search(Region(width / 2, height / 2, max(width, height), 0.0)):
@@ -123,6 +128,7 @@ class MediaPipeHands:
         if self._stream:
             self._pictures += 1
             self._regions = [next_region(hand.joints) for hand in found]
+            found = [hand for hand in found if id(hand) in followed or hand.score >= _SURE]
         self._halves = []
         return to_hands(found, width, height)
 

@@ -171,6 +171,27 @@ def test_in_a_stream_a_hand_is_followed_without_searching_for_it(monkeypatch: py
 
 
 @needs_hands
+@needs_real
+def test_in_a_stream_a_hand_that_is_not_sure_is_told_with_the_next_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, _ = labelled()[2]
+    once = MediaPipeHands(model()).detect(image)
+    assert len(once) == 2
+    # Nothing is as sure as this.
+    monkeypatch.setattr("egolive.assistant.hands.detector._SURE", 1.1)
+    detector = MediaPipeHands(model(), stream=True)
+    assert detector.detect(image) == []
+    assert [hand.side for hand in detector.detect(image)] == ["left", "right"]
+    # One that is gone by then was never told.
+    detector.forget()
+    assert detector.detect(image) == []
+    assert detector.detect(np.zeros_like(image)) == []
+    # A picture that stands alone is told as it is.
+    assert MediaPipeHands(model()).detect(image) == once
+
+
+@needs_hands
 def test_a_detector_that_is_closed_says_so() -> None:
     detector = MediaPipeHands(model())
     detector.close()
