@@ -47,7 +47,7 @@ _SMALL, _LARGE = (0.13, 0.9), (0.34, 0.3)
 """Sizes, and the least probability that a hand of that size needs; in between it falls evenly."""
 _AGAIN = 0.9
 """Least probability of a hand that only a part of the picture shows: enlarged, more looks like one."""
-_SURE = 0.8
+_SURE = 0.7
 """Probability from which a hand that is new in a stream is told at once; others once the next picture has
 them, too. What was no hand was mostly found in one picture alone."""
 _MOST = 2
