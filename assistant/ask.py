@@ -17,7 +17,9 @@ from pathlib import Path
 
 from egolive.assistant.generation.conversations import Conversation, read_conversation
 from egolive.assistant.generation.generate import Sampling, generate_answers
+from egolive.assistant.hands.hand_choice import HandChoice, draws_guesses
 from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.hands_beside import answer_by_detector, checked_by_detector
 from egolive.assistant.model.media import Picture, Video, is_video, load_picture, load_video, window_of
 from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.schema.answers import Answer, Question
@@ -102,6 +104,7 @@ def ask_task(
     profile: Profile | None = None,
     paper_prompt: bool | None = None,
     grammar: bool = True,
+    hands: HandChoice | None = None,
 ) -> Answer:
     """Ask one of the assistant's own questions, in the checkpoint's own words.
 
@@ -115,6 +118,7 @@ def ask_task(
         profile: In place of the engine's own, for example with other picture sizes.
         paper_prompt: Text before the pictures; the profile decides where None.
         grammar: Hold boxes, intervals and reasoning to their form.
+        hands: Who is asked about hands; the model where None.
 
     Raises:
         UsageError: The question needs a video, or anything to look at.
@@ -140,11 +144,23 @@ def ask_task(
         frame = Frame(load_picture(picture), 0.0, 0)
     if window is None and (frame is None or question.task != "ground"):
         raise UsageError(f"the task {question.task} needs a video; give a video file or a folder of frames")
-    with Assistant(
-        engine, profile, sampling=sampling, paper_prompt=paper_prompt, grammar=grammar
-    ) as assistant:
-        (answer,) = assistant.answer([question], window=window, picture=frame)
-    return answer
+    seen = frame or (window.newest if window is not None else None)
+    detector = None if hands is None or seen is None else hands.detector(stream=False)
+    try:
+        if detector is not None and seen is not None and hands is not None and not hands.questions:
+            # The detector alone was wanted.
+            return answer_by_detector(Answer(question, "", time=seen.time), seen.image, detector)
+        with Assistant(
+            engine, profile, sampling=sampling, paper_prompt=paper_prompt, grammar=grammar
+        ) as assistant:
+            (answer,) = assistant.answer([question], window=window, picture=frame)
+        if detector is None or seen is None:
+            return answer
+        guesses = draws_guesses(profile or engine.profile)
+        return checked_by_detector(answer, seen.image, detector, guesses=guesses)
+    finally:
+        if detector is not None:
+            detector.close()
 
 
 def conversation_about(

@@ -28,8 +28,10 @@ from typing import TYPE_CHECKING, Annotated
 import psutil
 from cyclopts import Group, Parameter
 
-from egolive.assistant.cli.options import GIVEN, MODEL, ModelOptions
+from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, HandOptions, ModelOptions
 from egolive.assistant.cli.printing import note
+from egolive.assistant.hands.hand_choice import HandSettings
+from egolive.assistant.live.assistant import LIVE_QUESTIONS
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.live.sessions import VisitorSessions
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_page", "demo"]
 
-_MODEL = ModelOptions()
+_MODEL, _HANDS = ModelOptions(), HandOptions()
 _SERVER = Parameter(group=Group("Server", sort_key=4))
 _log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ def demo(
     *,
     source: Annotated[str | None, Parameter(group=GIVEN)] = None,
     model: Annotated[ModelOptions, Parameter(name="*", group=MODEL)] = _MODEL,
+    hands: Annotated[HandOptions, Parameter(name="*", group=ASKED)] = _HANDS,
     host: Annotated[str, _SERVER] = "127.0.0.1",
     port: Annotated[int, _SERVER] = 7860,
     auth: Annotated[str | None, _SERVER] = None,
@@ -88,6 +91,7 @@ def demo(
         source: A camera, address or file that the server reads and all pages watch ("0", "rtsp://...");
             without it each page brings its own camera.
         model: Which model answers.
+        hands: Who is asked about hands.
         host: Address to listen on; 0.0.0.0 lets other machines in, with --auth or --open.
         port: Port to listen on.
         auth: File whose first line is "user:password", which the page then asks for; the variable
@@ -130,6 +134,8 @@ def demo(
     if opening is not None:
         # A source that is not there is refused before the model is loaded.
         opening().close()
+    # A hand detector that is not there is told, or refused, now too.
+    hands.choose(LIVE_QUESTIONS, source)
     # Imported here, as below: it needs a package that an installation may lack, and takes seconds.
     import uvicorn
 
@@ -147,7 +153,13 @@ def demo(
         engine = model.chosen().load()
         stack.callback(engine.close)
         page, sessions = build_page(
-            engine, folder, source=opening, visitors=visitors, upload_mb=upload_mb, fixed=fixed
+            engine,
+            folder,
+            source=opening,
+            visitors=visitors,
+            upload_mb=upload_mb,
+            fixed=fixed,
+            hands=HandSettings(hands.hands, hands.found()),
         )
         stack.callback(sessions.close)
         config = uvicorn.Config(
@@ -214,6 +226,7 @@ def build_page(
     visitors: int = 4,
     upload_mb: int = 200,
     fixed: bool = False,
+    hands: HandSettings | None = None,
 ) -> tuple[ASGIApp, VisitorSessions]:
     """The page as an ASGI app.
 
@@ -224,6 +237,7 @@ def build_page(
         visitors: Visitors with a camera at once.
         upload_mb: Most megabytes of a clip.
         fixed: Do not govern what is asked when.
+        hands: Who is asked about hands.
 
     Returns:
         The app, and the sessions, to be closed at the end.
@@ -241,11 +255,11 @@ def build_page(
 
     # Gradio serves the files under it; nothing is ever put there.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
-    sessions = VisitorSessions(SharedEngine(engine), source, most=visitors, fixed=fixed)
+    sessions = VisitorSessions(SharedEngine(engine), source, most=visitors, fixed=fixed, hands=hands)
     taken, upload = folder / "clips", upload_mb * 1_000_000
     clips = ClipSessions(taken, most=4 * visitors)
     uploads = Uploads(folder / "uploads", most_bytes=upload, total_bytes=2 * visitors * upload, taken=taken)
-    page = ClipPage(sessions.engine, clips, uploads)
+    page = ClipPage(sessions.engine, clips, uploads, hands)
 
     def sweep() -> None:
         sessions.sweep()

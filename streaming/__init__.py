@@ -2,6 +2,7 @@
 
 from egolive.streaming.clock import Clock, MonotonicClock, VirtualClock
 from egolive.streaming.frames import Box, Frame, Image, Interval, Slice, Window
+from egolive.streaming.hands import Hand, HandDetector, HandWatch, Look
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.latest_results import LatestResults, Showing
 from egolive.streaming.pipeline.mailbox import Mailbox
@@ -20,9 +21,13 @@ __all__ = [
     "Clock",
     "Frame",
     "FrameSampler",
+    "Hand",
+    "HandDetector",
+    "HandWatch",
     "Image",
     "Interval",
     "LatestResults",
+    "Look",
     "Mailbox",
     "Metrics",
     "MonotonicClock",

@@ -7,16 +7,21 @@ stream, pixels are those of the source frame.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Box", "Frame", "Image", "Interval", "Pixels", "Slice", "Window"]
+__all__ = ["Box", "Finder", "Frame", "Image", "Interval", "Pixels", "Slice", "Window"]
 
 Image = NDArray[np.uint8]
 """Pixels, shape (height, width, 3), RGB, uint8."""
+
+
+Finder = Literal["", "detector", "model", "tracker"]
+"""Who says where a box is: the hand detector, the model, or the tracker that carried it on from another
+picture. Empty: nobody said."""
 
 
 class Pixels(Protocol):
@@ -198,6 +203,18 @@ class Box:
     label: str = ""
     score: float | None = None
     """Probability in [0, 1]; None where it is unknown, as with a server that tells none."""
+    by: Finder = field(default="", compare=False, kw_only=True)
+    """Who put it where it is. Two boxes in one place are equal whoever did."""
+    found_by: Finder = field(default="", compare=False, kw_only=True)
+    """Who found it, where the tracker carried it on; else empty."""
+    supported: bool | None = field(default=None, compare=False, kw_only=True)
+    """Whether a hand detector saw what the model claims: a hand there, or the hand that holds it. None where
+    none looked."""
+
+    @property
+    def finder(self) -> Finder:
+        """Who found it, before it was carried on."""
+        return self.found_by or self.by
 
     @property
     def area(self) -> float:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from egolive.streaming.frames import Box, Frame, Interval
+    from egolive.streaming.hands import Hand
     from egolive.streaming.sources.opening import open_source
     from egolive.streaming.sources.source import Source
 
@@ -59,6 +60,7 @@ __all__ = [
     "EngineError",
     "Frame",
     "FrameResult",
+    "Hand",
     "Interval",
     "Model",
     "Question",
@@ -91,6 +93,7 @@ _MODULES = {
         "UsageError",
     ),
     "egolive.streaming.frames": ("Box", "Frame", "Interval"),
+    "egolive.streaming.hands": ("Hand",),
     "egolive.streaming.sources.opening": ("open_source",),
     "egolive.streaming.sources.source": ("Source",),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ from egolive.assistant.live.overlay import draw
 from egolive.assistant.schema.answers import Answer, Task
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image
+from egolive.streaming.hands import Hand
 
 if TYPE_CHECKING:
     import supervision
@@ -21,7 +22,7 @@ __all__ = ["FrameResult", "TrackedBox"]
 
 @dataclass(frozen=True, slots=True)
 class TrackedBox(Box):
-    """A box that was carried from the picture in which the model found it to the frame of the result.
+    """A box that was carried from the picture in which it was found to the frame of the result.
 
     Corners are pixels of the source frame, x to the right and y down.
 
@@ -33,7 +34,7 @@ class TrackedBox(Box):
     """
 
     age: float = 0.0
-    """Seconds since the picture in which the model found it was taken."""
+    """Seconds since the picture in which it was found was taken."""
 
 
 class FrameResult:
@@ -53,10 +54,16 @@ class FrameResult:
         (True, 0.1)
     """
 
-    __slots__ = ("_answers", "_frame", "_new", "_now")
+    __slots__ = ("_answers", "_frame", "_hands", "_new", "_now")
 
     def __init__(
-        self, frame: Frame, answers: Sequence[Answer], *, new: Sequence[Answer] = (), now: float | None = None
+        self,
+        frame: Frame,
+        answers: Sequence[Answer],
+        *,
+        new: Sequence[Answer] = (),
+        hands: Sequence[Hand] = (),
+        now: float | None = None,
     ) -> None:
         """Hold one frame and what is known about it.
 
@@ -64,11 +71,13 @@ class FrameResult:
             frame: The picture.
             answers: The newest answer to each question that is still current, boxes in pixels of this frame.
             new: Answers that have come in since the result before.
+            hands: What the hand detector sees, where it is in this frame.
             now: Stream time in seconds from which ages are counted; the frame's own time without it.
         """
         self._frame = frame
         self._answers = tuple(answers)
         self._new = tuple(new)
+        self._hands = tuple(hands)
         self._now = frame.time if now is None else now
 
     @property
@@ -116,19 +125,30 @@ class FrameResult:
         """Everything that was found and is still in sight, each box with its age and score.
 
         A score is between 0 and 1, and falls as the tracker becomes less sure; None where the model tells
-        none.
+        none. `box.by` says who put it there, "tracker" where it was carried on, and `box.finder` who found
+        it: "detector" or "model".
         """
-        return tuple(
-            TrackedBox(box.x1, box.y1, box.x2, box.y2, box.label, box.score, self._age_of(answer))
-            for answer in self._answers
-            if answer.question.task == "ground"
-            for box in answer.boxes
-        )
+        return self._tracked(answer.boxes for answer in self._answers)
+
+    @property
+    def guesses(self) -> tuple[TrackedBox, ...]:
+        """Boxes of the model that nothing supports, as for what a hand holds that nobody sees."""
+        return self._tracked(answer.guesses for answer in self._answers)
+
+    @property
+    def hands(self) -> tuple[Hand, ...]:
+        """The hands that the hand detector sees, with their 21 joints, moved to this frame."""
+        return self._hands
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """What the model was asked to find and said is not there."""
+        """What was looked for and is not there."""
         return tuple(answer.question.phrase for answer in self._answers if answer.absent)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What was asked for and of which nobody knows whether it is there: not looked for, or not sure."""
+        return tuple(answer.question.phrase for answer in self._answers if answer.found == "unknown")
 
     @property
     def age(self) -> float | None:
@@ -153,7 +173,7 @@ class FrameResult:
         """
         if order not in ("bgr", "rgb"):
             raise ConfigError(f"order is 'bgr' or 'rgb', got {order!r}")
-        picture = draw(self._frame, self._answers, self._now)
+        picture = draw(self._frame, self._answers, self._now, self._hands)
         return np.ascontiguousarray(picture[..., ::-1]) if order == "bgr" else picture
 
     def detections(self) -> supervision.Detections:
@@ -196,6 +216,26 @@ class FrameResult:
 
     def __repr__(self) -> str:
         return f"FrameResult(t={self.time:.3f} s, #{self.index}, {len(self._answers)} answers)"
+
+    def _tracked(self, boxes: Iterable[Sequence[Box]]) -> tuple[TrackedBox, ...]:
+        """The boxes of each answer, with its age."""
+        return tuple(
+            TrackedBox(
+                box.x1,
+                box.y1,
+                box.x2,
+                box.y2,
+                box.label,
+                box.score,
+                by=box.by or "model",
+                found_by=box.finder or "model",
+                supported=box.supported,
+                age=self._age_of(answer),
+            )
+            for answer, given in zip(self._answers, boxes, strict=True)
+            if answer.question.task == "ground"
+            for box in given
+        )
 
     def _words(self, task: Task) -> str | None:
         said = (a.text for a in self._answers if a.question.task == task and a.status == "ok")

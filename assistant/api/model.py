@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.generation.conversations import Conversation, fill_placeholders
 from egolive.assistant.generation.generate import Sampling
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
 from egolive.assistant.live.governing import held_by
 from egolive.assistant.load import load_any_engine
 from egolive.assistant.model.media import Picture, Video, given_frames, is_video
@@ -153,6 +154,8 @@ class Model:
         max_pixels: int | None = None,
         paper_prompt: bool | None = None,
         grammar: bool = True,
+        hands: Hands = "auto",
+        hands_model: str | Path | None = None,
     ) -> Answer: ...
     @overload
     def ask(
@@ -211,6 +214,8 @@ class Model:
         max_pixels: int | None = None,
         paper_prompt: bool | None = None,
         grammar: bool = True,
+        hands: Hands = "auto",
+        hands_model: str | Path | None = None,
     ) -> Answer | list[Answer]:
         """Ask about a picture or a video, or answer messages in Hugging Face's form.
 
@@ -239,6 +244,9 @@ class Model:
             max_pixels: Most pixels at which the model sees a picture.
             paper_prompt: Text before the pictures, as EgoThinker's last training stage had it.
             grammar: Hold boxes, intervals and reasoning to their form.
+            hands: Who is asked, with the task "ground", about the left and right hand and what they hold:
+                see `stream`.
+            hands_model: The hand detector's model, `hand_landmarker.task`.
 
         Returns:
             The answer: `text`, `boxes` (pixels of the picture), `intervals` (seconds), `absent` where the
@@ -310,9 +318,14 @@ class Model:
             return answer
         if system is not None:
             raise ConfigError(f"system: the task {task} has the model's own words; it is for the task ask")
+        question_ = Question(task, words, reasons)
+        choice = HandChoice((question_,))
+        if task == "ground":
+            choice = choose_hands(hands, (question_,), model_file=hands_model, simulated=is_simulated(seen))
         return ask_task(
-            Question(task, words, reasons),
+            question_,
             engine,
+            hands=choice,
             picture=None if video is not None else cast("Picture", seen),
             video=video,
             clip=clip,
@@ -336,6 +349,8 @@ class Model:
         max_tokens: int | None = None,
         grammar: bool = True,
         governed: bool = True,
+        hands: Hands = "auto",
+        hands_model: str | Path | None = None,
     ) -> Stream:
         """Watch a source; iterate over what comes back for one result a frame.
 
@@ -361,6 +376,10 @@ class Model:
             governed: Of a live source, let what is asked when, the length of windows and the size of pictures
                 follow what answers cost, the load of the machine and whether anything moves; `every` and
                 `slices` that are given stay as they are.
+            hands: Who is asked about hands: "auto", the hand detector beside the model, where it is installed
+                and the source is a real one; "model", the model alone; "detector", the detector alone for
+                hands; "off", nothing about hands and what they hold.
+            hands_model: The detector's model, `hand_landmarker.task`; "download" fetches it once from Google.
 
         Returns:
             An iterator of `FrameResult`, which also works as a context manager.
@@ -384,6 +403,12 @@ class Model:
         engine = self._open()
         profile = engine.profile
         questions = questions_of(tasks, think=profile.think if think is None else think)
+        choice = choose_hands(
+            hands,
+            questions,
+            model_file=hands_model,
+            simulated=is_simulated(source if isinstance(source, str | int | Path) else source.name),
+        )
         opened = open_source(source) if isinstance(source, str | int | Path) else source
         try:
             settings = StreamSettings(
@@ -396,12 +421,13 @@ class Model:
                 grammar=grammar,
                 governed=governed,
                 held=held_by(every=every, slices=slices),
+                hands=choice,
             )
         except ConfigError:
             if opened is not source:
                 opened.close()
             raise
-        stream = Stream(engine, opened, questions, settings)
+        stream = Stream(engine, opened, choice.questions, settings)
         self._streams.add(stream)
         return stream
 

@@ -13,8 +13,10 @@ from types import TracebackType
 from typing import Self, cast
 
 from egolive.assistant.generation.generate import Sampling
+from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.governing import governed
+from egolive.assistant.live.hands_beside import open_hands
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.schema.answers import Answer, Question, Task
@@ -66,6 +68,8 @@ class StreamSettings:
     """Let what is asked of a live source follow what answers cost."""
     held: frozenset[Knob] = frozenset()
     """Settings that are not governed."""
+    hands: HandChoice | None = None
+    """Who is asked about hands; the model where None."""
 
     def __post_init__(self) -> None:
         for name, least in (("slices", 1), ("every", 1), ("max_tokens", 1)):
@@ -175,7 +179,7 @@ class _Handover:
             while self.new and self.new[0][0] <= made:
                 new.append(self.new.popleft()[1])
         waited = self.clock.now() - at if self.live else 0.0
-        return FrameResult(shown.frame, shown.answers, new=new, now=shown.now + waited)
+        return FrameResult(shown.frame, shown.answers, new=new, hands=shown.hands, now=shown.now + waited)
 
 
 class Stream:
@@ -331,6 +335,10 @@ def _run(source: Source, assistant: Assistant, handover: _Handover, settings: St
                         held=settings.held,
                     )
                 )
+            hands = None
+            if settings.hands is not None:
+                profile = assistant.profile
+                hands = open_hands(settings.hands, profile, live=source.live, clock=handover.clock)
             run_stream(
                 source,
                 assistant,
@@ -341,6 +349,7 @@ def _run(source: Source, assistant: Assistant, handover: _Handover, settings: St
                 stop=handover.stop,
                 clock=handover.clock,
                 governor=governor,
+                hands=hands,
             )
     except BaseException as error:
         handover.mailbox.fail(error)

@@ -17,10 +17,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
-from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
+from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, HandOptions, ModelOptions
 from egolive.assistant.cli.printing import json_text, printable, readable
 from egolive.assistant.generation.conversations import Conversation
 from egolive.assistant.generation.generate import Sampling
+from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.model.media import Video, check_media, is_video
@@ -38,6 +39,7 @@ _ASK = Parameter(group=ASKED)
 _MOST_LINE = 256 * 1024**2
 """Bytes of a conversation in a batch, whose pictures may stand in it as base64."""
 _MODEL, _LOOK, _CLIP, _GREEDY = ModelOptions(), PictureSize(), ClipOptions(), Sampling()
+_HANDS = HandOptions()
 
 
 def ask_command(
@@ -47,6 +49,7 @@ def ask_command(
     look: Annotated[PictureSize, Parameter(name="*", group=GIVEN)] = _LOOK,
     clip: Annotated[ClipOptions, Parameter(name="*", group=GIVEN)] = _CLIP,
     sampling: Annotated[Sampling, Parameter(name="*", group=ASKED)] = _GREEDY,
+    hands: Annotated[HandOptions, Parameter(name="*", group=ASKED)] = _HANDS,
     system: Annotated[str | None, _ASK] = None,
     think: Annotated[bool | None, _ASK] = None,
     paper_prompt: Annotated[bool | None, _ASK] = None,
@@ -65,6 +68,7 @@ def ask_command(
         look: How large it sees pictures.
         clip: Which frames of a video it sees.
         sampling: How tokens are chosen.
+        hands: Who is asked about hands, with the task ground.
         system: System message, in place of the model's own.
         think: Let the model reason before it answers, or not; the model's own habit without it.
         paper_prompt: Text before the pictures, as EgoThinker's last training stage had it.
@@ -74,6 +78,8 @@ def ask_command(
     """
     model.check()
     _check_numbers(clip, sampling)
+    if task != "ground" and hands != _HANDS:
+        raise UsageError(f"--hands is about the task ground, and this one is {task}; leave it out")
     if batch is not None:
         if items or task != "ask":
             raise UsageError("--batch brings its own pictures and questions; leave out everything else")
@@ -85,6 +91,9 @@ def ask_command(
         video = _video_among(media, task, frames=clip.frames)
         conversations = [conversation_about(media, words, clip, system=system, text_first=bool(paper_prompt))]
 
+    choice = HandChoice(())
+    if task == "ground":
+        choice = hands.choose([Question(task, words)], media[0])
     with closing(model.chosen().load()) as engine:
         profile = look.applied_to(engine.profile)
         reasons = profile.think if think is None else think
@@ -96,6 +105,7 @@ def ask_command(
             answer = ask_task(
                 Question(task, words, reasons),
                 engine,
+                hands=choice,
                 picture=None if video is not None else media[0],
                 video=video,
                 clip=clip,

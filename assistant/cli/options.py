@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.printing import loading, note
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
+from egolive.assistant.hands.model_file import find_model
 from egolive.assistant.load import check_model, is_address, load_any_engine
 from egolive.assistant.model.checkpoint import BUNDLED, resolve_model
 from egolive.assistant.model.engine_folder import is_engine_folder
 from egolive.assistant.schema.profiles import PROFILE_FILE, checkpoint_profile
-from egolive.streaming.errors import UsageError
+from egolive.streaming.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from egolive.assistant.schema.answers import Question
     from egolive.assistant.schema.engine import Engine
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "OUTPUT",
     "DeviceOption",
     "DtypeOption",
+    "HandOptions",
     "JsonFile",
     "ModelOption",
     "ModelOptions",
@@ -176,3 +182,45 @@ class ModelOptions:
         if not is_engine_folder(folder) and not (folder / PROFILE_FILE).is_file():
             profile, reason = checkpoint_profile(folder)
             note(f"asked and read as {profile.name}: {reason}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOptions:
+    """Who is asked about hands."""
+
+    hands: Hands = "auto"
+    """auto: the hand detector beside the model, where it is installed and the source is a real one; model:
+    the model alone; detector: the detector alone for hands; off: nothing about hands and what they hold."""
+    hands_model: str | None = None
+    """The hand detector's model, hand_landmarker.task; `download` fetches it once from Google (7.8 MB)."""
+
+    def found(self) -> Path | None:
+        """The named model file, downloaded where that is asked for; None where none is named.
+
+        Raises:
+            ConfigError: It is not there, or cannot be downloaded.
+        """
+        return None if self.hands_model is None else find_model(self.hands_model)
+
+    def choose(self, questions: Iterable[Question], source: object, *, tell: bool = True) -> HandChoice:
+        """Decide for a source, and tell where the detector would be of use and is not there.
+
+        Args:
+            questions: What would be asked.
+            source: What is looked at, as it was named.
+            tell: Tell it.
+
+        Raises:
+            UsageError: The detector is asked for and cannot be had, or nothing is left to ask.
+        """
+        try:
+            choice = choose_hands(
+                self.hands, questions, model_file=self.hands_model, simulated=is_simulated(source)
+            )
+        except UsageError:
+            raise
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
+        if choice.missing and tell:
+            note(choice.missing)
+        return choice

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from egolive.assistant.cli.disk_limits import disk_limits
 from egolive.assistant.cli.event_stream import EventStream
-from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, ModelOptions
+from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, HandOptions, ModelOptions
 from egolive.assistant.cli.printing import note, readable
 from egolive.assistant.cli.segment_files import BudgetSink, SegmentSink, put_aside
 from egolive.assistant.cli.stopping import stopped_by_signal
@@ -35,6 +35,7 @@ from egolive.assistant.generation.audit import Audit
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed, held_by
+from egolive.assistant.live.hands_beside import open_hands
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
@@ -54,7 +55,7 @@ from egolive.streaming.video_writer import VideoWriter
 __all__ = ["run"]
 
 LiveTask = Literal["intent", "next", "ground"]
-_MODEL = ModelOptions()
+_MODEL, _HANDS = ModelOptions(), HandOptions()
 _SEGMENT = 10.0
 """Minutes of a segment where `--keep` is given alone."""
 _IN, _ASK, _OUT = (Parameter(group=group) for group in (GIVEN, ASKED, OUTPUT))
@@ -71,6 +72,7 @@ def run(
         "ground",
     ),
     phrase: Annotated[tuple[str, ...], Parameter(negative="", group=ASKED)] = (),
+    hands: Annotated[HandOptions, Parameter(name="*", group=ASKED)] = _HANDS,
     realtime: Annotated[bool, _IN] = False,
     seconds: Annotated[float | None, _IN] = None,
     fps: Annotated[float | None, _IN] = None,
@@ -108,6 +110,7 @@ def run(
         out: Folder for overlay.mp4 and events.jsonl; nothing is written without it.
         tasks: What is asked: intent, next (step), ground (the hands and what they hold).
         phrase: One more thing to find; may be given several times.
+        hands: Who is asked about hands.
         realtime: Play a file at its own speed and drop what comes too fast, as a camera does.
         seconds: Stop at this time of the stream.
         fps: Frames a second that the model sees; the model's own rate without it.
@@ -142,7 +145,8 @@ def run(
             for one, as in record=20GB; the oldest segments and moments are removed, which is told.
         grammar: Hold boxes, intervals and reasoning to their form.
         ask: Take questions from the terminal while a live source runs, one a line.
-        view: Show answers: in a live view on a terminal, one line an answer on standard output elsewhere.
+        view: Show answers: in a live view on a terminal; elsewhere, on standard output, one line an answer,
+            and one when the hand detector sees other hands than before.
         video: Write overlay.mp4 where `--out` is given.
         json_lines: Print the events (the lines of events.jsonl) on standard output, and nothing else there.
     """
@@ -178,6 +182,8 @@ def run(
     if opened.live:
         opened.close()
     try:
+        # So is a hand detector that is not there.
+        hands.choose(live_questions(tasks, phrase), spec)
         model = model.chosen()
         engine = model.load()
     except BaseException:
@@ -200,7 +206,9 @@ def run(
         for name, folder in (("out", out), ("record", record))
         if folder is not None and name in limits
     ]
-    questions = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
+    asked = live_questions(tasks, phrase, think=engine.profile.think if think is None else think)
+    chosen = hands.choose(asked, spec, tell=False)
+    questions = chosen.questions
     metrics = Metrics()
     checked = Audit(engine, audit / 100) if audit else None
     settings = RunSettings(
@@ -214,6 +222,7 @@ def run(
         max_tokens=max_tokens,
         paper_prompt=paper_prompt,
         grammar=grammar,
+        hands=chosen.answered,
     )
     with ExitStack() as stack:
         stack.callback(engine.close)
@@ -232,6 +241,9 @@ def run(
             also = (observer,) if observer else ()
             remembered = LiveMemory(kept, engine, encodings=memory_encodings, also=also)
             observer, played = remembered, remembered.watch(opened)
+        beside = open_hands(chosen, engine.profile, live=opened.live, metrics=metrics)
+        if beside is not None:
+            stack.callback(beside.watch.close)
         files = _files(out, segment, budgets, video=video)
         sinks = _sinks(opened, engine, files, view=view, json_lines=json_lines)
         if budgets:
@@ -286,6 +298,7 @@ def run(
             recorder=recorder,
             timeout=engine_timeout,
             governor=governor,
+            hands=beside,
         )
     tell(
         report,

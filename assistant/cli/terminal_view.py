@@ -103,6 +103,7 @@ class TerminalView:
         self._rates = Rates(clock)
         self._dropped = 0
         self._gaps = 0
+        self._warning = ""
         self._live = Live(
             console=console,
             get_renderable=self._newest,
@@ -121,10 +122,12 @@ class TerminalView:
             self._shown = shown
 
     def note(self, event: Mapping[str, object]) -> None:
-        """Count gaps."""
-        if event.get("type") == "gap":
-            with self._lock:
+        """Count gaps, and keep the last warning."""
+        with self._lock:
+            if event.get("type") == "gap":
                 self._gaps += 1
+            elif event.get("type") == "warning":
+                self._warning = str(event["text"])
 
     def close(self) -> None:
         """Give the terminal back; the last view stays."""
@@ -155,7 +158,8 @@ class TerminalView:
         return Text(
             f"source {rates.source:.1f}/s · shown {rates.shown:.1f}/s · answers {rates.answers:.1f}/s\n"
             f"not shown {self._dropped} · gaps {self._gaps}\n{self._shown.figures if self._shown else ''}"
-            f"\n{self._shown.governor if self._shown else ''}",
+            f"\n{self._shown.governor if self._shown else ''}"
+            f"{f'{chr(10)}{self._warning}' if self._warning else ''}",
             style="dim",
         )
 
@@ -165,19 +169,34 @@ class LineView:
 
     only_new = True
 
+    def __init__(self) -> None:
+        self._sides: tuple[str, ...] | None = None
+
     def emit(self, shown: Shown) -> None:
-        """Write a line for each new answer."""
+        """Write a line for each new answer, and one when other hands are seen than before."""
+        for look in shown.looks:
+            sides = tuple(hand.side for hand in look.hands)
+            if sides != self._sides:
+                self._sides = sides
+                seen = ", ".join(f"{hand.box.label} {_corners(hand.box)}" for hand in look.hands) or "none"
+                self._write(f"{look.time:7.2f} s  hands seen: {seen}  (detector)")
         for answer in shown.new:
             question = answer.question
             key = f"{question.task} {question.phrase}".strip()
-            line = f"{answer.time:7.2f} s  {key}: {in_words(answer)}  (age {shown.now - answer.time:.1f} s)"
-            sys.stdout.write(printable(line) + "\n")
-            sys.stdout.flush()
+            self._write(
+                f"{answer.time:7.2f} s  {key}: {in_words(answer)}  (age {shown.now - answer.time:.1f} s)"
+            )
+
+    def _write(self, line: str) -> None:
+        sys.stdout.write(printable(line) + "\n")
+        sys.stdout.flush()
 
     def note(self, event: Mapping[str, object]) -> None:
-        """Write a line for a gap."""
+        """Write a line for a gap, and for a warning."""
         if event.get("type") == "gap":
             note("the source was interrupted: a new window begins")
+        elif event.get("type") == "warning":
+            note(str(event["text"]))
 
     def close(self) -> None:
         """Nothing to finish."""
@@ -227,6 +246,10 @@ def _codes(line: NDArray[np.uint8], truecolor: bool) -> list[str]:
     return [f"5;{number}" for number in numbers.tolist()]
 
 
+def _corners(box: Box) -> str:
+    return f"[{', '.join(f'{value:.0f}' for value in box)}]"
+
+
 def _scaled(box: Box, scale: float) -> Box:
     return replace(box, x1=box.x1 * scale, y1=box.y1 * scale, x2=box.x2 * scale, y2=box.y2 * scale)
 
@@ -256,7 +279,8 @@ def _boxes(answers: Sequence[Answer], now: float) -> RenderableType:
         if answer.question.task == "ground":
             red, green, blue = colour_of(answer.question.phrase)
             name = Text(short_phrase(answer.question.phrase), style=f"rgb({red},{green},{blue})")
-            score = answer.boxes[0].score if answer.boxes else None
-            where = in_words(answer) if score is None else f"{in_words(answer)} {score:.0%}"
+            box = answer.boxes[0] if answer.boxes else None
+            score = "" if box is None or box.score is None else f" {box.score:.0%}"
+            where = f"{in_words(answer)}{score} {box.finder if box is not None else ''}".rstrip()
             table.add_row(name, where, Text(f"{now - answer.time:.1f} s", style="dim"))
     return table

@@ -15,6 +15,8 @@ from rich.table import Table
 from egolive.assistant.diagnostics.fit import FORMS, Fit, memory_of
 from egolive.assistant.diagnostics.model_fit import fit_values, fits_of, forms_table, slow_words
 from egolive.assistant.diagnostics.structures import EGOTHINKER, SMALLER, STRUCTURES
+from egolive.assistant.hands.hand_choice import missing_hands
+from egolive.assistant.hands.model_file import find_model
 from egolive.assistant.load import check_model, is_address
 from egolive.assistant.model.checkpoint import BUNDLED
 from egolive.assistant.system import machine, nvml
@@ -110,6 +112,8 @@ def diagnose(facts: machine.Facts) -> list[Finding]:
         )
     if "xgrammar" not in versions:
         found.append(Finding("boxes and intervals are not held to their form", "pip install xgrammar"))
+    if reason := missing_hands(find_model()):
+        found.append(Finding("hands are not looked for beside the model", reason))
     missing = [name for name in ("trl", "peft", "datasets") if name not in versions]
     if missing:
         found.append(Finding(f"training needs {', '.join(missing)}", "pip install 'egolive[train]'"))

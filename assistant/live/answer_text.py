@@ -6,6 +6,7 @@ import re
 
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.schema.answers import Answer
+from egolive.streaming.frames import Box
 
 __all__ = ["in_words"]
 
@@ -17,6 +18,10 @@ def in_words(answer: Answer) -> str:
     """The answer in a few words; boxes in pixels."""
     if answer.status == "unparsed":
         return "not understood"
+    if answer.unknown:
+        guesses = ", ".join(map(_corners, answer.guesses or answer.boxes))
+        guess = f"a guess at {guesses}; " if guesses else ""
+        return f"unknown ({guess}{answer.unknown})"
     if answer.absent:
         return "none"
     if is_lost(answer):
@@ -32,7 +37,11 @@ def in_words(answer: Answer) -> str:
 
 
 def _boxes(answer: Answer) -> list[str]:
-    return [f"[{', '.join(f'{value:.0f}' for value in box)}]" for box in answer.boxes]
+    return [_corners(box) for box in answer.boxes]
+
+
+def _corners(box: Box) -> str:
+    return f"[{', '.join(f'{value:.0f}' for value in box)}]"
 
 
 def _in_pixels(answer: Answer) -> str:

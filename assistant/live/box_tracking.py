@@ -57,7 +57,7 @@ class BoxTracker:
         self._tracker.push(frame)
         self._follow(answers)
         self._drop_lost(frame.time)
-        return [self._moved(answer) for answer in answers]
+        return [self._moved(answer, frame.time) for answer in answers]
 
     def forget(self) -> None:
         """Drop all frames and tracks, for a stream that begins anew."""
@@ -104,23 +104,26 @@ class BoxTracker:
         for track in tracked.tracks:
             track.lose()
 
-    def _moved(self, answer: Answer) -> Answer:
+    def _moved(self, answer: Answer, now: float) -> Answer:
         tracked = self._tracked.get(answer.question)
         if tracked is None:
             return answer
-        return replace(answer, boxes=tuple(_box(track) for track in tracked.tracks if not track.lost))
+        carried = now > answer.time
+        boxes = tuple(_box(track, carried=carried) for track in tracked.tracks if not track.lost)
+        return replace(answer, boxes=boxes)
 
 
 def is_lost(answer: Answer) -> bool:
     """Whether the model found something whose tracks have all been lost since."""
     found = answer.question.task == "ground" and answer.status == "ok" and not answer.absent
-    return found and not answer.boxes
+    return found and not answer.boxes and not answer.unknown
 
 
-def _box(track: Track) -> Box:
+def _box(track: Track, *, carried: bool) -> Box:
     score = track.found.score
     # A score that nobody told is not 1: it stays unknown.
-    return replace(track.box, score=None if score is None else score * track.confidence)
+    box = replace(track.box, score=None if score is None else score * track.confidence)
+    return replace(box, by="tracker", found_by=track.found.finder) if carried else box
 
 
 def _apart(held: Track, hand: Track) -> float:

@@ -21,6 +21,7 @@ from PIL import ImageDraw, ImageFont
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.schema.answers import Answer
 from egolive.streaming.frames import Box, Frame, Image
+from egolive.streaming.hands import Hand
 
 __all__ = [
     "Colour",
@@ -30,6 +31,8 @@ __all__ = [
     "coloured_boxes",
     "draw",
     "draw_boxes",
+    "draw_joints",
+    "label_of",
     "place_labels",
     "short_phrase",
     "status_line",
@@ -57,19 +60,29 @@ _RED: Colour = (255, 99, 88)
 
 _FINER = 4
 """Text is set this much larger and reduced: at 10 pixels, whole-pixel steps close the gaps between words."""
+_FINGERS = (
+    (0, 1, 2, 3, 4),
+    (0, 5, 6, 7, 8),
+    (5, 9, 10, 11, 12),
+    (9, 13, 14, 15, 16),
+    (13, 17, 18, 19, 20),
+    (0, 17),
+)
+"""Joints that a line runs through, from the wrist or the palm to the tip."""
 _FRESH = 1.0
 """Seconds up to which a box has its full colour."""
 _OLD = 5.0
 """Seconds from which a box is almost grey."""
 
 
-def draw(frame: Frame, answers: Sequence[Answer], now: float) -> Image:
+def draw(frame: Frame, answers: Sequence[Answer], now: float, hands: Sequence[Hand] = ()) -> Image:
     """Draw the answers on a copy of the frame's picture.
 
     Args:
         frame: The picture that is shown.
         answers: What is known: at most one for each question.
         now: Stream time in seconds, from which ages are counted.
+        hands: Those of the hand detector, whose joints are drawn.
 
     Returns:
         The picture with boxes, labels and a text bar at the top, in the frame's size: hands come from below.
@@ -77,6 +90,7 @@ def draw(frame: Frame, answers: Sequence[Answer], now: float) -> Image:
     canvas = np.array(frame.image)
     style = _Style(max(11, round(frame.height * 0.036)), max(1, round(frame.height / 240)))
     boxes = coloured_boxes(answers, now)
+    draw_joints(canvas, hands, style.line)
     draw_boxes(canvas, boxes, style.line)
     bar = _draw_bar(canvas, answers, now, style)
     _draw_labels(canvas, boxes, bar, style)
@@ -84,17 +98,18 @@ def draw(frame: Frame, answers: Sequence[Answer], now: float) -> Image:
 
 
 def coloured_boxes(answers: Iterable[Answer], now: float) -> list[tuple[Box, Colour]]:
-    """All boxes with the RGB colour of their role, greyer with age."""
-    return [
-        (box, _faded(colour_of(answer.question.phrase), now - answer.time))
-        for answer in answers
-        if answer.question.task == "ground"
-        for box in answer.boxes
-    ]
+    """All boxes with the RGB colour of their role, greyer with age; guesses are grey, behind the others."""
+    found, guesses = [], []
+    for answer in answers:
+        if answer.question.task == "ground":
+            colour = _faded(colour_of(answer.question.phrase), now - answer.time)
+            found += [(box, colour) for box in answer.boxes]
+            guesses += [(box, _GREY) for box in answer.guesses]
+    return [*found, *guesses]
 
 
 def draw_boxes(canvas: Image, boxes: Iterable[tuple[Box, Colour]], thickness: int) -> None:
-    """Draw the outlines on the canvas itself, cut at its edges.
+    """Draw the outlines on the canvas itself, cut at its edges; those of guesses are dashed.
 
     Args:
         canvas: (H, W, 3) RGB bytes, changed in place.
@@ -104,7 +119,39 @@ def draw_boxes(canvas: Image, boxes: Iterable[tuple[Box, Colour]], thickness: in
     height, width = canvas.shape[:2]
     for box, colour in boxes:
         x1, y1, x2, y2 = np.clip([*box], 0, [width - 1, height - 1] * 2).astype(int).tolist()
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
+        if box.supported is False:
+            _draw_dashed(canvas, (x1, y1, x2, y2), colour, thickness)
+        else:
+            cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
+
+
+def _draw_dashed(canvas: Image, box: tuple[int, int, int, int], colour: Colour, thickness: int) -> None:
+    x1, y1, x2, y2 = box
+    dash = max(3, 4 * thickness)
+    for x in range(x1, x2 + 1, 2 * dash):
+        for y in (y1, y2):
+            cv2.line(canvas, (x, y), (min(x + dash, x2), y), colour, thickness)
+    for y in range(y1, y2 + 1, 2 * dash):
+        for x in (x1, x2):
+            cv2.line(canvas, (x, y), (x, min(y + dash, y2)), colour, thickness)
+
+
+def draw_joints(canvas: Image, hands: Iterable[Hand], thickness: int) -> None:
+    """Draw the fingers of hands on the canvas itself.
+
+    Args:
+        canvas: (H, W, 3) RGB bytes, changed in place.
+        hands: With 21 joints each; those without are left out.
+        thickness: Of the lines, pixels.
+    """
+    height, width = canvas.shape[:2]
+    for hand in hands:
+        if len(hand.landmarks) <= max(_FINGERS[-1]):
+            continue
+        points = np.clip(np.array(hand.landmarks), -width, (2 * width, 2 * height)).astype(np.int32)
+        colour = colour_of(hand.box.label)
+        lines = [points[list(finger)].reshape(-1, 1, 2) for finger in _FINGERS]
+        cv2.polylines(canvas, lines, False, colour, max(1, thickness // 2), cv2.LINE_AA)
 
 
 def colour_of(phrase: str) -> Colour:
@@ -164,17 +211,24 @@ def status_line(answers: Sequence[Answer], now: float) -> str:
     if spoken:
         parts.append(f"words {max(0.0, now - min(a.time for a in spoken)):.1f} s old")
     absent = {answer.question.phrase for answer in grounded if answer.absent}
+    looked_for = {answer.question.phrase: bool(answer.boxes) for answer in grounded}
     for answer in grounded:
         phrase = answer.question.phrase
         hand = phrase.removeprefix("object in the ")
         if answer.status == "unparsed":
             parts.append(f"{short_phrase(phrase)} ?")
+        elif answer.unknown:
+            # Of a hand that is not in sight it goes without saying.
+            if hand == phrase or looked_for.get(hand, True):
+                parts.append(f"{short_phrase(phrase)} unknown")
         elif is_lost(answer):
             parts.append(f"{short_phrase(phrase)} lost")
         elif phrase in absent and hand == phrase:
             parts.append(f"no {phrase}")
-        elif phrase in absent and hand not in absent:
+        elif phrase in absent and looked_for.get(hand, False):
             parts.append(f"{hand} empty")
+        elif phrase in absent and hand not in looked_for:
+            parts.append(f"nothing {short_phrase(phrase)}")
     return " · ".join(parts)
 
 
@@ -185,7 +239,10 @@ def age_badge(answers: Iterable[Answer], now: float) -> tuple[str, Colour] | Non
         answers: What is known.
         now: Stream time in seconds.
     """
-    times = [answer.time for answer in answers if answer.question.task == "ground"]
+    grounded = [answer for answer in answers if answer.question.task == "ground"]
+    # Where there are boxes, it is theirs: what was found nowhere has none to be old.
+    times = [answer.time for answer in grounded if answer.boxes or answer.guesses]
+    times = times or [answer.time for answer in grounded]
     if not times:
         return None
     age = max(0.0, now - min(times))
@@ -272,8 +329,16 @@ def _statements(answers: Iterable[Answer]) -> Iterable[tuple[str, str, Colour]]:
 
 
 def _label(box: Box) -> str:
+    return label_of(box)
+
+
+def label_of(box: Box) -> str:
+    """What stands at a box: what it is, how likely, and who found it; a guess is told as one."""
     name = short_phrase(box.label)
-    return name if box.score is None else f"{name} {box.score:.0%}"
+    if box.supported is False:
+        return f"{name}? guess"
+    likely = "" if box.score is None else f" {box.score:.0%}"
+    return f"{name}{likely} {box.finder}".rstrip()
 
 
 def _faded(colour: Colour, age: float) -> Colour:

@@ -11,10 +11,12 @@ from egolive.assistant.generation.audit import AuditCounts
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.assistant.live.governing import choice_in_words
-from egolive.assistant.live.sinks import Shown, Sink
+from egolive.assistant.live.hand_fusion import HandFusion, HandsBeside
+from egolive.assistant.live.sinks import Shown, Sink, hands_event
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.streaming.clock import Clock, MonotonicClock
-from egolive.streaming.frames import Interval
+from egolive.streaming.frames import Frame, Interval
+from egolive.streaming.hands import Hand, Look
 from egolive.streaming.metrics import Metrics, Stage, rss_bytes
 from egolive.streaming.pipeline import pipeline
 from egolive.streaming.pipeline.choice import Choice
@@ -47,6 +49,7 @@ def run_stream(
     recorder: Recorder[Question, Answer] | None = None,
     timeout: float | None = None,
     governor: Governing[Question, Answer] | None = None,
+    hands: HandsBeside | None = None,
 ) -> pipeline.Report:
     """Play a source through the assistant into sinks; closes the sinks, whatever happens.
 
@@ -64,6 +67,7 @@ def run_stream(
         recorder: Keeps the run, so that it can be run again; closed at the end.
         timeout: Seconds without a token after which the engine counts as hung; 300 without it.
         governor: Chooses how a live source is asked about; nothing is changed without it.
+        hands: A hand detector that looks beside the model; closed at the end.
 
     Returns:
         Counts and rates of the run.
@@ -73,14 +77,18 @@ def run_stream(
     """
     clock = clock or MonotonicClock()
     metrics = metrics or Metrics(clock)
-    player = Runner(sinks, metrics, audit, slice_seconds=2 / fps)
     if recorder is not None and governor is not None:
         governor = recorder.governor(governor)
+    if recorder is not None and hands is not None:
+        hands = replace(hands, watch=recorder.hands(hands.watch))
+    player = Runner(sinks, metrics, audit, slice_seconds=2 / fps, hands=hands)
     with ExitStack() as stack:
         if recorder is not None:
             stack.callback(recorder.close)
         for sink in reversed(sinks):
             stack.callback(sink.close)
+        if hands is not None:
+            stack.callback(hands.watch.close)
         report = pipeline.run(
             recorder.source(source) if recorder else source,
             assistant.scheduler,
@@ -115,6 +123,7 @@ class Runner:
         *,
         steady: bool = False,
         slice_seconds: float = 1.0,
+        hands: HandsBeside | None = None,
     ) -> None:
         """Stand between a run and its sinks, which stay the caller's to close.
 
@@ -124,6 +133,7 @@ class Runner:
             audit: What has been checked so far, where anything is.
             steady: Leave out what differs each time, such as the memory that is used.
             slice_seconds: Length of a slice of the windows.
+            hands: What looks for hands beside the model; stays the caller's to close.
         """
         self._sinks = sinks
         self._metrics = metrics
@@ -132,6 +142,8 @@ class Runner:
         self._slice_seconds = slice_seconds
         # Following boxes costs more than all else that is done with a frame that nobody draws on.
         self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else BoxTracker()
+        self._watch = None if hands is None else hands.watch
+        self._fusion = HandFusion() if hands is None else hands.fusion()
         self._cut = False
         self._figures = ""
         self._governor = ""
@@ -146,16 +158,25 @@ class Runner:
             self._figures_at = time + _FIGURES_PERIOD
             self._figures = _in_one_line(self._metrics, self._audit, steady=self._steady)
         current = [result.value for result in showing.current]
+        if self._cut and self._carrier is not None:
+            self._carrier.forget()
+        self._cut = False
+        looks = self._look(showing.frame, showing.now)
+        seen: tuple[Hand, ...] = ()
         if self._carrier is not None:
-            if self._cut:
-                self._cut = False
-                self._carrier.forget()
+            current = self._fusion.merge(current, time)
             with self._metrics.measure("track"):
                 current = self._carrier.carry(showing.frame, current)
+            current = self._fusion.settle(current)
+            seen = self._fusion.hands(current)
+        new = [result.value for result in showing.new if result.status == "ok"]
+        self._fusion.hear(new)
         shown = Shown(
             showing.frame,
             current,
-            [result.value for result in showing.new if result.status == "ok"],
+            [self._fusion.judge(answer) for answer in new],
+            looks=looks,
+            hands=seen,
             late=[_late(result) for result in showing.new if result.status != "ok"],
             now=showing.now,
             figures=self._figures,
@@ -172,7 +193,23 @@ class Runner:
     def gap(self, gap: Interval) -> None:
         """Write down a gap; the frame that begins anew may never be shown."""
         self._cut = True
+        self._fusion.forget()
+        if self._watch is not None:
+            self._watch.forget(gap.end)
         self.note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
+
+    def _look(self, frame: Frame, now: float) -> Sequence[Look]:
+        """Hand a picture to the detector, and write down what it has found since the one before."""
+        if self._watch is None:
+            return ()
+        looks = self._watch.see(frame)
+        for look in looks:
+            self._fusion.see(look)
+            self.note(hands_event(look, now))
+        if error := self._watch.take_error():
+            text = f"no hands are looked for any more: {error}"
+            self.note({"type": "warning", "t": round(frame.time, 4), "text": text})
+        return looks
 
     def choice(self, time: float, choice: Choice) -> None:
         """Write down what the governor chose at a time of the stream."""

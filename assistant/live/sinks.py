@@ -17,11 +17,21 @@ from egolive.assistant.live.overlay import draw
 from egolive.assistant.schema.answers import Answer
 from egolive.streaming.durable_files import LineFile, MakeRoom
 from egolive.streaming.errors import SinkError
-from egolive.streaming.frames import Frame, Image
+from egolive.streaming.frames import Box, Frame, Image
+from egolive.streaming.hands import Hand, Look
 from egolive.streaming.metrics import known
 from egolive.streaming.video_writer import VideoWriter
 
-__all__ = ["CallbackSink", "EventSink", "Shown", "Sink", "VideoSink", "answer_event"]
+__all__ = [
+    "CallbackSink",
+    "EventSink",
+    "Shown",
+    "Sink",
+    "VideoSink",
+    "answer_event",
+    "box_values",
+    "hands_event",
+]
 
 
 class Shown:
@@ -34,6 +44,8 @@ class Shown:
         new: Sequence[Answer] = (),
         *,
         late: Sequence[Answer] = (),
+        looks: Sequence[Look] = (),
+        hands: Sequence[Hand] = (),
         now: float | None = None,
         figures: str = "",
         governor: str = "",
@@ -46,6 +58,8 @@ class Shown:
             answers: The newest answer to each question, where it is in time.
             new: Those that have come in since the picture before.
             late: Those that came too late or had to make way, which are only written down.
+            looks: What the hand detector has found since the picture before.
+            hands: Its hands, where they are in this picture.
             now: Stream time in seconds; the frame's own without it.
             figures: The run in one line, for people.
             governor: What the governor chose and why, in one line; empty where the run is not governed.
@@ -55,6 +69,8 @@ class Shown:
         self.answers = tuple(answers)
         self.new = tuple(new)
         self.late = tuple(late)
+        self.looks = tuple(looks)
+        self.hands = tuple(hands)
         self.now = frame.time if now is None else now
         self.figures = figures
         self.governor = governor
@@ -63,7 +79,7 @@ class Shown:
     @cached_property
     def picture(self) -> Image:
         """The picture with the answers drawn on it; drawn once, and only if somebody looks."""
-        return draw(self.frame, self.answers, self.now)
+        return draw(self.frame, self.answers, self.now, self.hands)
 
 
 class Sink(Protocol):
@@ -81,7 +97,7 @@ class Sink(Protocol):
         ...
 
     def note(self, event: Mapping[str, object]) -> None:
-        """Take an event that is not an answer: a gap, a choice of the governor, or the run's metrics."""
+        """Take an event that is no answer: a gap, a look for hands, a warning, a choice, metrics."""
         ...
 
     def close(self) -> None:
@@ -193,22 +209,49 @@ def answer_event(answer: Answer, now: float) -> dict[str, object]:
         "text": answer.text,
         "reasoning": answer.reasoning,
         "cut": answer.cut,
-        "boxes": [
-            {
-                "label": box.label,
-                "x1": round(box.x1, 2),
-                "y1": round(box.y1, 2),
-                "x2": round(box.x2, 2),
-                "y2": round(box.y2, 2),
-                "score": None if box.score is None else round(box.score, 4),
-            }
-            for box in answer.boxes
-        ],
+        "found": answer.found,
+        "unknown": answer.unknown,
+        "boxes": [box_values(box) for box in answer.boxes],
         "intervals": [[round(span.start, 3), round(span.end, 3)] for span in answer.intervals],
         "window": None if window is None else [round(window.start, 4), round(window.end, 4)],
         "approx": list(answer.approx),
         "timing": {name: round(value, 5) for name, value in asdict(answer.timing).items()},
         "usage": asdict(answer.usage),
+    }
+
+
+def hands_event(look: Look, now: float) -> dict[str, object]:
+    """What a hand detector found in a picture as one JSON object; no hands: it looked and saw none.
+
+    Args:
+        look: What it found.
+        now: Stream time in seconds at which it is known.
+    """
+    return {
+        "type": "hands",
+        "by": "detector",
+        "t": round(look.time, 4),
+        "shown": round(now, 4),
+        "age": round(now - look.time, 4),
+        "hands": [
+            box_values(hand.box) | {"landmarks": [[round(x, 1), round(y, 1)] for x, y in hand.landmarks]}
+            for hand in look.hands
+        ],
+    }
+
+
+def box_values(box: Box) -> dict[str, object]:
+    """A box as a JSON object; one of which nobody says who found it is the model's."""
+    return {
+        "label": box.label,
+        "x1": round(box.x1, 2),
+        "y1": round(box.y1, 2),
+        "x2": round(box.x2, 2),
+        "y2": round(box.y2, 2),
+        "score": None if box.score is None else round(box.score, 4),
+        "by": box.by or "model",
+        "found_by": box.finder or "model",
+        "supported": box.supported,
     }
 
 

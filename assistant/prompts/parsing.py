@@ -201,7 +201,9 @@ def _boxes(
         corners = to_source(raw.corners, raw.unit or unit, source_size=source_size, seen_size=seen_size)
         label = raw.label or (question.phrase if question.task == "ground" else "")
         if corners and len(boxes) < _MOST_BOXES:
-            boxes.setdefault((corners, label, raw.key), Box(*corners, label, scores.of(raw.spans)))
+            boxes.setdefault(
+                (corners, label, raw.key), Box(*corners, label, scores.of(raw.spans), by="model")
+            )
     return tuple(boxes.values())
 
 

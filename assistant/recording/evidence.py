@@ -410,7 +410,14 @@ def _answer_bytes(answer: Answer, tokens: Sequence[int]) -> bytes:
         "absent": answer.absent,
         # A probability's last digits depend on which sums were shared with other questions.
         "boxes": [
-            asdict(box) | {"score": None if box.score is None else round(box.score, 2)}
+            {
+                "x1": box.x1,
+                "y1": box.y1,
+                "x2": box.x2,
+                "y2": box.y2,
+                "label": box.label,
+                "score": None if box.score is None else round(box.score, 2),
+            }
             for box in answer.boxes
         ],
         "intervals": [[span.start, span.end] for span in answer.intervals],

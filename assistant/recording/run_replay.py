@@ -16,7 +16,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, field_validator
 
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
+from egolive.assistant.hands.hand_choice import draws_guesses
 from egolive.assistant.live.assistant import Assistant
+from egolive.assistant.live.hand_fusion import HandsBeside
 from egolive.assistant.live.runner import Runner, metrics_event, say_the_same, totals
 from egolive.assistant.live.schedule import recurring_rules
 from egolive.assistant.live.sinks import Sink
@@ -30,7 +32,14 @@ from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.results import Result
 from egolive.streaming.pipeline.run_report import Report
 from egolive.streaming.pipeline.scheduler import Work
-from egolive.streaming.recording.recording import Outcome, RecordedWork, Recorder, Recording, Segments
+from egolive.streaming.recording.recording import (
+    Outcome,
+    RecordedHands,
+    RecordedWork,
+    Recorder,
+    Recording,
+    Segments,
+)
 from egolive.streaming.recording.replay import replay
 
 __all__ = ["Replayed", "RunSettings", "record_into", "recorded_hash", "replay_run", "settings_of"]
@@ -56,6 +65,8 @@ class RunSettings:
     max_tokens: AtLeastOne | None = None
     paper_prompt: bool | None = None
     grammar: bool = True
+    hands: tuple[Question, ...] = ()
+    """Questions about hands that a hand detector answered beside the model."""
 
 
 def _no_book(question: Question) -> Question:
@@ -71,7 +82,7 @@ class _Settings(JsonModel, extra="forbid"):
     @field_validator("settings")
     @classmethod
     def _questions_are_questions(cls, settings: RunSettings) -> RunSettings:
-        for question in settings.questions:
+        for question in (*settings.questions, *settings.hands):
             _no_book(question)
         return settings
 
@@ -186,7 +197,13 @@ def replay_run(
         for sink in reversed(sinks):
             stack.callback(sink.close)
         settings = settings_of(recording)
-        player = Runner(sinks, metrics, steady=True, slice_seconds=2 / settings.fps)
+        player = Runner(
+            sinks,
+            metrics,
+            steady=True,
+            slice_seconds=2 / settings.fps,
+            hands=_hands(recording, settings, engine),
+        )
         answerer = stack.enter_context(_Answerer(engine, settings, clock, metrics, observer))
         report = replay(
             recording,
@@ -206,6 +223,13 @@ def replay_run(
         player.note(event | totals(report) | {"times_of": recording.settings.get("engine")})
     same = answerer.answers - len(answerer.differing)
     return Replayed(report, answerer.answers, same, answerer.differing, sum(lost))
+
+
+def _hands(recording: Recording, settings: RunSettings, engine: Engine) -> HandsBeside | None:
+    """What the hand detector found in the run; it does not look again."""
+    if not recording.looks:
+        return None
+    return HandsBeside(RecordedHands(recording.looks), settings.hands, draws_guesses(engine.profile))
 
 
 class _Answerer:

@@ -7,7 +7,11 @@ from typing import Literal
 
 from egolive.streaming.frames import Box, Interval
 
-__all__ = ["Answer", "Question", "Status", "Task", "Timing", "Usage"]
+__all__ = ["Answer", "Found", "Question", "Status", "Task", "Timing", "Usage"]
+
+Found = Literal["yes", "none", "unknown"]
+"""Whether what was looked for is there. none: it was looked for and is not there. unknown: nobody looked, or
+nobody is sure."""
 
 Task = Literal["intent", "next", "ground", "when", "ask"]
 Status = Literal["ok", "expired", "preempted", "broken", "unparsed"]
@@ -99,3 +103,27 @@ class Answer:
     """Names of the approximations that were on; empty means exact."""
     timing: Timing = field(default_factory=Timing)
     usage: Usage = field(default_factory=Usage)
+    by: Literal["model", "detector"] = "model"
+    """Who says it: the model, or the hand detector beside it."""
+    guesses: tuple[Box, ...] = ()
+    """Boxes of the model that nothing supports: no hand was seen there. They are no part of `boxes`."""
+    unknown: str = ""
+    """Why it is not known whether what was looked for is there, in a few words; else empty."""
+
+    @property
+    def found(self) -> Found | None:
+        """Whether what was looked for is there; None where nothing was looked for.
+
+        Example:
+            >>> import egolive
+            >>> question = egolive.Question("ground", "left hand")
+            >>> egolive.Answer(question, "none", absent=True).found, egolive.Answer(question, "?").found
+            ('none', 'unknown')
+        """
+        if self.question.task != "ground":
+            return None
+        if self.unknown or self.status != "ok":
+            return "unknown"
+        if self.absent:
+            return "none"
+        return "yes" if self.boxes else "unknown"

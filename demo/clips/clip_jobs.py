@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -20,7 +20,9 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import av
 import cv2
 
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
+from egolive.assistant.live.hands_beside import checked_by_detector, open_hands
 from egolive.assistant.live.overlay import draw
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, VideoSink, answer_event
@@ -149,6 +151,7 @@ def watch_clip(
     progress: Callable[[float], None] = lambda _: None,
     stop: threading.Event | None = None,
     patience: float = 10.0,
+    hands: HandSettings | None = None,
 ) -> Watched:
     """Run the assistant over a clip, as `egolive run` does.
 
@@ -161,6 +164,7 @@ def watch_clip(
         stop: Ends it early.
         patience: It ends early, too, when it has taken so many times the length of the clip, and two minutes:
             others wait.
+        hands: Who is asked about hands.
 
     Raises:
         EgoliveError: The clip cannot be read, the engine failed, or the disk is full.
@@ -169,11 +173,12 @@ def watch_clip(
     reached = _Progress(progress)
     profile, metrics = engine.profile, Metrics()
     raw = folder / "overlay.part.mp4"
-    questions = live_questions(("intent", "next", "ground"), think=profile.think)
+    asked = live_questions(("intent", "next", "ground"), think=profile.think)
+    choice = (hands or HandSettings()).choose(asked, clip)
     stop = stop or threading.Event()
     with (
         IsolatedClip(clip) as source,
-        Assistant(engine, questions=questions, metrics=metrics) as assistant,
+        Assistant(engine, questions=choice.questions, metrics=metrics) as assistant,
     ):
         length = source.seconds
         reached.limit(_LEAST_PATIENCE + patience * min(length, most_seconds), stop)
@@ -191,6 +196,7 @@ def watch_clip(
             seconds=most_seconds,
             stop=stop,
             metrics=metrics,
+            hands=open_hands(choice, profile, live=False, metrics=metrics),
         )
     if not report.shown:
         raise SourceError(f"{clip.name}: nothing was watched; start again")
@@ -217,8 +223,16 @@ def find_when(engine: Engine, watched: Watched, event: str) -> Answer:
     return answer
 
 
-def find_where(engine: Engine, watched: Watched, thing: str) -> tuple[Answer, Frame]:
+def find_where(
+    engine: Engine, watched: Watched, thing: str, hands: HandSettings | None = None
+) -> tuple[Answer, Frame]:
     """Look for a thing, from the end of what was watched backwards.
+
+    Args:
+        engine: What answers.
+        watched: What was watched.
+        thing: What is looked for.
+        hands: Who is asked about hands.
 
     Returns:
         The answer with its box, and the picture that it was found in; the last look where it is nowhere.
@@ -229,9 +243,14 @@ def find_where(engine: Engine, watched: Watched, thing: str) -> tuple[Answer, Fr
     """
     question = _question("ground", thing, "write what you look for, for example: red mug")
     frames = clip_frames(watched.clip, nframes=_LOOKS, end=watched.seconds)
-    with Assistant(engine) as assistant:
+    detector = (hands or HandSettings()).choose([question], watched.clip).detector(stream=False)
+    with Assistant(engine) as assistant, ExitStack() as stack:
+        if detector is not None:
+            stack.callback(detector.close)
         for frame in reversed(frames):
             (answer,) = assistant.answer([question], picture=frame)
+            if detector is not None:
+                answer = checked_by_detector(answer, frame.image, detector, guesses=False)
             if answer.boxes:
                 break
     watched.asked.append(answer)

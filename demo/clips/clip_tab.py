@@ -10,6 +10,7 @@ from typing import Literal
 
 import gradio as gr
 
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.runtime.engine_lock import SharedEngine
@@ -44,17 +45,25 @@ class ClipPage:
     What comes from a page is of any kind: the functions take nothing but text from it.
     """
 
-    def __init__(self, engine: SharedEngine, clips: ClipSessions, uploads: Uploads) -> None:
+    def __init__(
+        self,
+        engine: SharedEngine,
+        clips: ClipSessions,
+        uploads: Uploads,
+        hands: HandSettings | None = None,
+    ) -> None:
         """Work with an engine and the visitors' clips.
 
         Args:
             engine: What answers.
             clips: Of all visitors.
             uploads: What was sent and not taken yet.
+            hands: Who is asked about hands.
         """
         self._uploads = uploads
         self._engine = engine
         self._clips = clips
+        self._hands = hands or HandSettings()
 
     def take_upload(self, token: object, request: gr.Request) -> str:
         """Take what was uploaded under a token; returns the status line."""
@@ -136,6 +145,7 @@ class ClipPage:
                 most_seconds=MOST_SECONDS,
                 progress=report,
                 stop=session.stop,
+                hands=self._hands,
             )
             write_evidence(self._engine, watched)
         except EgoliveError as error:
@@ -165,9 +175,11 @@ class ClipPage:
         """Answer where something is; returns the answer and the timeline."""
 
         def look(session: ClipSession, watched: Watched) -> str:
-            answer, frame = find_where(self._engine, watched, _text(words))
+            answer, frame = find_where(self._engine, watched, _text(words), self._hands)
             word, name = session.word, escape(answer.question.phrase)
             if not answer.boxes:
+                if answer.unknown:
+                    return f"<p>{name}: <strong>{escape(in_words(answer))}</strong></p>"
                 return f"<p>{name}: <strong>not seen</strong> in the pictures that were looked at</p>"
             # The number keeps a browser from showing the picture of an earlier question.
             address = f"clip/{word}/where.jpg?{len(watched.asked)}"

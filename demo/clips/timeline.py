@@ -102,9 +102,9 @@ def _said(answers: Iterable[Answer], task: Task, seconds: float) -> tuple[Span, 
 
 
 def _held(answers: Iterable[Answer], phrase: str, seconds: float) -> tuple[Span, ...]:
-    """Stretches in which something was seen in a hand."""
+    """Stretches in which something was seen in a hand; guesses do not count."""
     states = [
-        (answer.time, "holds" if answer.boxes else "")
+        (answer.time, "holds" if answer.found == "yes" else "")
         for answer in answers
         if answer.question.task == "ground" and answer.question.phrase == phrase
     ]

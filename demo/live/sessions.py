@@ -11,8 +11,10 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed
+from egolive.assistant.live.hands_beside import open_hands
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Question, Task
@@ -54,6 +56,7 @@ class VisitorSession:
         *,
         pictures: bool,
         fixed: bool = False,
+        hands: HandSettings | None = None,
     ) -> None:
         """Begin a run.
 
@@ -63,6 +66,7 @@ class VisitorSession:
             settings: What is asked.
             pictures: Keep pictures for pages to look at.
             fixed: Do not govern what is asked when.
+            hands: Who is asked about hands.
 
         Raises:
             SourceError: The source cannot be opened.
@@ -72,8 +76,9 @@ class VisitorSession:
         self._open = open_source
         self._pictures = pictures
         self._fixed = fixed
+        self._hands = hands or HandSettings()
         self._changing_run = threading.Lock()
-        self._run = _Run(engine, open_source(), settings, pictures=pictures, fixed=fixed)
+        self._run = _Run(engine, open_source(), settings, pictures=pictures, fixed=fixed, hands=self._hands)
         self._run.start()
 
     @property
@@ -136,7 +141,14 @@ class VisitorSession:
         try:
             self._run.stop()
             self._run.join()
-            run = _Run(self._engine, self._open(), settings, pictures=self._pictures, fixed=self._fixed)
+            run = _Run(
+                self._engine,
+                self._open(),
+                settings,
+                pictures=self._pictures,
+                fixed=self._fixed,
+                hands=self._hands,
+            )
             self.settings, self._run = settings, run
             run.start()
         finally:
@@ -166,7 +178,14 @@ class _Run:
     """The assistant on one source, on a thread of its own."""
 
     def __init__(
-        self, engine: SharedEngine, source: Source, settings: Settings, *, pictures: bool, fixed: bool
+        self,
+        engine: SharedEngine,
+        source: Source,
+        settings: Settings,
+        *,
+        pictures: bool,
+        fixed: bool,
+        hands: HandSettings,
     ) -> None:
         profile = engine.profile
         self.source = source
@@ -175,9 +194,12 @@ class _Run:
         self._metrics = Metrics()
         think = profile.think if settings.think is None else settings.think
         try:
+            self._choice = hands.choose(
+                live_questions(settings.tasks, settings.phrases, think=think), source.name
+            )
             self.assistant = Assistant(
                 engine,
-                questions=live_questions(settings.tasks, settings.phrases, think=think),
+                questions=self._choice.questions,
                 every=self._every,
                 metrics=self._metrics,
             )
@@ -214,6 +236,9 @@ class _Run:
                     governor = stack.enter_context(
                         governed(self.assistant, fps=self._fps, slices=self._slices, every=self._every)
                     )
+                hands = open_hands(
+                    self._choice, self.assistant.profile, live=self.source.live, metrics=self._metrics
+                )
                 run_stream(
                     self.source,
                     self.assistant,
@@ -223,6 +248,7 @@ class _Run:
                     stop=self._stop,
                     metrics=self._metrics,
                     governor=governor,
+                    hands=hands,
                 )
         except EgoliveError as failure:
             error = str(failure)
@@ -245,6 +271,7 @@ class VisitorSessions:
         first_picture: Seconds within which a visitor's camera has to send its first picture, and
             after which one that sends none gives way where others wait.
         fixed: Do not govern what is asked when.
+        hands: Who is asked about hands.
     """
 
     def __init__(
@@ -255,6 +282,7 @@ class VisitorSessions:
         most: int = 4,
         first_picture: float = 10.0,
         fixed: bool = False,
+        hands: HandSettings | None = None,
     ) -> None:
         self.engine = engine
         self.watched = open_source is not None
@@ -262,6 +290,7 @@ class VisitorSessions:
         self._open = open_source or BrowserSource
         self._most = most
         self._fixed = fixed
+        self._hands = hands
         self._patience = first_picture
         self._changing = threading.Lock()
         self._sessions: dict[str, VisitorSession] = {}
@@ -293,7 +322,12 @@ class VisitorSessions:
                 return None
             word = secrets.token_urlsafe(16)
             self._sessions[word] = VisitorSession(
-                self.engine, self._open, settings, pictures=self.watched, fixed=self._fixed
+                self.engine,
+                self._open,
+                settings,
+                pictures=self.watched,
+                fixed=self._fixed,
+                hands=self._hands,
             )
             self._address[word] = address
             return word

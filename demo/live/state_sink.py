@@ -16,9 +16,9 @@ import cv2
 from egolive.assistant.cli.terminal_view import Rates
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.live.box_tracking import is_lost
-from egolive.assistant.live.overlay import colour_of, short_phrase
+from egolive.assistant.live.overlay import colour_of, label_of, short_phrase
 from egolive.assistant.live.runner import metrics_event
-from egolive.assistant.live.sinks import Shown, answer_event
+from egolive.assistant.live.sinks import Shown, answer_event, box_values
 from egolive.assistant.schema.answers import Answer
 from egolive.streaming.clock import Clock, MonotonicClock
 from egolive.streaming.frames import Frame
@@ -88,6 +88,7 @@ class StateSink:
         self._figures_at = -_FIGURES_PERIOD
         self._dropped = 0
         self._gaps = 0
+        self._warning = ""
         self._frame: Frame | None = None
         self._jpeg: tuple[int, bytes] = (-1, b"")
         self._state = State(
@@ -162,8 +163,10 @@ class StateSink:
         )
 
     def note(self, event: Mapping[str, object]) -> None:
-        """Count gaps."""
+        """Count gaps, and keep the last warning."""
         self._gaps += event.get("type") == "gap"
+        if event.get("type") == "warning":
+            self._warning = str(event["text"])
 
     def close(self) -> None:
         """The run is over; see `end`, which says why."""
@@ -222,6 +225,7 @@ class StateSink:
             "memory_mb": event["memory_mb"],
             "waiting": self._waiting(),
             "governor": self._figures.get("governor", ""),
+            "warning": self._warning,
         }
 
 
@@ -233,10 +237,25 @@ def answer_for_page(answer: Answer, now: float) -> dict[str, object]:
         now: Stream time in seconds.
     """
     event = answer_event(answer, now)
-    kept = ("status", "t", "task", "phrase", "text", "reasoning", "boxes", "intervals", "window", "approx")
+    kept = (
+        "status",
+        "t",
+        "task",
+        "phrase",
+        "text",
+        "reasoning",
+        "found",
+        "boxes",
+        "intervals",
+        "window",
+        "approx",
+    )
     question = answer.question
     red, green, blue = colour_of(question.phrase)
     return {name: event[name] for name in kept} | {
+        "guesses": [box_values(box) for box in answer.guesses],
+        "labels": [label_of(box) for box in (*answer.boxes, *answer.guesses)],
+        "by": answer.by,
         "words": in_words(answer),
         "name": short_phrase(question.phrase),
         "colour": f"rgb({red} {green} {blue})",

@@ -15,7 +15,10 @@ function boxesOf(state, now) {
   for (const answer of state.answers) {
     const age = now - answer.t;
     if (answer.task !== "ground" || !isCurrent(answer, state, now, BOX_DEADLINE)) continue;
-    for (const box of answer.boxes) found.push({ ...box, age, colour: answer.colour, name: answer.name });
+    // Who found a box, and whether it is a guess, is part of its label.
+    const labels = answer.labels || [];
+    [...answer.boxes, ...(answer.guesses || [])].forEach((box, number) =>
+      found.push({ ...box, age, colour: answer.colour, text: labels[number] || answer.name }));
   }
   return found;
 }
@@ -42,19 +45,21 @@ function drawBoxes(canvas, state, now, badge) {
     const x = left + box.x1 * scale, y = top + box.y1 * scale;
     const w = (box.x2 - box.x1) * scale, h = (box.y2 - box.y1) * scale;
     pen.globalAlpha = 1 - 0.7 * Math.min(Math.max((box.age - FRESH) / (OLD - FRESH), 0), 1);
-    pen.strokeStyle = box.colour;
-    pen.lineWidth = 2.5;
+    const guess = box.supported === false;
+    pen.strokeStyle = guess ? "rgb(150 150 150)" : box.colour;
+    pen.lineWidth = guess ? 1.5 : 2.5;
+    pen.setLineDash(guess ? [6, 6] : []);
     pen.strokeRect(x, y, w, h);
-    const text = box.score === null ? box.name : `${box.name} ${Math.round(box.score * 100)}%`;
-    const label = placeLabel(x, y, h, pen.measureText(text).width + 10, 20, width, height, taken);
+    const label = placeLabel(x, y, h, pen.measureText(box.text).width + 10, 20, width, height, taken);
     if (!label) continue;
     pen.globalAlpha = Math.max(pen.globalAlpha, 0.8);  // words stay readable
-    pen.fillStyle = box.colour;
+    pen.fillStyle = guess ? "rgb(150 150 150)" : box.colour;
     pen.fillRect(label.x, label.y, label.w, label.h);
     pen.fillStyle = "#000";
-    pen.fillText(text, label.x + 5, label.y + label.h / 2 + 1);
+    pen.fillText(box.text, label.x + 5, label.y + label.h / 2 + 1);
   }
   pen.globalAlpha = 1;
+  pen.setLineDash([]);
   return boxes;
 }
 
@@ -97,7 +102,7 @@ function showWords(root, state, now) {
   const missing = root.querySelector(".ego-missing");
   const gone = state
     ? state.answers.filter((one) => one.task === "ground" && isCurrent(one, state, now, BOX_DEADLINE)) : [];
-  const parts = gone.filter((one) => one.absent || one.lost || one.status === "unparsed")
+  const parts = gone.filter((one) => one.found !== "yes" || one.lost || one.status === "unparsed")
     .map((one) => `${one.name}: ${one.words}`);
   missing.textContent = parts.join(" · ");
 }
@@ -146,6 +151,7 @@ function showFigures(root, state, delays) {
     add("answers", `${figures.answers} a second`);
     add("pictures dropped, gaps", `${figures.dropped} / ${figures.gaps}`);
     if (figures.governor) add("governor", figures.governor);
+    if (figures.warning) add("warning", figures.warning);
     add("requests waiting, visitors waiting", `${figures.waiting} / ${state.queue}`);
     add("prompt tokens reused", share(figures.reuse.prompt_tokens_reused));
     add("slices encoded of those used", share(figures.reuse.slices_encoded));

@@ -23,7 +23,8 @@ from pydantic import Field, model_validator
 from egolive.streaming.disk_budget import DiskBudget
 from egolive.streaming.durable_files import LineFile, MakeRoom, replace_file
 from egolive.streaming.errors import DataError, SinkError
-from egolive.streaming.frames import Frame
+from egolive.streaming.frames import Box, Frame
+from egolive.streaming.hands import Hand, HandWatch, Look, Side
 from egolive.streaming.json_files import (
     AtLeastOne,
     Count,
@@ -50,6 +51,8 @@ from egolive.streaming.sources.wrappers import SourceWrapper
 __all__ = [
     "Outcome",
     "RecordedChoice",
+    "RecordedHands",
+    "RecordedLook",
     "RecordedShow",
     "RecordedWork",
     "Recorder",
@@ -170,6 +173,39 @@ class RecordedShow(JsonModel):
     """Results that had come in since the frame before."""
 
 
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Hand(NamedTuple):
+    """A hand as it is kept."""
+
+    side: Side
+    score: _Share | None
+    box: tuple[_Number, _Number, _Number, _Number]
+    landmarks: tuple[tuple[_Number, _Number], ...]
+
+
+class RecordedLook(JsonModel):
+    """A line of `recording.jsonl`: what the hand detector found, and with which frame it came."""
+
+    frame: Count = Field(alias="hands")
+    """Index of the frame with which it came to be shown."""
+    index: Count = Field(alias="of")
+    """Index of the picture that was looked at."""
+    time: Seconds = Field(alias="t")
+    """Its time."""
+    found: tuple[_Hand, ...] = Field(max_length=2)
+
+    @property
+    def look(self) -> Look:
+        """What was found, as it was."""
+        hands = tuple(
+            Hand(one.side, Box(*one.box, f"{one.side} hand", one.score, by="detector"), one.landmarks)
+            for one in self.found
+        )
+        return Look(self.time, self.index, hands)
+
+
 class SegmentStart(JsonModel):
     """What has to be known of the segments before one, to begin with it."""
 
@@ -206,6 +242,7 @@ class _End(JsonModel):
 _KINDS: dict[str, type[JsonModel]] = {
     "frame": _Frame,
     "work": RecordedWork,
+    "hands": RecordedLook,
     "governor": RecordedChoice,
     "shown": RecordedShow,
     "segment": _Segment,
@@ -337,6 +374,10 @@ class Recorder(Generic[K, T]):
 
         return recorded
 
+    def hands(self, watch: HandWatch) -> HandWatch:
+        """What asks the hand detector, with what was found and with which frame it came."""
+        return _RecordedWatch(watch, self._look)
+
     def close(self, report: Report | None = None) -> None:
         """Finish the files, with what the run counted where it came to its end; twice does nothing.
 
@@ -361,6 +402,10 @@ class Recorder(Generic[K, T]):
         if self._windower is not None:
             self._windower.resize(choice.slices)
         self._write(governor=frame.index, t=frame.time, choice=values, reason=choice.reason)
+
+    def _look(self, frame: Frame, look: Look) -> None:
+        found = [(one.side, one.box.score, [*one.box], one.landmarks) for one in look.hands]
+        self._write(hands=frame.index, of=look.index, t=look.time, found=found)
 
     def _frame(self, frame: Frame) -> None:
         if self._windower is not None and self._waiting is not None:
@@ -455,6 +500,53 @@ class _RecordedGovernor(Generic[K, T]):
         self._governor.worked(work, results)
 
 
+class _RecordedWatch:
+    """A watch each of whose looks is written before it goes on."""
+
+    def __init__(self, watch: HandWatch, write: Callable[[Frame, Look], None]) -> None:
+        self._watch = watch
+        self._write = write
+
+    def see(self, frame: Frame) -> Sequence[Look]:
+        looks = self._watch.see(frame)
+        for look in looks:
+            self._write(frame, look)
+        return looks
+
+    def take_error(self) -> str:
+        return self._watch.take_error()
+
+    def forget(self, since: float) -> None:
+        self._watch.forget(since)
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+class RecordedHands:
+    """Implements `HandWatch` for a replay: tells what was found then, with the same frames."""
+
+    def __init__(self, looks: Iterable[RecordedLook]) -> None:
+        """Take what a recording holds."""
+        self._looks: dict[int, list[Look]] = {}
+        for recorded in looks:
+            self._looks.setdefault(recorded.frame, []).append(recorded.look)
+
+    def see(self, frame: Frame) -> Sequence[Look]:
+        """What came with this frame."""
+        return self._looks.get(frame.index, ())
+
+    def take_error(self) -> str:
+        """Nothing fails here."""
+        return ""
+
+    def forget(self, since: float) -> None:
+        """What came after a gap was told after it then, too."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
 class Recording:
     """A recording, read back. Its pictures stay on disk until they are asked for.
 
@@ -476,6 +568,8 @@ class Recording:
         self.shows: list[RecordedShow] = []
         self.choices: list[RecordedChoice] = []
         """What the governor chose; empty where the run was not governed."""
+        self.looks: list[RecordedLook] = []
+        """What a hand detector found; empty where none looked."""
         self.report: Report | None = None
         """What the run counted; None where it did not come to its end."""
         self.start: SegmentStart | None = None
@@ -551,6 +645,8 @@ class Recording:
                         self.start = event.start
                 case RecordedWork():
                     self.works.append(event)
+                case RecordedLook():
+                    self.looks.append(event)
                 case RecordedChoice():
                     self.choices.append(event)
                 case RecordedShow():

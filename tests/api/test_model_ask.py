@@ -259,5 +259,5 @@ def address() -> Iterator[str]:
 def test_a_server_is_a_model_too(address: str, pixels: Image) -> None:
     with egolive.load_model(address, served_as="nano") as model:
         assert repr(model).startswith("Model(nano, server")
-        (box,) = model.ask(pixels, "left hand", task="ground").boxes
+        (box,) = model.ask(pixels, "left hand", task="ground", hands="model").boxes
         assert tuple(box) == (42, 28, 63, 56)

@@ -120,7 +120,7 @@ def test_every_frame_of_a_recording_comes_with_what_is_known_by_then(
 
 
 def test_boxes_carry_age_and_score_and_what_is_absent_is_told(model: egolive.Model, clip: Path) -> None:
-    results = list(model.stream(clip, tasks=["hands"], seconds=1))
+    results = list(model.stream(clip, tasks=["hands"], seconds=1, hands="model"))
     (box,) = results[0].boxes
     assert (box.label, box.age) == ("right hand", 0.0)
     assert tuple(box) == (80, 45, 120, 90)
@@ -207,7 +207,7 @@ def test_the_picture_is_drawn_in_both_orders(model: egolive.Model, clip: Path) -
 
 def test_detections_are_those_of_supervision(model: egolive.Model, clip: Path) -> None:
     sv = pytest.importorskip("supervision")
-    (result,) = model.stream(clip, tasks=["hands", "mug"], seconds=0.1)
+    (result,) = model.stream(clip, tasks=["hands", "mug"], seconds=0.1, hands="model")
     found = result.detections()
     assert isinstance(found, sv.Detections)
     assert found.xyxy.tolist() == [[80, 45, 120, 90]]

@@ -281,7 +281,8 @@ def test_the_command_writes_json_for_programs(
     assert cli.call(["ask", str(picture), "mug", "--task", "ground", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["task"], answer["phrase"]) == ("ground", "mug")
-    assert answer["boxes"][0] == {"label": "mug", "x1": 42, "y1": 28, "x2": 84, "y2": 56, "score": 0.5}
+    place = {"label": "mug", "x1": 42, "y1": 28, "x2": 84, "y2": 56, "score": 0.5}
+    assert answer["boxes"][0] == place | {"by": "model", "found_by": "model", "supported": None}
 
 
 def test_the_command_answers_a_file_of_conversations_together(

@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.demo.clips.clip_jobs import (
@@ -95,11 +96,11 @@ def test_watching_can_be_stopped_and_what_was_seen_stays(clip: Path, out: Path) 
 
 def test_when_and_where_are_answered_and_packed_as_evidence(clip: Path, out: Path) -> None:
     engine = FakeEngine()
-    watched = watch_clip(engine, clip, out, most_seconds=60)
+    watched = watch_clip(engine, clip, out, most_seconds=60, hands=HandSettings("model"))
     when = find_when(engine, watched, " open  the fridge ")
     assert when.question.phrase == "open the fridge"
     assert when.intervals == (Interval(0.5, 1.5),)
-    where, frame = find_where(engine, watched, "right hand")
+    where, frame = find_where(engine, watched, "right hand", HandSettings("model"))
     assert where.boxes
     assert frame.time > 2
     nowhere, first = find_where(engine, watched, "unicorn")
@@ -175,7 +176,8 @@ class Desk:
             folder / "uploads", most_bytes=10**6, total_bytes=10**7, taken=folder / "clips"
         )
         self.clips = ClipSessions(folder / "clips")
-        self.page = ClipPage(SharedEngine(FakeEngine()), self.clips, self.uploads)
+        hands = HandSettings("model")
+        self.page = ClipPage(SharedEngine(FakeEngine()), self.clips, self.uploads, hands)
         app = FastAPI()
         add_clip_routes(app, self.clips, self.uploads)
         self.client = TestClient(app)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ import pytest
 from fakes import FakeEngine, FakeSession, nano_script
 from fastapi import FastAPI
 from PIL import Image as PillowImage
+from seen_hands import BrightHands, bright
 from starlette.testclient import TestClient
 
+from egolive.assistant.hands import hand_choice
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, HandSettings
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.runtime.engine_lock import EngineLock, SharedEngine
 from egolive.assistant.schema.engine import Delta, Prompt, Request
@@ -68,8 +72,14 @@ def page() -> Iterator[Opener]:
             engine: FakeEngine | None = None,
             source: Callable[[], Source] | None = None,
             visitors: int = 4,
+            hands: HandSettings | None = None,
         ) -> TestClient:
-            sessions = VisitorSessions(SharedEngine(engine or FakeEngine()), source, most=visitors)
+            sessions = VisitorSessions(
+                SharedEngine(engine or FakeEngine()),
+                source,
+                most=visitors,
+                hands=hands or HandSettings("model"),
+            )
             stack.callback(sessions.close)
             app = FastAPI()
             add_live_routes(app, sessions)
@@ -113,6 +123,40 @@ def test_a_picture_is_answered_with_boxes_in_its_own_pixels_and_with_words(page:
     assert told["size"] == [64, 48]
     assert {entry["text"] for entry in told["history"]} == {"make tea", "pour the water"}
     assert told["figures"]["memory_mb"] is None or told["figures"]["memory_mb"] > 1
+
+
+@pytest.mark.parametrize("hands", ["detector", "model"])
+def test_the_page_is_told_who_found_a_box_and_what_is_not_known(
+    page: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hands: Hands
+) -> None:
+    monkeypatch.setattr(hand_choice, "has_runtime", lambda: True)
+    monkeypatch.setattr(hand_choice, "find_model", lambda given=None: tmp_path)
+    monkeypatch.setattr(
+        HandChoice, "detector", lambda self, stream=True: BrightHands() if self.file is not None else None
+    )
+    client = page(hands=HandSettings(hands))
+    session = begin(client, tasks=["ground"])
+    file = io.BytesIO()
+    PillowImage.fromarray(bright(0.0, 84).image).save(file, "JPEG", quality=100, subsampling=0)
+
+    def seen(told: dict[str, Any]) -> dict[str, Any]:
+        return {answer["phrase"]: answer for answer in told["answers"]}
+
+    for number in range(200):
+        told = post(client, session, 5 + number / 20, file.getvalue())
+        found = seen(told)
+        done = found.get("right hand", {}).get("boxes") and "object in the left hand" in found
+        if done and (hands == "model" or found["right hand"]["by"] == "detector"):
+            break
+        time.sleep(0.05)
+    right, left, held = (found[name] for name in ("right hand", "left hand", "object in the left hand"))
+    (box,) = right["boxes"]
+    assert (right["by"], box["found_by"], box["supported"]) == (
+        ("detector", "detector", True) if hands == "detector" else ("model", "model", None)
+    )
+    assert right["labels"] == [f"right hand {box['score']:.0%} {hands}"]
+    assert (left["found"], left["words"]) == ("none", "none")
+    assert (held["found"], held["words"]) == ("unknown", "unknown (no left hand in sight)")
 
 
 def test_an_answer_is_about_a_picture_not_newer_than_the_one_it_comes_with(page: Opener) -> None:

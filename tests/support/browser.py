@@ -24,6 +24,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
+from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.app import build_page
 from egolive.demo.live.sessions import VisitorSessions
@@ -41,7 +42,11 @@ BLOCKS = 16
 
 @contextmanager
 def built(engine: Engine, folder: Path, **options: Any) -> Iterator[tuple[ASGIApp, VisitorSessions]]:
-    """The demo's page; built inside an event loop, without which Gradio opens some that it never closes."""
+    """The demo's page; built inside an event loop, without which Gradio opens some that it never closes.
+
+    Hands are the model's, unless `hands` says otherwise: scripted boxes are not held against real looks.
+    """
+    options.setdefault("hands", HandSettings("model"))
 
     async def build() -> tuple[ASGIApp, VisitorSessions]:
         return build_page(engine, folder, **options)

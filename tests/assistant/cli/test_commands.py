@@ -75,7 +75,10 @@ def test_a_run_writes_overlay_and_events_and_tells_both_rates(
         "events.jsonl",
     ):
         assert expected in captured.err
-    answers = captured.out.splitlines()
+    lines = captured.out.splitlines()
+    # A hand detector, where one is installed, sees none here and says so once.
+    answers = [line for line in lines if "hands seen:" not in line]
+    assert len(lines) - len(answers) <= 1
     assert len(answers) == 40
     assert all(re.match(r" *\d+\.\d\d s  (ground|intent|next)", line) for line in answers)
     assert engine.closed

@@ -56,7 +56,21 @@ def test_an_answer_line_has_exactly_the_keys_that_other_programs_read(tmp_path: 
         "text": "right hand",
         "reasoning": "",
         "cut": False,
-        "boxes": [{"label": "right hand", "x1": 10, "y1": 20, "x2": 30.13, "y2": 40, "score": 0.9124}],
+        "found": "yes",
+        "unknown": "",
+        "boxes": [
+            {
+                "label": "right hand",
+                "x1": 10,
+                "y1": 20,
+                "x2": 30.13,
+                "y2": 40,
+                "score": 0.9124,
+                "by": "model",
+                "found_by": "model",
+                "supported": None,
+            }
+        ],
         "intervals": [],
         "window": None,
         "approx": [],
@@ -114,7 +128,7 @@ def test_the_video_has_every_picture_at_its_time(tmp_path: Path) -> None:
 def test_the_overlay_is_drawn_once_and_only_when_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Frame] = []
 
-    def draw(shown: Frame, answers: object, now: float) -> Image:
+    def draw(shown: Frame, answers: object, now: float, hands: object) -> Image:
         drawn.append(shown)
         return shown.image
 
