@@ -56,6 +56,8 @@ class RunSettings:
     max_tokens: AtLeastOne | None = None
     paper_prompt: bool | None = None
     grammar: bool = True
+    simulated: bool = False
+    """What was seen is known to be the simulator's."""
 
 
 def _no_book(question: Question) -> Question:
@@ -233,6 +235,7 @@ class _Answerer:
             metrics=self._own,
             clock=clock,
             observer=observer,
+            simulated=settings.simulated,
         )
 
     def __enter__(self) -> _Answerer:

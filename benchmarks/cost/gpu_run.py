@@ -4,9 +4,9 @@
     python -m egolive.benchmarks.cost.gpu_run --device cpu --checkpoint CHECKPOINT --no-tests
 
 Weights are random: speed and memory do not depend on them. Each step is a process of its own, which is ended
-when the time is over. For each one a JSON line is printed: its name, whether it is "done", "skipped" or "failed",
-seconds, and the figures of `egolive.benchmarks.cost.engine_costs` or the reason. It ends with 1 where a step
-failed; what this machine cannot do is skipped.
+when the time is over. For each one a JSON line is printed: its name, whether it is "done", "skipped" or
+"failed", seconds, and the figures of `egolive.benchmarks.cost.engine_costs` or the reason. It ends with 1
+where a step failed; what this machine cannot do is skipped.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def gpu_run(
     return int(failed)
 
 
-def _steps(
-    work: Path, checkpoint: Path | None, structure: str, device: str, tests: bool
-) -> Iterator[_Step]:
+def _steps(work: Path, checkpoint: Path | None, structure: str, device: str, tests: bool) -> Iterator[_Step]:
     """The steps in their order, the most telling first."""
     source = checkpoint or work / "random"
     cuda = device == "cuda"
@@ -98,7 +96,10 @@ def _steps(
     yield costs("bf16" if cuda else "fp32", source, lacks=no_gpu)
     for form, lacks in (
         ("nf4", lambda: no_gpu() or _lacks("bitsandbytes")),
-        ("int4", lambda: no_gpu() or _lacks("onnx", "onnxruntime") or (_no_cuda_provider() if cuda else None)),
+        (
+            "int4",
+            lambda: no_gpu() or _lacks("onnx", "onnxruntime") or (_no_cuda_provider() if cuda else None),
+        ),
     ):
         folder = work / form
         options = ["--dtype", "bf16"] if form == "int4" and cuda else []

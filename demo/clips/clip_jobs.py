@@ -20,6 +20,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import av
 import cv2
 
+from egolive.assistant.generation.domain import from_simulator
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.overlay import draw
 from egolive.assistant.live.runner import run_stream
@@ -173,7 +174,7 @@ def watch_clip(
     stop = stop or threading.Event()
     with (
         IsolatedClip(clip) as source,
-        Assistant(engine, questions=questions, metrics=metrics) as assistant,
+        Assistant(engine, questions=questions, metrics=metrics, simulated=from_simulator(clip)) as assistant,
     ):
         length = source.seconds
         reached.limit(_LEAST_PATIENCE + patience * min(length, most_seconds), stop)
@@ -211,7 +212,7 @@ def find_when(engine: Engine, watched: Watched, event: str) -> Answer:
     # As many frames as the longest rolling window has.
     most = 2 * (2 * profile.window_slices - 1)
     frames = clip_frames(watched.clip, fps=profile.fps, max_frames=most, end=watched.seconds)
-    with Assistant(engine) as assistant:
+    with Assistant(engine, simulated=from_simulator(watched.clip)) as assistant:
         (answer,) = assistant.answer([question], window=window_of(frames))
     watched.asked.append(answer)
     return answer
@@ -229,7 +230,7 @@ def find_where(engine: Engine, watched: Watched, thing: str) -> tuple[Answer, Fr
     """
     question = _question("ground", thing, "write what you look for, for example: red mug")
     frames = clip_frames(watched.clip, nframes=_LOOKS, end=watched.seconds)
-    with Assistant(engine) as assistant:
+    with Assistant(engine, simulated=from_simulator(watched.clip)) as assistant:
         for frame in reversed(frames):
             (answer,) = assistant.answer([question], picture=frame)
             if answer.boxes:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from egolive.assistant.generation.domain import from_simulator
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed
 from egolive.assistant.live.runner import run_stream
@@ -180,6 +181,7 @@ class _Run:
                 questions=live_questions(settings.tasks, settings.phrases, think=think),
                 every=self._every,
                 metrics=self._metrics,
+                simulated=from_simulator(source.name),
             )
         except BaseException:
             source.close()

@@ -14,7 +14,7 @@ from typing import TypedDict
 import cv2
 
 from egolive.assistant.cli.terminal_view import Rates
-from egolive.assistant.live.answer_text import in_words
+from egolive.assistant.live.answer_text import certainty, in_words
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.live.overlay import colour_of, short_phrase
 from egolive.assistant.live.runner import metrics_event
@@ -242,4 +242,8 @@ def answer_for_page(answer: Answer, now: float) -> dict[str, object]:
         "colour": f"rgb({red} {green} {blue})",
         "absent": answer.absent,
         "lost": is_lost(answer),
+        "calibrated": answer.calibrated,
+        "certainty": certainty(answer),
+        "unsure": answer.unsure,
+        "guess": answer.guess,
     }

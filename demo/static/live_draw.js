@@ -14,8 +14,12 @@ function boxesOf(state, now) {
   const found = [];
   for (const answer of state.answers) {
     const age = now - answer.t;
-    if (answer.task !== "ground" || !isCurrent(answer, state, now, BOX_DEADLINE)) continue;
-    for (const box of answer.boxes) found.push({ ...box, age, colour: answer.colour, name: answer.name });
+    if (answer.task !== "ground" || answer.unsure || !isCurrent(answer, state, now, BOX_DEADLINE)) continue;
+    // A guess is grey and says so; a score that nobody measured says nothing.
+    const name = answer.guess ? `guess: ${answer.name}` : answer.name;
+    const colour = answer.guess ? "rgb(150 150 150)" : answer.colour;
+    const score = answer.calibrated ? (box) => box.score : () => null;
+    for (const box of answer.boxes) found.push({ ...box, age, colour, name, score: score(box) });
   }
   return found;
 }
@@ -91,15 +95,25 @@ function showWords(root, state, now) {
     const text = current ? answer.words : "–";
     if (words.textContent !== text) words.textContent = text;
     const seen = current && answer.window ? `, of ${(answer.window[1] - answer.window[0]).toFixed(1)} s seen` : "";
-    old.textContent = current ? `${age.toFixed(1)} s old${seen}` : "";
+    const sure = current && answer.certainty ? `${answer.calibrated ? "right with" : "score"} ${answer.certainty}, ` : "";
+    old.textContent = current ? `${sure}${age.toFixed(1)} s old${seen}` : "";
     old.title = current ? answer.reasoning : "";
   }
   const missing = root.querySelector(".ego-missing");
   const gone = state
     ? state.answers.filter((one) => one.task === "ground" && isCurrent(one, state, now, BOX_DEADLINE)) : [];
-  const parts = gone.filter((one) => one.absent || one.lost || one.status === "unparsed")
+  const parts = gone.filter((one) => one.unsure || one.absent || one.lost || one.status === "unparsed")
     .map((one) => `${one.name}: ${one.words}`);
+  if (gone.some((one) => one.boxes.length && !one.calibrated && !one.guess)) parts.push("scores uncalibrated");
   missing.textContent = parts.join(" · ");
+}
+
+// What the model knows, as long as it says anything about other scenes.
+function showKnows(root, state, knows) {
+  const place = root.querySelector(".ego-knows"), guesses = state && state.answers.some((one) => one.guess);
+  const text = guesses ? `Guesses: ${knows}` : "";
+  if (place.textContent !== text) place.textContent = text;
+  place.hidden = !text;
 }
 
 function listOf(list, entries) {
