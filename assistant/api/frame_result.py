@@ -40,7 +40,7 @@ class FrameResult:
     """One frame of a stream with what is known at that moment.
 
     What is not known is None or left out: not asked, not answered yet, answered in a way that cannot be read,
-    not sure, too old, from before a gap, or a guess about scenes that the model was not trained on, see
+    too old, from before a gap, or a guess about scenes that the model was not trained on, see
     `domain`. What was looked for and is not there stands in `absent`. All that was said stands in `answers`.
 
     Example:
@@ -142,11 +142,7 @@ class FrameResult:
     @property
     def absent(self) -> tuple[str, ...]:
         """What the model was asked to find and said is not there, where that is more than a guess."""
-        return tuple(
-            answer.question.phrase
-            for answer in self._answers
-            if answer.absent and not answer.guess and not answer.unsure
-        )
+        return tuple(answer.question.phrase for answer in self._answers if answer.absent and not answer.guess)
 
     @property
     def age(self) -> float | None:
@@ -216,7 +212,7 @@ class FrameResult:
         return f"FrameResult(t={self.time:.3f} s, #{self.index}, {len(self._answers)} answers)"
 
     def _words(self, task: Task) -> str | None:
-        known = (a for a in self._answers if a.status == "ok" and not a.guess and not a.unsure)
+        known = (a for a in self._answers if a.status == "ok" and not a.guess)
         return next((a.text for a in known if a.question.task == task), None)
 
     def _age_of(self, answer: Answer) -> float:

@@ -45,9 +45,10 @@ def test_what_is_guessed_is_not_known_and_stays_in_the_answers(domain: str) -> N
     assert all(answer.guess for answer in result.answers)
 
 
-def test_what_is_not_sure_is_not_known() -> None:
+def test_what_is_not_sure_says_so_in_its_answer() -> None:
     result = egolive.FrameResult(FRAME, answers(unsure=True, calibrated=True))
-    assert (result.intent, result.next, result.absent) == (None, None, ())
+    assert result.intent == "make tea"
+    assert all(answer.unsure for answer in result.answers)
 
 
 @pytest.fixture
