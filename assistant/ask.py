@@ -11,11 +11,12 @@ The command is in `egolive.assistant.cli.ask_command`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from egolive.assistant.generation.conversations import Conversation, read_conversation
+from egolive.assistant.generation.domain import DomainJudge, check_question, from_simulator
 from egolive.assistant.generation.generate import Sampling, generate_answers
 from egolive.assistant.hands.hand_choice import HandChoice, draws_guesses
 from egolive.assistant.live.assistant import Assistant
@@ -74,7 +75,7 @@ def ask(
         The answers, in order; boxes in pixels of the last picture of their conversation.
 
     Raises:
-        ConfigError: A conversation that cannot be understood.
+        ConfigError: A conversation that cannot be understood, or asks what the model never learned to answer.
         SourceError: A picture or video cannot be read.
         EngineError: The engine failed, or a conversation is too long for it.
     """
@@ -84,13 +85,32 @@ def ask(
         read_conversation(turns, profile, think=think, place=f"conversation {number}, " if several else "")
         for number, turns in enumerate(conversations, start=1)
     ]
+    for request in requests:
+        check_question(request.question.phrase, profile)
     matchers = matchers_of(engine, profile) if grammar else None
     with engine.session() as session:
         answers = generate_answers(
             session, requests, profile, sampling or Sampling(), MonotonicClock(), matchers=matchers
         )
         found = dict(answers)
-    return [found[number] for number in range(len(requests))]
+    return [
+        DomainJudge(profile, simulated=_simulated(turns)).judged(found[number])
+        for number, turns in enumerate(conversations)
+    ]
+
+
+def _simulated(conversation: Conversation) -> bool:
+    """Whether all that a conversation shows is known to be the simulator's."""
+    shown = [
+        item.get(kind)
+        for message in conversation
+        if isinstance(items := message.get("content"), list | tuple)
+        for item in items
+        if isinstance(item, Mapping)
+        for kind in ("image", "video")
+        if kind in item
+    ]
+    return bool(shown) and all(from_simulator(one) for one in shown)
 
 
 def ask_task(
@@ -151,7 +171,12 @@ def ask_task(
             # The detector alone was wanted.
             return answer_by_detector(Answer(question, "", time=seen.time), seen.image, detector)
         with Assistant(
-            engine, profile, sampling=sampling, paper_prompt=paper_prompt, grammar=grammar
+            engine,
+            profile,
+            sampling=sampling,
+            paper_prompt=paper_prompt,
+            grammar=grammar,
+            simulated=from_simulator(video if video is not None else picture),
         ) as assistant:
             (answer,) = assistant.answer([question], window=window, picture=frame)
         if detector is None or seen is None:

@@ -5,18 +5,19 @@ What is told wrong at once does not wait for torch: it is imported only where a 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from egolive.assistant.model.checkpoint import inspect_checkpoint, model_folder, resolve_model
-from egolive.assistant.model.engine_folder import is_engine_folder, read_engine_card
-from egolive.assistant.schema.profiles import PROFILES
+from egolive.assistant.model.engine_folder import files_folder, is_engine_folder, read_engine_card
+from egolive.assistant.schema.profiles import NANO, PROFILES, SIMULATED_SCENES, Profile, load_profile
 from egolive.streaming.errors import ConfigError
 
 if TYPE_CHECKING:
     from egolive.assistant.load_local import Provider
     from egolive.assistant.schema.engine import Engine
 
-__all__ = ["check_model", "is_address", "load_any_engine"]
+__all__ = ["check_model", "is_address", "load_any_engine", "profile_of"]
 
 
 def is_address(model: str) -> bool:
@@ -50,6 +51,25 @@ def check_model(
         raise ConfigError(f"{folder} is a checkpoint, which torch runs; leave --provider away")
 
 
+def profile_of(model: str, *, served_as: str = "egothinker-v1") -> Profile | None:
+    """The profile of a model without loading it; None of a hub id, whose files may not be here yet.
+
+    Raises:
+        EngineError: It is not there or damaged.
+        ConfigError: A mistake in its profile.
+    """
+    if is_address(model):
+        profile = PROFILES[served_as]
+        # Whoever serves a nano serves one that was trained on the simulator.
+        return replace(profile, domain=SIMULATED_SCENES) if profile == NANO else profile
+    folder = model_folder(model)
+    if folder is None:
+        return None
+    if is_engine_folder(folder):
+        folder = files_folder(folder, read_engine_card(folder))
+    return load_profile(folder)
+
+
 def load_any_engine(
     model: str = "nano",
     *,
@@ -80,7 +100,9 @@ def load_any_engine(
     if is_address(model):
         from egolive.assistant.backends.remote.remote_engine import RemoteEngine
 
-        return RemoteEngine(model, PROFILES[served_as])
+        profile = profile_of(model, served_as=served_as)
+        assert profile is not None
+        return RemoteEngine(model, profile)
     # A hub id that cannot be reached is told before torch is imported too.
     resolve_model(model)
     from egolive.assistant.load_local import load_engine

@@ -25,6 +25,7 @@ from egolive.assistant.model.engine_folder import (
 from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.runtime.backend import Decoder, VisionTower
+from egolive.assistant.runtime.familiarity import Familiarity
 from egolive.assistant.runtime.local_engine import LocalEngine
 from egolive.assistant.runtime.torch_threads import torch_threads
 from egolive.assistant.schema.engine import EngineInfo
@@ -83,7 +84,14 @@ def load_engine(
     with torch_threads(threads):
         engine = _load(model, device, dtype, threads, graphs=graphs, provider=provider)
     engine.threads = threads
+    engine.familiarity = Familiarity.from_folder(_files_of(model))
     return engine
+
+
+def _files_of(model: str) -> Path:
+    """The folder of a model's small files."""
+    folder = resolve_model(model)
+    return files_folder(folder, read_engine_card(folder)) if is_engine_folder(folder) else folder
 
 
 def _load(

@@ -30,6 +30,7 @@ __all__ = [
     "latency",
     "peers",
     "quality",
+    "real",
     "recall_bench",
     "scaling",
     "stream",
@@ -298,6 +299,56 @@ def quality(
         episodes=episodes,
         slices=slices,
         seed=seed,
+        device=device,
+        threads=threads,
+        json_file=json_file,
+    )
+    wrote(json_file)
+
+
+def real(
+    folder: Path,
+    *,
+    boxes: Path | None = None,
+    hand_free: Path | None = None,
+    model: Annotated[
+        tuple[str, ...], Parameter(alias="--engine", consume_multiple=True, negative="", group=MODEL)
+    ] = ("nano",),
+    seconds: float = 30.0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure boxes of hands and held things on real pictures and videos; a table, then one JSON line.
+
+    Args:
+        folder: Pictures and videos. Labelled pictures are measured against their labels; videos, which have
+            none, by how often a hand box is shown, how old it is and how often it jumps.
+        boxes: The labels, a JSON file; hand_object_boxes.json in the folder without it. A picture with an
+            empty list of boxes has no hands.
+        hand_free: Folder of more pictures and videos, in which there are no hands.
+        model: nano, checkpoint or engine folders, hub ids or addresses; each is a source of boxes.
+        seconds: Most of each video, which is played at its own speed.
+        device: auto, cpu, cuda or cuda:N.
+        threads: CPU threads of the model.
+        json_file: Also write the JSON object here.
+    """
+    check_folders(json_file)
+    for place in (folder, hand_free):
+        if place is not None and not place.is_dir():
+            raise UsageError(f"{place} is no folder; name the folder of the pictures")
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--seconds is more than 0, got {seconds:g}")
+    for name in model:
+        check_model(name)
+    from egolive.benchmarks.quality.real_pictures import run_real
+
+    run_real(
+        folder,
+        boxes=boxes,
+        hand_free=hand_free,
+        model=model,
+        seconds=seconds,
         device=device,
         threads=threads,
         json_file=json_file,

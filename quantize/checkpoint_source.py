@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from egolive.assistant.load_local import load_transformers_model
 from egolive.assistant.model.checkpoint import inspect_checkpoint, resolve_model
+from egolive.assistant.runtime.familiarity import FAMILIARITY_FILE
 from egolive.assistant.schema.profiles import load_profile, save_profile
 from egolive.quantize.output_folder import copy_small_files
 from egolive.streaming.errors import EngineError
@@ -67,4 +69,7 @@ def _merge(adapter: Path, out: Path) -> None:
         raise EngineError(f"the LoRA weights in {adapter} do not fit {name}: {reason}") from error
     whole.merge_and_unload(safe_merge=True).save_pretrained(out)
     copy_small_files(base, out)
-    save_profile(load_profile(adapter if (adapter / "egolive.json").is_file() else base), out)
+    # What was measured of the base's weights says nothing about these.
+    (out / FAMILIARITY_FILE).unlink(missing_ok=True)
+    profile = load_profile(adapter if (adapter / "egolive.json").is_file() else base)
+    save_profile(replace(profile, calibration=None), out)

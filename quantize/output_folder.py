@@ -31,6 +31,7 @@ from egolive.assistant.model.engine_folder import (
     read_engine_card,
     write_engine_card,
 )
+from egolive.assistant.runtime.familiarity import FAMILIARITY_FILE
 from egolive.assistant.schema.profiles import PROFILE_FILE
 from egolive.streaming.durable_files import sync_folder, sync_tree
 from egolive.streaming.errors import ConfigError, EngineError, SinkError
@@ -61,6 +62,7 @@ _SMALL = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    FAMILIARITY_FILE,
 )
 _log = logging.getLogger(__name__)
 _INSIDE = "files-"

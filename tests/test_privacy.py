@@ -54,7 +54,7 @@ def watched(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     debug = ["--log-level", "debug"]
     steps = {
         "run": ["run", str(clip), "--out", str(root / "out"), "--no-view", "--phrase", SECRET, *debug],
-        "ask": [*debug, "ask", str(root / "a.png"), f"Is there a {SECRET}?", "--max-tokens", "20"],
+        "ask": [*debug, "ask", str(root / "a.png"), SECRET, "--task", "ground", "--max-tokens", "20"],
         "evaluate": [*debug, "evaluate", "--data", str(root / "rows.jsonl")],
         "onnx": "onnx",
         "page": "page",

@@ -1,4 +1,4 @@
-"""`egolive train sft`, `grpo` and `ablation`: the recipe is read first, what trains is imported after that.
+"""`egolive train sft`, `grpo`, `ablation` and `familiarity`; what trains is imported last, after the checks.
 
     egolive train sft nano-sft
     egolive train grpo nano-grpo
@@ -17,8 +17,8 @@ from typing import Annotated, TypeVar
 
 from cyclopts import Parameter
 
-from egolive.assistant.cli.options import GIVEN, OUTPUT
-from egolive.assistant.cli.printing import note, wrote
+from egolive.assistant.cli.options import GIVEN, OUTPUT, JsonFile
+from egolive.assistant.cli.printing import check_folders, json_line, note, wrote
 from egolive.assistant.load import check_model
 from egolive.streaming.errors import ConfigError, UsageError
 from egolive.streaming.paths import existing_path
@@ -28,7 +28,7 @@ from egolive.train.common.recipe import NEW_NANO, load_recipe, read_recipe
 from egolive.train.common.run_folder import first_process
 from egolive.train.common.trainer_recipe import CheckpointRecipe, GrpoRecipe, load_trainer_recipe
 
-__all__ = ["ablation", "grpo", "sft"]
+__all__ = ["ablation", "familiarity", "grpo", "sft"]
 
 _Settings = TypeVar("_Settings", CheckpointRecipe, GrpoRecipe)
 
@@ -130,6 +130,73 @@ def ablation(
         run_ablation(settings)
     if first_process():
         wrote(settings.out)
+
+
+def familiarity(
+    model: Annotated[str, Parameter(group=GIVEN)] = "nano",
+    *,
+    episodes: Annotated[int, Parameter(group=GIVEN)] = 100,
+    held_out: Annotated[int, Parameter(group=GIVEN)] = 30,
+    test: Annotated[int, Parameter(group=GIVEN)] = 40,
+    real: Annotated[tuple[Path, ...], Parameter(negative="", group=GIVEN)] = (),
+    directions: Annotated[int, Parameter(group=GIVEN)] = 96,
+    tokens: Annotated[int, Parameter(group=GIVEN)] = 4096,
+    seed: Annotated[int, Parameter(group=GIVEN)] = 0,
+    threads: _Threads = 1,
+    out: _Out = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Write the table by which a model trained on the simulator knows pictures of its world; measures it.
+
+    The table, familiarity.safetensors, is made of the simulator's training split alone and lies beside the
+    weights.
+
+    Args:
+        model: nano, or the folder of a checkpoint or engine.
+        episodes: of the training split, which the table describes.
+        held_out: the following ones, on which its limit is set.
+        test: episodes of the test split that it is measured on.
+        real: a folder, picture or video of other scenes that it is measured on; may be given several times.
+        directions: along which visual tokens are compared.
+        tokens: that the table keeps.
+        seed: of the simulator.
+        threads: CPU threads.
+        out: folder of the table; that of the model without it.
+        json_file: also write the JSON object here.
+    """
+    if min(episodes, held_out, test, directions, tokens) < 1 or seed < 0:
+        raise UsageError(
+            "--episodes, --held-out, --test, --directions and --tokens are 1 or more, --seed 0 or more"
+        )
+    _check_places(threads, None, out, "")
+    check_folders(json_file)
+    check_model(model)
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from egolive.assistant.runtime.torch_threads import torch_threads
+    from egolive.assistant.system import machine
+    from egolive.train.nano.familiarity_table import Settings, run_familiarity
+
+    with torch_threads(threads):
+        settings = Settings(
+            episodes=episodes, held_out=held_out, directions=directions, tokens=tokens, seed=seed
+        )
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            path, figures = run_familiarity(
+                model,
+                settings,
+                out=out,
+                test=test,
+                real=real,
+                progress=lambda numbers, what: bar.track(list(numbers), description=what),
+            )
+    counts = [f"{figures['simulated_marked']:.1%} of {figures['simulated_marked_n']} looks at test episodes"]
+    if figures["real_marked_n"]:
+        counts.append(f"{figures['real_marked']:.1%} of {figures['real_marked_n']} other pictures")
+    note(f"marked as unfamiliar: {', '.join(counts)}")
+    json_line({"model": model, **figures, **machine.gather()}, json_file)
+    wrote(path)
 
 
 _OF_KIND = {"grpo": {"prompts", "generations"}, "ablation": {"start"}, "sft": {"tower", "answers", "batch"}}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from egolive.assistant.live.overlay import draw
-from egolive.assistant.schema.answers import Answer, Task
+from egolive.assistant.schema.answers import Answer, Domain, Task
 from egolive.streaming.errors import ConfigError
 from egolive.streaming.frames import Box, Frame, Image
 from egolive.streaming.hands import Hand
@@ -41,7 +41,8 @@ class FrameResult:
     """One frame of a stream with what is known at that moment.
 
     What is not known is None or left out: not asked, not answered yet, answered in a way that cannot be read,
-    too old, or from before a gap. What was looked for and is not there stands in `absent`.
+    too old, from before a gap, or a guess about scenes that the model was not trained on, see
+    `domain`. What was looked for and is not there stands in `absent`. All that was said stands in `answers`.
 
     Example:
         >>> import egolive
@@ -112,12 +113,12 @@ class FrameResult:
 
     @property
     def intent(self) -> str | None:
-        """What the wearer is trying to do; None where it is not known."""
+        """What the wearer is trying to do; None where it is not known, or only guessed (see `domain`)."""
         return self._words("intent")
 
     @property
     def next(self) -> str | None:
-        """What the wearer will do next; None where it is not known."""
+        """What the wearer will do next; None where it is not known, or only guessed (see `domain`)."""
         return self._words("next")
 
     @property
@@ -125,10 +126,14 @@ class FrameResult:
         """Everything that was found and is still in sight, each box with its age and score.
 
         A score is between 0 and 1, and falls as the tracker becomes less sure; None where the model tells
-        none. `box.by` says who put it there, "tracker" where it was carried on, and `box.finder` who found
-        it: "detector" or "model".
+        none, and where the box is only a guess. It is the probability that the box has an IoU of 0.5 or more,
+        where its answer is `calibrated`, else the model's own. What hands hold is left out where it is only
+        guessed (see `domain`). `box.by` says who put it there, "tracker" where it was carried on, and
+        `box.finder` who found it: "detector" or "model".
         """
-        return self._tracked(answer.boxes for answer in self._answers)
+        return self._tracked(
+            () if answer.guess and _is_held(answer) else answer.boxes for answer in self._answers
+        )
 
     @property
     def guesses(self) -> tuple[TrackedBox, ...]:
@@ -141,9 +146,20 @@ class FrameResult:
         return self._hands
 
     @property
+    def domain(self) -> Domain | None:
+        """Whether the model was trained on such scenes as these: "inside", "outside" or "unknown".
+
+        Where it is not "inside", its answers are guesses: `intent` and `next` are None, and boxes have no
+        score. None for a model that is not known to be limited, and before the first answer.
+        """
+        told = {answer.domain for answer in self._answers}
+        order: tuple[Domain, ...] = ("outside", "unknown", "inside")
+        return next((domain for domain in order if domain in told), None)
+
+    @property
     def absent(self) -> tuple[str, ...]:
-        """What was looked for and is not there."""
-        return tuple(answer.question.phrase for answer in self._answers if answer.absent)
+        """What was looked for and is not there, where that is more than a guess."""
+        return tuple(answer.question.phrase for answer in self._answers if answer.absent and not answer.guess)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -238,8 +254,12 @@ class FrameResult:
         )
 
     def _words(self, task: Task) -> str | None:
-        said = (a.text for a in self._answers if a.question.task == task and a.status == "ok")
-        return next(said, None)
+        known = (a for a in self._answers if a.status == "ok" and not a.guess)
+        return next((a.text for a in known if a.question.task == task), None)
 
     def _age_of(self, answer: Answer) -> float:
         return max(0.0, self._now - answer.time)
+
+
+def _is_held(answer: Answer) -> bool:
+    return answer.question.phrase.startswith("object in the ")

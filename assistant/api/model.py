@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image as PillowImage
 
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.generation.conversations import Conversation, fill_placeholders
+from egolive.assistant.generation.domain import advice, check_question
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
 from egolive.assistant.live.governing import held_by
@@ -39,6 +41,7 @@ width, 3) of uint8, a frame of a source; a list of these, or an array (n, height
 OpenCV's arrays are BGR: turn them with `cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)`."""
 
 _TASKS = ("ask", "intent", "next", "ground", "when")
+_log = logging.getLogger(__name__)
 
 
 def load_model(
@@ -121,6 +124,7 @@ class Model:
         self._owned = engine
         self._engine: SharedEngine | None = SharedEngine(engine)
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._told = False
 
     @property
     def info(self) -> EngineInfo:
@@ -250,7 +254,8 @@ class Model:
 
         Returns:
             The answer: `text`, `boxes` (pixels of the picture), `intervals` (seconds), `absent` where the
-            model says that what was asked for is not there. A list of them for a list of conversations.
+            model says that what was asked for is not there, `guess` where it is about scenes that the model
+            was not trained on, which is also logged once. A list of them for a list of conversations.
 
         Raises:
             ConfigError: A setting, message or item that cannot be understood or would have no effect.
@@ -302,6 +307,7 @@ class Model:
                 raise ConfigError(f"messages bring their own questions and settings; leave out {given[0]}")
             filled = fill_placeholders(conversations, images=images, videos=videos)
             answers = ask(filled, engine, sampling=sampling, profile=profile, think=reasons, grammar=grammar)
+            self._tell(answers)
             return answers[0] if conversations is not media else answers
         if images or videos:
             raise ConfigError("images and videos fill the placeholders of messages; give messages")
@@ -311,10 +317,12 @@ class Model:
         seen = _media(cast("Media", media))
         video = _as_video(seen, clip)
         if task == "ask":
+            check_question(words, profile)
             turns = conversation_about([seen], words, clip, system=system, text_first=bool(paper_prompt))
             (answer,) = ask(
                 [turns], engine, sampling=sampling, profile=profile, think=reasons, grammar=grammar
             )
+            self._tell([answer])
             return answer
         if system is not None:
             raise ConfigError(f"system: the task {task} has the model's own words; it is for the task ask")
@@ -322,7 +330,7 @@ class Model:
         choice = HandChoice((question_,))
         if task == "ground":
             choice = choose_hands(hands, (question_,), model_file=hands_model, simulated=is_simulated(seen))
-        return ask_task(
+        answer = ask_task(
             question_,
             engine,
             hands=choice,
@@ -334,6 +342,8 @@ class Model:
             paper_prompt=paper_prompt,
             grammar=grammar,
         )
+        self._tell([answer])
+        return answer
 
     def stream(
         self,
@@ -403,6 +413,9 @@ class Model:
         engine = self._open()
         profile = engine.profile
         questions = questions_of(tasks, think=profile.think if think is None else think)
+        for question in questions:
+            if question.task == "ask":
+                check_question(question.phrase, profile)
         choice = choose_hands(
             hands,
             questions,
@@ -460,6 +473,12 @@ class Model:
         info = self.info
         closed = ", closed" if self._engine is None else ""
         return f"Model({info.name}, {info.backend} {info.precision} on {info.device}{closed})"
+
+    def _tell(self, answers: Sequence[Answer]) -> None:
+        """Say once that answers are guesses, and why."""
+        if not self._told and any(answer.guess for answer in answers):
+            self._told = True
+            _log.warning("answers are guesses: %s", advice(self.profile))
 
     def _open(self) -> SharedEngine:
         if self._engine is None:

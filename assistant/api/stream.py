@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import deque
@@ -12,6 +13,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Self, cast
 
+from egolive.assistant.generation.domain import advice, check_question, from_simulator
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.assistant import Assistant
@@ -30,6 +32,7 @@ from egolive.streaming.sources.source import Source
 
 __all__ = ["Stream", "StreamSettings", "questions_of"]
 
+_log = logging.getLogger(__name__)
 _HANDS = ("left hand", "right hand")
 _PHRASES = {
     "hands": _HANDS,
@@ -223,6 +226,7 @@ class Stream:
         )
         self._handover = _Handover(source.live, box, clock)
         self._assistant: Assistant | None = None
+        self._told = False
         self._ending = weakref.finalize(self, _end, self._handover, source, None)
 
     def __iter__(self) -> Iterator[FrameResult]:
@@ -239,6 +243,9 @@ class Stream:
         if result is None:
             self.close()
             raise StopIteration
+        if not self._told and any(answer.guess for answer in result.new):
+            self._told = True
+            _log.warning("answers are guesses: %s", advice(self._engine.profile))
         return result
 
     def ask(self, question: str | Question) -> None:
@@ -250,7 +257,7 @@ class Stream:
             question: A question about the last seconds, or a `Question`.
 
         Raises:
-            ConfigError: The stream has ended, or the question is empty.
+            ConfigError: The stream has ended, the question is empty, or the model answers no free questions.
 
         Example:
             >>> import egolive
@@ -266,6 +273,8 @@ class Stream:
             if not question.strip():
                 raise ConfigError("the question is empty")
             question = Question("ask", question)
+        if question.task == "ask":
+            check_question(question.phrase, self._engine.profile)
         if not self._ending.alive:
             raise ConfigError("this stream has ended; open another one")
         if self._assistant is None:
@@ -308,6 +317,7 @@ class Stream:
             deadline=settings.deadline,
             clock=self._handover.clock,
             grammar=settings.grammar,
+            simulated=from_simulator(self._source.name),
         )
         thread = threading.Thread(
             target=_run,

@@ -18,8 +18,9 @@ from cyclopts import Parameter
 
 from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, HandOptions, ModelOptions
-from egolive.assistant.cli.printing import json_text, printable, readable
+from egolive.assistant.cli.printing import json_text, note, printable, readable
 from egolive.assistant.generation.conversations import Conversation
+from egolive.assistant.generation.domain import advice, check_question
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.answer_text import in_words
@@ -90,6 +91,9 @@ def ask_command(
         media, words = _media_and_words(items, task)
         video = _video_among(media, task, frames=clip.frames)
         conversations = [conversation_about(media, words, clip, system=system, text_first=bool(paper_prompt))]
+        # Told before a model is loaded.
+        if task == "ask" and (known := model.profile()) is not None:
+            check_question(words, known)
 
     choice = HandChoice(())
     if task == "ground":
@@ -118,6 +122,8 @@ def ask_command(
     for answer in answers:
         event = answer_event(answer, answer.time)
         sys.stdout.write((json_text(event) if json_lines else printable(in_words(answer))) + "\n")
+    if not json_lines and any(answer.guess for answer in answers):
+        note(advice(profile))
     cut = sum(answer.cut for answer in answers)
     if cut and sampling.max_tokens is None:
         # Whoever gave a limit knows it; whoever gave none takes what was printed for the whole answer.

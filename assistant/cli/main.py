@@ -175,6 +175,15 @@ _add(
     group=_MODELS,
 )
 _add(
+    app,
+    "calibrate",
+    "train.evaluate.calibrate_command:calibrate",
+    "Measure what a model's scores mean, and keep it in its profile.",
+    "calibrate nano --plot calibration.png",
+    "calibrate my-model --data held-out.jsonl --test test.jsonl",
+    group=_MODELS,
+)
+_add(
     train,
     "sft",
     "train.train_commands:sft",
@@ -196,6 +205,13 @@ _add(
     "train.train_commands:ablation",
     "Compare grounding by SFT with grounding by GRPO.",
     "train ablation nano-ablation",
+)
+_add(
+    train,
+    "familiarity",
+    "train.train_commands:familiarity",
+    "Write the table by which a model knows pictures of the simulator's world.",
+    "train familiarity runs/nano-sft/model --real photos",
 )
 app.command(train)
 _add(
@@ -260,6 +276,13 @@ _add(
     "benchmarks.commands:recall_bench",
     "How often a memory knows when and where something was put.",
     "bench recall --sessions 5",
+)
+_add(
+    bench,
+    "real",
+    "benchmarks.commands:real",
+    "Hands and held things on real pictures and videos.",
+    "bench real photos --boxes hand_object_boxes.json --json real.json",
 )
 _add(
     bench,

@@ -15,10 +15,10 @@ from cyclopts import Group, Parameter
 from egolive.assistant.cli.printing import loading, note
 from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
 from egolive.assistant.hands.model_file import find_model
-from egolive.assistant.load import check_model, is_address, load_any_engine
+from egolive.assistant.load import check_model, is_address, load_any_engine, profile_of
 from egolive.assistant.model.checkpoint import BUNDLED, resolve_model
 from egolive.assistant.model.engine_folder import is_engine_folder
-from egolive.assistant.schema.profiles import PROFILE_FILE, checkpoint_profile
+from egolive.assistant.schema.profiles import PROFILE_FILE, Profile, checkpoint_profile
 from egolive.streaming.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -133,6 +133,15 @@ class ModelOptions:
         _check_dtype(self.dtype)
         _check_threads(self.threads)
         check_model(self.model, dtype=self.dtype, provider=self.provider, served_as=self.served_as)
+
+    def profile(self) -> Profile | None:
+        """The model's profile without loading it; None where it is not known before.
+
+        Raises:
+            EngineError: The model is not there or damaged.
+            ConfigError: A mistake in its profile.
+        """
+        return profile_of(self.model, served_as=self.served_as)
 
     def chosen(self) -> ModelOptions:
         """These options with the form of the model that is best here, which may be built first.

@@ -78,6 +78,7 @@ def recall_command(
                 "size": list(found.size),
                 "looks": found.looks,
                 "probability": found.box.score,
+                "guess": found.guess,
             }
         sys.stdout.write((json_text(values) if values else "null") + "\n")
     else:

@@ -28,10 +28,11 @@ from egolive.assistant.cli.options import ASKED, GIVEN, MODEL, OUTPUT, HandOptio
 from egolive.assistant.cli.printing import note, readable
 from egolive.assistant.cli.segment_files import BudgetSink, SegmentSink, put_aside
 from egolive.assistant.cli.stopping import stopped_by_signal
-from egolive.assistant.cli.summary import tell
+from egolive.assistant.cli.summary import GuessCount, tell
 from egolive.assistant.cli.terminal_view import LineView, TerminalView
 from egolive.assistant.cli.typed_questions import lines_to
 from egolive.assistant.generation.audit import Audit
+from egolive.assistant.generation.domain import advice, check_question, from_simulator
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed, held_by
@@ -223,7 +224,11 @@ def run(
         paper_prompt=paper_prompt,
         grammar=grammar,
         hands=chosen.answered,
+        simulated=from_simulator(spec),
     )
+    knows = "" if settings.simulated else advice(engine.profile)
+    if knows:
+        note(f"{knows}; answers about other scenes are marked as guesses")
     with ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(opened.close)
@@ -245,7 +250,8 @@ def run(
         if beside is not None:
             stack.callback(beside.watch.close)
         files = _files(out, segment, budgets, video=video)
-        sinks = _sinks(opened, engine, files, view=view, json_lines=json_lines)
+        guesses = GuessCount()
+        sinks = [*_sinks(opened, engine, files, view=view, json_lines=json_lines), guesses]
         if budgets:
             sinks.append(BudgetSink(budgets, tuple(sinks)))
         stop = stack.enter_context(stopped_by_signal())
@@ -261,6 +267,7 @@ def run(
                 grammar=grammar,
                 audit=checked,
                 observer=observer,
+                simulated=settings.simulated,
             )
         )
         if remembered is not None:
@@ -268,7 +275,13 @@ def run(
             stack.enter_context(remembered)
 
         def take(line: str) -> None:
-            if remembered is None or not remembered.take(line, note):
+            if remembered is not None and remembered.take(line, note):
+                return
+            try:
+                check_question(line, engine.profile)
+            except UsageError as error:
+                note(str(error))
+            else:
                 assistant.put(Question("ask", line))
 
         # A terminal cannot be waited for like this on Windows.
@@ -308,6 +321,8 @@ def run(
         drawn=(video and out is not None) or any(isinstance(sink, TerminalView) for sink in sinks),
         audit=checked.counts if checked else None,
         others=(out if segment else None, record, evidence, memory),
+        guesses=guesses,
+        knows=advice(engine.profile),
     )
     if (broken := report.requests.get("broken", 0)) and not report.results:
         raise EngineError(f"no answer became complete, the engine broke off {broken}; look at its log")
@@ -392,7 +407,7 @@ def _sinks(
     live = view and console.is_terminal and not (json_lines and answers_seen)
     if live:
         title = f"{source.name} · {engine.info.name} {engine.info.precision} on {engine.info.device}"
-        sinks.append(TerminalView(console, title=title))
+        sinks.append(TerminalView(console, title=title, advice=advice(engine.profile)))
     if view and not json_lines and not (live and answers_seen):
         sinks.append(LineView())
     return sinks

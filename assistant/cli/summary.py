@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from egolive.assistant.cli.printing import note, wrote
 from egolive.assistant.generation.audit import AuditCounts
+from egolive.assistant.live.sinks import Shown
 from egolive.streaming.metrics import Metrics
 from egolive.streaming.pipeline.run_report import Report
 
-__all__ = ["tell"]
+__all__ = ["GuessCount", "tell"]
+
+
+class GuessCount:
+    """A sink that counts answers, and those that are guesses or not sure."""
+
+    only_new = True
+
+    def __init__(self) -> None:
+        self.answers = self.guesses = self.unsure = 0
+
+    def emit(self, shown: Shown) -> None:
+        """Count the new answers."""
+        self.answers += len(shown.new)
+        self.guesses += sum(answer.guess for answer in shown.new)
+        self.unsure += sum(answer.unsure for answer in shown.new)
+
+    def note(self, event: Mapping[str, object]) -> None:
+        """Events are not counted."""
+
+    def close(self) -> None:
+        """Nothing to finish."""
 
 
 def tell(
@@ -22,6 +44,8 @@ def tell(
     drawn: bool,
     audit: AuditCounts | None,
     others: Sequence[Path | None] = (),
+    guesses: GuessCount | None = None,
+    knows: str = "",
 ) -> None:
     """Write a run's summary to standard error.
 
@@ -33,6 +57,8 @@ def tell(
         drawn: Whether an overlay was drawn anywhere; how late it was is left out otherwise.
         audit: What was checked, where anything was.
         others: Further folders that the run wrote.
+        guesses: How many answers were guesses.
+        knows: What the model knows, in one line.
     """
     answers = report.results / report.seconds if report.seconds else 0.0
     drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items()) or "none"
@@ -56,6 +82,10 @@ def tell(
         lines.append(f"broken   {broken} answers that the engine broke off; they are not counted as answers")
     if audit is not None:
         lines.append(f"audit    {audit.summary}")
+    if guesses is not None and guesses.unsure:
+        lines.append(f"not sure {guesses.unsure} of {guesses.answers} answers, below the profile's threshold")
+    if guesses is not None and guesses.guesses:
+        lines.append(f"guesses  {guesses.guesses} of {guesses.answers} answers: {knows}")
     for line in lines:
         note(line)
     if out is not None:

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from egolive.assistant.cli.printing import note, printable
-from egolive.assistant.live.answer_text import in_words
+from egolive.assistant.live.answer_text import certainty, in_words
 from egolive.assistant.live.overlay import (
     colour_of,
     coloured_boxes,
@@ -88,16 +88,18 @@ class TerminalView:
     rich draws the newest state on a thread of its own: a slow terminal delays its view, never the pictures.
     """
 
-    def __init__(self, console: Console, *, title: str, clock: Clock | None = None) -> None:
+    def __init__(self, console: Console, *, title: str, advice: str = "", clock: Clock | None = None) -> None:
         """Take over the terminal until `close`.
 
         Args:
             console: An interactive one.
             title: First line: what is watched, and by which model.
+            advice: Stands over answers that are only guesses: what the model knows.
             clock: What rates are measured with.
         """
         self._console = console
         self._title = title
+        self._advice = advice
         self._lock = threading.Lock()
         self._shown: Shown | None = None
         self._rates = Rates(clock)
@@ -140,7 +142,7 @@ class TerminalView:
             return Text(self._title, style="bold")
         panel = Group(
             Text(self._title, style="bold", overflow="ellipsis", no_wrap=True),
-            Text(""),
+            Text(self._advice if any(answer.guess for answer in shown.answers) else "", style="bold yellow"),
             _words(shown.answers, shown.now),
             Text(""),
             _boxes(shown.answers, shown.now),
@@ -183,9 +185,9 @@ class LineView:
         for answer in shown.new:
             question = answer.question
             key = f"{question.task} {question.phrase}".strip()
-            self._write(
-                f"{answer.time:7.2f} s  {key}: {in_words(answer)}  (age {shown.now - answer.time:.1f} s)"
-            )
+            sure = f"{told}, " if (told := certainty(answer)) else ""
+            age = f"age {shown.now - answer.time:.1f} s"
+            self._write(f"{answer.time:7.2f} s  {key}: {in_words(answer)}  ({sure}{age})")
 
     def _write(self, line: str) -> None:
         sys.stdout.write(printable(line) + "\n")
@@ -263,7 +265,8 @@ def _words(answers: Sequence[Answer], now: float) -> RenderableType:
         if question.task != "ground":
             key = question.task if question.task in ("intent", "next") else question.phrase
             table.add_row(key, Text(in_words(answer), style="bold"))
-            table.add_row("", Text(f"{now - answer.time:.1f} s old{_length(answer)}", style="dim"))
+            sure = f"{told}, " if (told := certainty(answer)) else ""
+            table.add_row("", Text(f"{sure}{now - answer.time:.1f} s old{_length(answer)}", style="dim"))
     return table if table.row_count else Text("waiting for the first answer", style="dim")
 
 
@@ -275,12 +278,17 @@ def _boxes(answers: Sequence[Answer], now: float) -> RenderableType:
     table = Table.grid(padding=(0, 1, 0, 0))
     for column in ("find", "where", "age"):
         table.add_column(no_wrap=True, justify="right" if column == "age" else "left")
+    uncalibrated = False
     for answer in answers:
         if answer.question.task == "ground":
             red, green, blue = colour_of(answer.question.phrase)
             name = Text(short_phrase(answer.question.phrase), style=f"rgb({red},{green},{blue})")
-            box = answer.boxes[0] if answer.boxes else None
-            score = "" if box is None or box.score is None else f" {box.score:.0%}"
-            where = f"{in_words(answer)}{score} {box.finder if box is not None else ''}".rstrip()
+            # Said once below, for want of room.
+            told = certainty(answer).removesuffix(" uncalibrated")
+            uncalibrated |= told != certainty(answer)
+            finder = answer.boxes[0].finder or "" if answer.boxes else ""
+            where = " ".join(filter(None, (in_words(answer), told, finder)))
             table.add_row(name, where, Text(f"{now - answer.time:.1f} s", style="dim"))
+    if uncalibrated:
+        table.add_row("", Text("scores uncalibrated", style="dim"), "")
     return table

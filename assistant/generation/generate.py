@@ -12,12 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from egolive.assistant.generation.audit import Audit
+from egolive.assistant.prompts.calibration import calibrated
 from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.prompts.parsing import TokenProbability, parse
 from egolive.assistant.prompts.prompts import uses_thinking
 from egolive.assistant.schema.answers import Answer, Question, Task, Timing, Usage
 from egolive.assistant.schema.coordinates import Size
-from egolive.assistant.schema.engine import Delta, EngineSession, Prompt, Request, Vision
+from egolive.assistant.schema.engine import (
+    Delta,
+    EngineSession,
+    KnowsFamiliar,
+    Prompt,
+    Request,
+    Vision,
+)
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.clock import Clock
 from egolive.streaming.errors import EngineError
@@ -158,7 +166,11 @@ def generate_answers(
                 usage = session.usage(delta.request)
                 with metrics.measure("parse"):
                     answer = _read(generations[delta.request], draft, profile, timing, usage)
-                answer = replace(answer, cut=delta.finished == "length")
+                    answer = calibrated(answer, profile.calibration)
+                familiarity = (
+                    session.familiarity(delta.request) if isinstance(session, KnowsFamiliar) else None
+                )
+                answer = replace(answer, cut=delta.finished == "length", familiarity=familiarity)
                 under_way.remove(delta.request)
                 metrics.add("first_token", timing.first_token)
                 metrics.add("decode", timing.total - timing.first_token)

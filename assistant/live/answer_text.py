@@ -8,20 +8,40 @@ from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.schema.answers import Answer
 from egolive.streaming.frames import Box
 
-__all__ = ["in_words"]
+__all__ = ["certainty", "in_words"]
 
 _CORNERS = re.compile(r"\s*\(\d{1,9},\s?\d{1,9}\),\s?\(\d{1,9},\s?\d{1,9}\)")
 """A box as Qwen2-VL writes it, in the model's unit."""
 
 
 def in_words(answer: Answer) -> str:
-    """The answer in a few words; boxes in pixels."""
+    """The answer in a few words; boxes in pixels. What is only guessed begins with "guess"."""
     if answer.status == "unparsed":
         return "not understood"
     if answer.unknown:
         guesses = ", ".join(map(_corners, answer.guesses or answer.boxes))
         guess = f"a guess at {guesses}; " if guesses else ""
         return f"unknown ({guess}{answer.unknown})"
+    if answer.unsure:
+        return "not sure"
+    return f"guess: {_said(answer)}" if answer.guess else _said(answer)
+
+
+def certainty(answer: Answer) -> str:
+    """How probably it is right, in a few characters; "" where nobody knows.
+
+    A model's own score stands with "uncalibrated", since its 90 % may be anything; that of the hand detector,
+    which nobody has measured either, is left out.
+    """
+    if answer.by == "detector" or answer.guess or answer.unsure or answer.unknown or is_lost(answer):
+        return ""
+    score = answer.boxes[0].score if answer.boxes else answer.score
+    if score is None:
+        return ""
+    return f"{score:.0%}" if answer.calibrated else f"{score:.2f} uncalibrated"
+
+
+def _said(answer: Answer) -> str:
     if answer.absent:
         return "none"
     if is_lost(answer):

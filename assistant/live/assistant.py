@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from egolive.assistant.generation.audit import Audit
+from egolive.assistant.generation.domain import DomainJudge
 from egolive.assistant.generation.generate import (
     AnswerObserver,
     GenerationRequest,
@@ -60,6 +61,7 @@ class Assistant:
         grammar: bool = True,
         audit: Audit | None = None,
         observer: AnswerObserver | None = None,
+        simulated: bool = False,
     ) -> None:
         """Open a session of the engine.
 
@@ -77,6 +79,7 @@ class Assistant:
             grammar: Hold boxes, intervals and reasoning to their form, where the engine's tokens are known.
             audit: Checks the answers, on the same engine.
             observer: Told of each complete answer, with its prompt and tokens.
+            simulated: What is seen is known to be the simulator's.
         """
         self.scheduler = Scheduler(recurring_rules(questions, every=every, deadline=deadline))
         """Says which questions are due."""
@@ -88,6 +91,7 @@ class Assistant:
         self._matchers = matchers_of(engine, self._profile) if grammar else None
         self._audit = audit
         self._observer = observer
+        self._judge = DomainJudge(self._profile, simulated=simulated)
         self._session = engine.session()
         self._to_forget = threading.Event()
         self._at_work = threading.Lock()
@@ -146,6 +150,7 @@ class Assistant:
 
     def forget(self) -> None:
         """Drop everything that was seen: frames of another stream may carry the same numbers."""
+        self._judge.forget()
         self._session.forget()
 
     def forget_soon(self) -> None:
@@ -188,6 +193,7 @@ class Assistant:
     def _forget_if_told(self) -> None:
         if self._to_forget.is_set():
             self._to_forget.clear()
+            self._judge.forget()
             self._session.forget()
 
     def _results(self, work: Work[Question]) -> Generator[Result[Question, Answer]]:
@@ -220,7 +226,7 @@ class Assistant:
         *,
         keep_broken: bool = False,
     ) -> Generator[tuple[int, Answer]]:
-        return generate_answers(
+        answers = generate_answers(
             self._session,
             generations,
             self._profile,
@@ -233,6 +239,9 @@ class Assistant:
             stopped=stopped,
             keep_broken=keep_broken,
         )
+        with closing(answers):
+            for number, answer in answers:
+                yield number, self._judge.judged(answer)
 
     def _generation(
         self, question: Question, window: Window | None, picture: Frame | None, size: float

@@ -9,7 +9,7 @@ pictures. Everything that is passed in is drawn; the caller chooses the current 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from egolive.assistant.generation.domain import GUESSES
 from egolive.assistant.live.box_tracking import is_lost
 from egolive.assistant.schema.answers import Answer
 from egolive.streaming.frames import Box, Frame, Image
@@ -98,14 +99,25 @@ def draw(frame: Frame, answers: Sequence[Answer], now: float, hands: Sequence[Ha
 
 
 def coloured_boxes(answers: Iterable[Answer], now: float) -> list[tuple[Box, Colour]]:
-    """All boxes with the RGB colour of their role, greyer with age; guesses are grey, behind the others."""
+    """All boxes with the RGB colour of their role, greyer with age; those that are not sure are left out.
+
+    A box that is only guessed is grey, and its label says so; a score that means nothing is left out. Guesses
+    that no hand supports are grey too, behind the others.
+    """
     found, guesses = [], []
     for answer in answers:
         if answer.question.task == "ground":
-            colour = _faded(colour_of(answer.question.phrase), now - answer.time)
-            found += [(box, colour) for box in answer.boxes]
-            guesses += [(box, _GREY) for box in answer.guesses]
+            if not answer.unsure:
+                found += [_with_colour(answer, box, now) for box in answer.boxes]
+            guesses += [(replace(box, score=None), _GREY) for box in answer.guesses]
     return [*found, *guesses]
+
+
+def _with_colour(answer: Answer, box: Box, now: float) -> tuple[Box, Colour]:
+    if answer.guess:
+        return replace(box, label=f"guess: {short_phrase(box.label)}", score=None), _GREY
+    told = box if answer.calibrated else replace(box, score=None)
+    return told, _faded(colour_of(answer.question.phrase), now - answer.time)
 
 
 def draw_boxes(canvas: Image, boxes: Iterable[tuple[Box, Colour]], thickness: int) -> None:
@@ -210,7 +222,10 @@ def status_line(answers: Sequence[Answer], now: float) -> str:
     spoken = [answer for answer in answers if answer.question.task != "ground"]
     if spoken:
         parts.append(f"words {max(0.0, now - min(a.time for a in spoken)):.1f} s old")
-    absent = {answer.question.phrase for answer in grounded if answer.absent}
+    if any(answer.guess for answer in answers):
+        parts.append(GUESSES)
+    grounded = [answer for answer in grounded if not answer.guess]
+    absent = {answer.question.phrase for answer in grounded if answer.absent and not answer.unsure}
     looked_for = {answer.question.phrase: bool(answer.boxes) for answer in grounded}
     for answer in grounded:
         phrase = answer.question.phrase
@@ -221,6 +236,8 @@ def status_line(answers: Sequence[Answer], now: float) -> str:
             # Of a hand that is not in sight it goes without saying.
             if hand == phrase or looked_for.get(hand, True):
                 parts.append(f"{short_phrase(phrase)} unknown")
+        elif answer.unsure:
+            parts.append(f"{short_phrase(phrase)} not sure")
         elif is_lost(answer):
             parts.append(f"{short_phrase(phrase)} lost")
         elif phrase in absent and hand == phrase:
@@ -229,6 +246,9 @@ def status_line(answers: Sequence[Answer], now: float) -> str:
             parts.append(f"{hand} empty")
         elif phrase in absent and hand not in looked_for:
             parts.append(f"nothing {short_phrase(phrase)}")
+    own = [answer for answer in grounded if answer.by == "model" and not answer.calibrated]
+    if any(box.score is not None for answer in own for box in answer.boxes):
+        parts.append("scores uncalibrated")
     return " · ".join(parts)
 
 
@@ -320,12 +340,26 @@ def _statements(answers: Iterable[Answer]) -> Iterable[tuple[str, str, Colour]]:
         key = question.task if question.task in ("intent", "next") else question.phrase
         if answer.status == "unparsed":
             yield key, "not understood", _GREY
+        elif answer.unsure:
+            yield key, "not sure", _GREY
+        elif answer.guess:
+            yield key, f"guess: {_plain(answer)}", _GREY
         elif question.task == "when" and not answer.absent:
             yield key, ", ".join(f"{span.start:.1f} to {span.end:.1f} s" for span in answer.intervals), _WHITE
         elif answer.absent:
             yield key, "none", _GREY
         else:
-            yield key, f"{answer.text} …" if answer.cut else answer.text, _WHITE
+            sure = f"  {answer.score:.0%}" if answer.calibrated and answer.score is not None else ""
+            yield key, f"{answer.text} …" if answer.cut else f"{answer.text}{sure}", _WHITE
+
+
+def _plain(answer: Answer) -> str:
+    """The words of an answer, whatever they are worth."""
+    if answer.absent:
+        return "none"
+    if answer.question.task == "when":
+        return ", ".join(f"{span.start:.1f} to {span.end:.1f} s" for span in answer.intervals)
+    return f"{answer.text} …" if answer.cut else answer.text
 
 
 def _label(box: Box) -> str:

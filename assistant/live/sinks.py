@@ -217,6 +217,11 @@ def answer_event(answer: Answer, now: float) -> dict[str, object]:
         "approx": list(answer.approx),
         "timing": {name: round(value, 5) for name, value in asdict(answer.timing).items()},
         "usage": asdict(answer.usage),
+        "score": None if answer.score is None else round(answer.score, 4),
+        "calibrated": answer.calibrated,
+        "unsure": answer.unsure,
+        "familiarity": None if answer.familiarity is None else round(answer.familiarity, 4),
+        "domain": answer.domain,
     }
 
 

@@ -190,8 +190,9 @@ def in_words(found: Recalled | None, spoken: Sequence[Moment] = ()) -> str:
     how = "put down" if found.put else "last seen"
     sure = "" if found.box.score is None else f", probability {found.box.score:.2f}"
     places = ", ".join(f"{value:.0f}" for value in found.box)
+    guess = "guess: " if found.guess else ""
     return (
-        f"{found.phrase}: {how} at {when} ({found.time:.1f} s of that run), box [{places}] of a "
+        f"{guess}{found.phrase}: {how} at {when} ({found.time:.1f} s of that run), box [{places}] of a "
         f"{found.size[0]}x{found.size[1]} picture{sure}; {found.looks} pictures looked at again"
     )
 

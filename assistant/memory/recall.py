@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image as PillowImage
 
+from egolive.assistant.generation.domain import DomainJudge
 from egolive.assistant.generation.generate import GenerationRequest, Sampling, generate_answers
 from egolive.assistant.memory.encodings import give_encoding, maker_of
 from egolive.assistant.memory.moment_store import Memory, Moment
@@ -58,6 +59,8 @@ class Recalled:
     """A JPEG of it."""
     looks: int
     """Pictures that the model was asked about."""
+    guess: bool = False
+    """The model is not known to have been trained on such scenes, so that it can only guess."""
 
 
 def thing_asked_for(question: str) -> str:
@@ -142,6 +145,8 @@ class _Looker:
         self._question = Question("ground", phrase)
         self._matchers = matchers_of(engine, engine.profile)
         self._boxes: dict[int, Box | None] = {}
+        self._judge = DomainJudge(engine.profile)
+        self._guess = False
 
     def look(self, moment: Moment) -> Box | None:
         """Where the thing is in the moment's picture; None where it is not, or no picture is left."""
@@ -162,6 +167,7 @@ class _Looker:
             size=moment.size,
             picture=moment.picture,
             looks=len(self._boxes),
+            guess=self._guess,
         )
 
     def _ask(self, moment: Moment, image: Image) -> Box | None:
@@ -178,5 +184,7 @@ class _Looker:
         answers = generate_answers(
             self._session, [generation], profile, Sampling(), MonotonicClock(), matchers=self._matchers
         )
-        boxes = [box for _, answer in answers for box in answer.boxes]
+        judged = [self._judge.judged(answer) for _, answer in answers]
+        self._guess = any(answer.guess for answer in judged)
+        boxes = [box for answer in judged for box in answer.boxes]
         return boxes[0] if boxes else None

@@ -92,8 +92,10 @@ def parse(
             box one of whose tokens has no known probability has no score; forced tokens do not count.
 
     Returns:
-        The answer. Boxes with ordered corners inside the picture, repeated ones once; intervals inside the
-        window. `absent` where the model said that there is none, status `unparsed` where nothing can be read.
+        The answer. Its score is that of its first box; of words, intervals and "none" the probability of the
+        whole answer, reasoning left out; free questions have none. Boxes with ordered corners inside the
+        picture, repeated ones once; intervals inside the window. `absent` where the model said that there is
+        none, status `unparsed` where nothing can be read.
     """
     seen = window.interval if isinstance(window, Window) else window
     reasoning, start, end = split_reasoning(text)
@@ -105,11 +107,11 @@ def parse(
     plain = body[:_LONGEST].translate(_ASCII).replace("\\n", "  ").replace('\\"', "''")
     boxes: tuple[Box, ...] = ()
     intervals: tuple[Interval, ...] = ()
+    scores = _Scores(text, token_probs, start)
     if question.task in ("ground", "ask"):
         found = find_boxes(plain)
         if question.task == "ask":
             found = [box for box in found if box.marked]
-        scores = _Scores(text, token_probs, start)
         boxes = _boxes(found, question, profile, source_size, seen_size or source_size, scores)
     elif question.task == "when":
         intervals = _intervals(find_times(_without_boxes(plain)), seen)
@@ -123,6 +125,11 @@ def parse(
     elif absent:
         words = "none"
     read = bool(boxes or intervals or absent) if asked_for_place else bool(words)
+    score = None
+    if question.task == "ground" and boxes:
+        score = boxes[0].score
+    elif read and question.task != "ask":
+        score = scores.of_all(end - start)
     return Answer(
         question,
         words,
@@ -133,6 +140,7 @@ def parse(
         status="ok" if read else "unparsed",
         time=time,
         window=seen,
+        score=score,
     )
 
 
@@ -248,16 +256,27 @@ class _Scores:
         """
         if not self._logs:
             return None
+        known = self._known(spans)
+        return math.exp(sum(known) / len(known)) if known else None
+
+    def of_all(self, length: int) -> float | None:
+        """Product of the probabilities of the first `length` characters' tokens; None where one is unknown.
+
+        Tokens that the grammar forced are left out; None where no other is there.
+        """
+        known = self._known([(0, length)]) if self._logs and length > 0 else []
+        return math.exp(sum(known)) if known else None
+
+    def _known(self, spans: Sequence[Span]) -> list[float]:
+        """Logarithms of the tokens at these places that were not forced; none where one is unknown."""
         tokens: set[int] = set()
         for start, end in spans:
             first = bisect_right(self._ends, start + self._offset)
             last = bisect_right(self._ends, end + self._offset - 1)
-            tokens.update(range(first, last + 1))
+            tokens.update(range(first, min(last + 1, len(self._logs))))
         logs = [log for token in tokens if (log := self._logs[token]) != "forced"]
         known = [log for log in logs if log is not None]
-        if not known or len(known) < len(logs):
-            return None
-        return math.exp(sum(known) / len(known))
+        return known if len(known) == len(logs) else []
 
 
 def _log_of(probability: TokenProbability) -> float | Literal["forced"] | None:

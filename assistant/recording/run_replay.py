@@ -67,6 +67,8 @@ class RunSettings:
     grammar: bool = True
     hands: tuple[Question, ...] = ()
     """Questions about hands that a hand detector answered beside the model."""
+    simulated: bool = False
+    """What was seen is known to be the simulator's."""
 
 
 def _no_book(question: Question) -> Question:
@@ -257,6 +259,7 @@ class _Answerer:
             metrics=self._own,
             clock=clock,
             observer=observer,
+            simulated=settings.simulated,
         )
 
     def __enter__(self) -> _Answerer:

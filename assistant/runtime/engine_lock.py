@@ -15,6 +15,7 @@ from egolive.assistant.schema.engine import (
     Engine,
     EngineInfo,
     EngineSession,
+    KnowsFamiliar,
     Request,
     Reuse,
     Vision,
@@ -107,6 +108,9 @@ class _SharedSession:
 
     def usage(self, request: int | None = None) -> dict[str, int]:
         return self._session.usage(request)
+
+    def familiarity(self, request: int) -> float | None:
+        return self._session.familiarity(request) if isinstance(self._session, KnowsFamiliar) else None
 
     def forget(self) -> None:
         self._session.forget()

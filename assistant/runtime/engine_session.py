@@ -19,6 +19,7 @@ import torch
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.model.prompt_tokens import Layout, lay_out
 from egolive.assistant.runtime.backend import Decoder, VisionTower
+from egolive.assistant.runtime.familiarity import Familiarity
 from egolive.assistant.runtime.prefill import Prefill
 from egolive.assistant.runtime.prefix_cache import PrefixCache
 from egolive.assistant.runtime.sequence import SequenceState
@@ -64,6 +65,7 @@ class Session:
         slice_cache_bytes: int = SLICE_CACHE_BYTES,
         kv_cache_bytes: int = KV_CACHE_BYTES,
         threads: int | None = None,
+        familiarity: Familiarity | None = None,
     ) -> None:
         """Start with nothing seen.
 
@@ -78,6 +80,7 @@ class Session:
             slice_cache_bytes: Limit of the encoded slices that are kept.
             kv_cache_bytes: Limit of the keys and values that are kept.
             threads: CPU threads of torch while this session works; None leaves them as they are.
+            familiarity: Tells how much pictures resemble those of the training; None where there is no table.
         """
         self.kept = PrefixCache(kv_cache_bytes)
         """KV caches kept from one question to the next; public for memory measurements."""
@@ -91,6 +94,7 @@ class Session:
             reuse=reuse,
             slices=self.slices,
             prefixes=self.kept,
+            familiarity=familiarity,
         )
         self._decoder = decoder
         self._tokenizer = tokenizer
@@ -147,6 +151,11 @@ class Session:
             return {key: self._asked[request].usage[key] for key in _COUNTS}
         total = {key: sum(sequence.usage[key] for sequence in self._asked) for key in _COUNTS}
         return total | {key: self._ahead[key] for key in _AHEAD}
+
+    def familiarity(self, request: int) -> float | None:
+        """Mean familiarity of the pictures of one request of the last `ask`; see `KnowsFamiliar`."""
+        with torch_threads(self._threads):
+            return self._prefill.familiarity(self._asked[request].layout)
 
     def forget(self) -> None:
         """Drop everything that was seen, and what was said about it."""

@@ -13,6 +13,7 @@ import torch
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.runtime.backend import Decoder, VisionTower
 from egolive.assistant.runtime.engine_session import Session
+from egolive.assistant.runtime.familiarity import Familiarity
 from egolive.assistant.schema.engine import FULL_REUSE, EngineInfo, Reuse
 from egolive.assistant.schema.profiles import Profile
 from egolive.assistant.schema.tokenizer import Tokenizer
@@ -61,6 +62,8 @@ class LocalEngine(Generic[TowerT, DecoderT]):
         """Tokens that the model can hold, prompt and answer together."""
         self.threads: int | None = None
         """CPU threads of torch while a session works; None leaves them as they are."""
+        self.familiarity: Familiarity | None = None
+        """Tells how much pictures resemble those of the model's training; None where it has no table."""
         # Beyond the tokenizer's ids a model has unused outputs, up to a round number.
         banned = sorted(tokenizer.vision_tokens | set(range(len(tokenizer), vocabulary)))
         self._banned = torch.tensor(banned, device=device)
@@ -87,6 +90,7 @@ class LocalEngine(Generic[TowerT, DecoderT]):
             banned=self._banned,
             reuse=reuse,
             threads=self.threads,
+            familiarity=self.familiarity,
         )
 
     def close(self) -> None:

@@ -6,8 +6,8 @@ its own. Decoding on the forks is done by `egolive.assistant.runtime.engine_sess
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from egolive.assistant.model.preprocess import Preprocessor
 from egolive.assistant.model.prompt_tokens import Layout, SlicePiece, lay_out, slices_of
 from egolive.assistant.runtime.backend import Decoder, ForwardInput, KVCache, VisionTower
+from egolive.assistant.runtime.familiarity import Familiarity
 from egolive.assistant.runtime.prefix_cache import PrefixCache
 from egolive.assistant.runtime.sequence import SequenceState
 from egolive.assistant.runtime.vision_cache import VisionCache
@@ -22,6 +23,9 @@ from egolive.assistant.schema.engine import Prompt, Reuse, Vision
 from egolive.assistant.schema.tokenizer import Tokenizer
 
 __all__ = ["Prefill", "SharedPrefix"]
+
+_MOST_SCORES = 1024
+"""Pictures and slices whose familiarity is kept: more than the vision cache holds."""
 
 
 @dataclass(slots=True)
@@ -48,8 +52,9 @@ class Prefill:
         reuse: Reuse,
         slices: VisionCache,
         prefixes: PrefixCache,
+        familiarity: Familiarity | None = None,
     ) -> None:
-        """Take over tower, decoder and caches."""
+        """Take over tower, decoder and caches, and the table that tells familiar pictures from others."""
         self._tower = tower
         self._decoder = decoder
         self._tokenizer = tokenizer
@@ -57,6 +62,34 @@ class Prefill:
         self._reuse = reuse
         self._slices = slices
         self._prefixes = prefixes
+        self._familiarity = familiarity
+        self._scores: OrderedDict[Hashable, float] = OrderedDict()
+
+    def familiarity(self, layout: Layout) -> float | None:
+        """Mean familiarity of the pictures and slices of a prompt that was read.
+
+        Returns:
+            None without a table, without pictures of its size, or where they are not known any more.
+        """
+        if self._familiarity is None:
+            return None
+        known = [score for piece in layout.slices if (score := self._score(piece)) is not None]
+        return sum(known) / len(known) if known else None
+
+    def _score(self, piece: SlicePiece, tokens: torch.Tensor | None = None) -> float | None:
+        """Familiarity of one piece: of its visual tokens where they are at hand, else as it is known."""
+        table = self._familiarity
+        if table is None or not table.fits(piece.height, piece.width):
+            return None
+        if tokens is None and piece.name not in self._scores and piece.kept:
+            # Encodings also come from elsewhere, such as a memory.
+            tokens = self._slices.get(piece.name)
+        if tokens is not None:
+            self._scores[piece.name] = table.score(tokens)
+            self._scores.move_to_end(piece.name)
+            while len(self._scores) > _MOST_SCORES:
+                self._scores.popitem(last=False)
+        return self._scores.get(piece.name)
 
     def shared_prefixes(self, asked: Sequence[SequenceState]) -> list[SharedPrefix]:
         """Group the requests by their shared prefix, and find a KV cache to extend for each group."""
@@ -123,6 +156,7 @@ class Prefill:
         """Empty the vision cache and the prefix cache."""
         self._slices.clear()
         self._prefixes.clear()
+        self._scores.clear()
 
     def _inputs(self, shared_prefixes: Sequence[SharedPrefix]) -> list[ForwardInput]:
         inputs = []
@@ -179,4 +213,6 @@ class Prefill:
     def _encode(self, piece: SlicePiece, usage: Counter[str], name: str) -> torch.Tensor:
         usage[name] += 1
         patches, grid = self._preprocessor.patches(piece.frames, piece.height, piece.width)
-        return self._tower.encode(patches, grid)
+        tokens = self._tower.encode(patches, grid)
+        self._score(piece, tokens)
+        return tokens

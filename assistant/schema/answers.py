@@ -7,7 +7,7 @@ from typing import Literal
 
 from egolive.streaming.frames import Box, Interval
 
-__all__ = ["Answer", "Found", "Question", "Status", "Task", "Timing", "Usage"]
+__all__ = ["Answer", "Domain", "Found", "Question", "Status", "Task", "Timing", "Usage"]
 
 Found = Literal["yes", "none", "unknown"]
 """Whether what was looked for is there. none: it was looked for and is not there. unknown: nobody looked, or
@@ -16,6 +16,9 @@ nobody is sure."""
 Task = Literal["intent", "next", "ground", "when", "ask"]
 Status = Literal["ok", "expired", "preempted", "broken", "unparsed"]
 """broken: the engine, a server mostly, broke it off."""
+Domain = Literal["inside", "outside", "unknown"]
+"""inside: it is about scenes of the kind that the model was trained on; outside: it is not; unknown: that
+could not be told. Of models whose profile names what they know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +130,29 @@ class Answer:
         if self.absent:
             return "none"
         return "yes" if self.boxes else "unknown"
+
+    score: float | None = None
+    """Probability in [0, 1] that it is right: that its first box or interval has an IoU of 0.5 or more, or
+    that its words are the true ones. The model's own, which may mean nothing, where it is not `calibrated`;
+    None where it is unknown."""
+    calibrated: bool = False
+    """Whether scores, those of the boxes too, are what `egolive calibrate` measured."""
+    unsure: bool = False
+    """Its calibrated score is below the threshold of the model's profile: it is shown as "not sure"."""
+    familiarity: float | None = None
+    """How much what was seen resembles the pictures that the model was trained on, in [0, 1], above 0.5 where
+    it does; None where the model has no measure of it."""
+    domain: Domain | None = None
+    """Whether the model was trained on such scenes; None where its profile names no limit."""
+
+    @property
+    def guess(self) -> bool:
+        """Whether the model is not known to have been trained on such scenes, so that it can only guess.
+
+        Example:
+            >>> import egolive
+            >>> question = egolive.Question("intent")
+            >>> egolive.Answer(question, "make tea", domain="outside").guess
+            True
+        """
+        return self.by == "model" and self.domain in ("outside", "unknown")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from egolive.assistant.schema.profiles import Profile
 from egolive.streaming.frames import Image
@@ -31,6 +31,7 @@ __all__ = [
     "EngineInfo",
     "EngineSession",
     "GrammarMatcher",
+    "KnowsFamiliar",
     "Message",
     "Prompt",
     "Request",
@@ -229,6 +230,23 @@ class EngineSession(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class KnowsFamiliar(Protocol):
+    """A session that can tell how much pictures resemble those that its model was trained on."""
+
+    def familiarity(self, request: int) -> float | None:
+        """Of the pictures of one request of the last `ask`: in [0, 1], above 0.5 where they do.
+
+        Args:
+            request: Place of the request in the list given to `ask`.
+
+        Returns:
+            None where the model has no measure of it, or the request has no picture of the size that it is
+            for.
+        """
+        ...
 
 
 class Engine(Protocol):

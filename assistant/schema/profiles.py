@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +27,11 @@ __all__ = [
     "PROFILES",
     "PROFILE_FILE",
     "QWEN2_VL_INSTRUCT",
+    "SIMULATED_NANO",
+    "SIMULATED_SCENES",
     "AnswerStyle",
+    "Calibration",
+    "Curve",
     "PictureSize",
     "Profile",
     "Templates",
@@ -80,6 +85,67 @@ class Templates:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """What a model's own score of one kind of answer is worth, as points of a line that never falls."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    kind: str
+    """Kind of answer, see `egolive.assistant.prompts.calibration.kind_of`."""
+    scores: tuple[float, ...]
+    """Scores as the model gives them, rising, each from 0 to 1."""
+    chances: tuple[float, ...]
+    """The share of answers of such a score that are right; as many, never falling, each from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if not self.scores or len(self.scores) != len(self.chances):
+            raise ConfigError(f"profile: the curve {self.kind!r} needs as many scores as chances, and one")
+        for values in (self.scores, self.chances):
+            if not all(0 <= value <= 1 for value in values):
+                raise ConfigError(f"profile: the curve {self.kind!r} has a number that is not from 0 to 1")
+        if any(one >= other for one, other in pairwise(self.scores)):
+            raise ConfigError(f"profile: the scores of the curve {self.kind!r} do not rise")
+        if any(one > other for one, other in pairwise(self.chances)):
+            raise ConfigError(f"profile: the chances of the curve {self.kind!r} fall")
+
+    def at(self, score: float) -> float:
+        """The probability that an answer of this score is right, from 0 to 1; straight between the points."""
+        if score <= self.scores[0]:
+            return self.chances[0]
+        for number in range(1, len(self.scores)):
+            low, high = self.scores[number - 1], self.scores[number]
+            if score <= high:
+                share = (score - low) / (high - low)
+                return self.chances[number - 1] + share * (self.chances[number] - self.chances[number - 1])
+        return self.chances[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the scores of a model mean; written by `egolive calibrate`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    curves: tuple[Curve, ...]
+    """One for each kind of answer that was measured."""
+    threshold: float = 0.5
+    """An answer that is right with a smaller probability is shown as "not sure"."""
+    fitted_on: str = ""
+    """In words: on which answers."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise _error("threshold", "is from 0 to 1", self.threshold)
+        kinds = [curve.kind for curve in self.curves]
+        if len(set(kinds)) < len(kinds):
+            raise ConfigError("profile: the calibration has two curves of one kind")
+
+    def curve(self, kind: str) -> Curve | None:
+        """The curve of a kind of answer; None where it was not measured."""
+        return next((curve for curve in self.curves if curve.kind == kind), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """How one checkpoint is asked and read."""
 
@@ -110,6 +176,13 @@ class Profile:
     """Frames a second that are sampled from the stream."""
     paper_prompt: bool = False
     """Put the text before the picture, as EgoThinker's GRPO did; its SFT and evaluation put it after."""
+    domain: str = ""
+    """What its model was trained on, where it knows nothing else, such as "factory floors only"; empty where
+    no such limit is known. Answers about other scenes are marked as guesses."""
+    free_questions: bool = True
+    """Whether it answers questions in other words than its prompts; where not, they are refused."""
+    calibration: Calibration | None = None
+    """What its scores mean; None: not measured."""
 
     def __post_init__(self) -> None:
         if self.think and self.think_prompts is None:
@@ -189,7 +262,13 @@ NANO = Profile(
     # It was trained on windows of 2 to 8 slices; rolling ones grow to 7.
     window_slices=4,
 )
-"""The bundled model that the project trains itself."""
+"""The structure and prompts of the bundled model that the project trains itself."""
+
+SIMULATED_SCENES = "simulated kitchens and workbenches only"
+"""The domain of whatever is trained on the simulator alone."""
+
+SIMULATED_NANO = replace(NANO, domain=SIMULATED_SCENES, free_questions=False)
+"""A nano that was trained on the simulator alone, as the bundled one."""
 
 QWEN2_VL_INSTRUCT = Profile(
     name="qwen2-vl-instruct",
@@ -308,6 +387,7 @@ _KINDS = {
     "tuple_type": "a list of two whole numbers",
     "too_long": "a list of two whole numbers",
 }
+_CALIBRATION_KINDS = _KINDS | {"dataclass_type": "an object", "tuple_type": "a list"}
 """What is expected, by the type of pydantic's error."""
 
 
@@ -320,18 +400,28 @@ def _mistake(error: ValidationError) -> str:
     if kind == "value_error":
         return str(mistake["ctx"]["error"]).removeprefix("profile: ")
     if kind == "unexpected_keyword_argument":
-        known = fields(Profile if len(place) == 1 else Templates)
+        known = fields(_class_at(place[:-1]))
         return f"unknown key {place[-1]!r}; known are {', '.join(field.name for field in known)}"
     if not place:
         return f"expected an object, got {type(got).__name__}" if kind == "dataclass_type" else mistake["msg"]
-    if isinstance(place[-1], int):
+    kinds = _CALIBRATION_KINDS if place[0] == "calibration" else _KINDS
+    if isinstance(place[-1], int) and place[0] != "calibration":
         kind, place = "tuple_type", place[:-1]
     if kind == "missing":
         return f"the key {place[-1]!r} is missing"
     if kind == "literal_error":
         choices = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
         return f"{place[-1]} is one of {choices}, got {got!r:.60}"
-    return f"{place[-1]} is {_KINDS.get(kind, mistake['msg'])}, got {str(got)[:60]!r}"
+    return f"{place[-1]} is {kinds.get(kind, mistake['msg'])}, got {str(got)[:60]!r}"
+
+
+def _class_at(place: tuple[int | str, ...]) -> type[Profile | Templates | Calibration | Curve]:
+    """What stands at a place of a profile."""
+    if not place:
+        return Profile
+    if place[0] == "calibration":
+        return Calibration if len(place) == 1 else Curve
+    return Templates
 
 
 def _error(key: str, rule: str, value: object) -> ConfigError:

@@ -20,6 +20,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import av
 import cv2
 
+from egolive.assistant.generation.domain import from_simulator
 from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.hands_beside import checked_by_detector, open_hands
@@ -178,7 +179,9 @@ def watch_clip(
     stop = stop or threading.Event()
     with (
         IsolatedClip(clip) as source,
-        Assistant(engine, questions=choice.questions, metrics=metrics) as assistant,
+        Assistant(
+            engine, questions=choice.questions, metrics=metrics, simulated=from_simulator(clip)
+        ) as assistant,
     ):
         length = source.seconds
         reached.limit(_LEAST_PATIENCE + patience * min(length, most_seconds), stop)
@@ -217,7 +220,7 @@ def find_when(engine: Engine, watched: Watched, event: str) -> Answer:
     # As many frames as the longest rolling window has.
     most = 2 * (2 * profile.window_slices - 1)
     frames = clip_frames(watched.clip, fps=profile.fps, max_frames=most, end=watched.seconds)
-    with Assistant(engine) as assistant:
+    with Assistant(engine, simulated=from_simulator(watched.clip)) as assistant:
         (answer,) = assistant.answer([question], window=window_of(frames))
     watched.asked.append(answer)
     return answer
@@ -244,7 +247,7 @@ def find_where(
     question = _question("ground", thing, "write what you look for, for example: red mug")
     frames = clip_frames(watched.clip, nframes=_LOOKS, end=watched.seconds)
     detector = (hands or HandSettings()).choose([question], watched.clip).detector(stream=False)
-    with Assistant(engine) as assistant, ExitStack() as stack:
+    with Assistant(engine, simulated=from_simulator(watched.clip)) as assistant, ExitStack() as stack:
         if detector is not None:
             stack.callback(detector.close)
         for frame in reversed(frames):

@@ -10,6 +10,7 @@ from typing import Literal
 
 import gradio as gr
 
+from egolive.assistant.generation.domain import advice
 from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.answer_text import in_words
 from egolive.assistant.model.media import bundled_clip
@@ -153,7 +154,9 @@ class ClipPage:
             return status(str(error).replace(f"{session.folder}/", "")), "", "", ""
         session.watched = watched
         cut = f" Only the first {watched.seconds:.0f} s were watched." if watched.cut else ""
-        said = status(f"{len(watched.answers)} answers about {watched.seconds:.1f} s.{cut}")
+        guesses = sum(answer.guess for answer in watched.answers)
+        told = f" {guesses} of them are guesses: {advice(self._engine.profile)}" if guesses else ""
+        said = status(f"{len(watched.answers)} answers about {watched.seconds:.1f} s.{cut}{told}")
         return said, _result(session), _strip(watched), ""
 
     def stop(self, request: gr.Request) -> None:
@@ -183,8 +186,9 @@ class ClipPage:
                 return f"<p>{name}: <strong>not seen</strong> in the pictures that were looked at</p>"
             # The number keeps a browser from showing the picture of an earlier question.
             address = f"clip/{word}/where.jpg?{len(watched.asked)}"
+            seen = "not sure, perhaps seen" if answer.unsure else "a guess: seen" if answer.guess else "seen"
             return (
-                f"<p>{name}: <strong>seen at {frame.time:.1f} s</strong></p>"
+                f"<p>{name}: <strong>{seen} at {frame.time:.1f} s</strong></p>"
                 f'<img src="{address}" alt="{name} in its box, at {frame.time:.1f} s">'
             )
 

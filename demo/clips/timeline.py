@@ -58,7 +58,8 @@ def rows_of(answers: Sequence[Answer], asked: Sequence[Answer], seconds: float) 
             found = [Span(span.start, span.end, in_words(answer)) for span in answer.intervals]
             rows.append(Row(f"when: {question.phrase}", tuple(found), "#34d399"))
         elif answer.boxes:
-            mark = Span(answer.time, answer.time, f"seen at {answer.time:.1f} s")
+            sure = "not sure: " if answer.unsure else "guess: " if answer.guess else ""
+            mark = Span(answer.time, answer.time, f"{sure}seen at {answer.time:.1f} s")
             rows.append(Row(f"where: {question.phrase}", (mark,), "#f472b6"))
     return rows
 
@@ -104,11 +105,17 @@ def _said(answers: Iterable[Answer], task: Task, seconds: float) -> tuple[Span, 
 def _held(answers: Iterable[Answer], phrase: str, seconds: float) -> tuple[Span, ...]:
     """Stretches in which something was seen in a hand; guesses do not count."""
     states = [
-        (answer.time, "holds" if answer.found == "yes" else "")
+        (answer.time, _holding(answer))
         for answer in answers
         if answer.question.task == "ground" and answer.question.phrase == phrase
     ]
     return tuple(span for span in _merged(states, seconds) if span.text)
+
+
+def _holding(answer: Answer) -> str:
+    if answer.found != "yes":
+        return ""
+    return "not sure" if answer.unsure else "guess: holds" if answer.guess else "holds"
 
 
 def _merged(states: Sequence[tuple[float, str]], seconds: float) -> tuple[Span, ...]:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from egolive.assistant.generation.domain import advice, check_question
 from egolive.assistant.schema.answers import Question, Task
 from egolive.demo.live.browser_source import MOST_BYTES, BrowserSource, StreamEndedError
 from egolive.demo.live.sessions import Settings, VisitorSession, VisitorSessions
@@ -62,6 +63,7 @@ def add_live_routes(app: FastAPI, sessions: VisitorSessions, *, longest: int = 6
                 "longest": longest,
                 "engine": f"{info.name} {info.precision} on {info.device}",
                 "thinks": sessions.engine.profile.think,
+                "knows": advice(sessions.engine.profile),
             }
         )
 
@@ -97,6 +99,8 @@ def add_live_routes(app: FastAPI, sessions: VisitorSessions, *, longest: int = 6
         text, task = _words(fields.get("text")), fields.get("task", "ask")
         if task not in ("ask", "when") or not text:
             raise UsageError("the question is empty; write what you want to know")
+        if task == "ask":
+            check_question(text, sessions.engine.profile)
         session.ask(Question(task, text))
         return JSONResponse({"asked": text})
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from egolive.assistant.generation.domain import from_simulator
 from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed
@@ -202,6 +203,7 @@ class _Run:
                 questions=self._choice.questions,
                 every=self._every,
                 metrics=self._metrics,
+                simulated=from_simulator(source.name),
             )
         except BaseException:
             source.close()

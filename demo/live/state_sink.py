@@ -14,9 +14,9 @@ from typing import TypedDict
 import cv2
 
 from egolive.assistant.cli.terminal_view import Rates
-from egolive.assistant.live.answer_text import in_words
+from egolive.assistant.live.answer_text import certainty, in_words
 from egolive.assistant.live.box_tracking import is_lost
-from egolive.assistant.live.overlay import colour_of, label_of, short_phrase
+from egolive.assistant.live.overlay import colour_of, coloured_boxes, label_of, short_phrase
 from egolive.assistant.live.runner import metrics_event
 from egolive.assistant.live.sinks import Shown, answer_event, box_values
 from egolive.assistant.schema.answers import Answer
@@ -254,11 +254,15 @@ def answer_for_page(answer: Answer, now: float) -> dict[str, object]:
     red, green, blue = colour_of(question.phrase)
     return {name: event[name] for name in kept} | {
         "guesses": [box_values(box) for box in answer.guesses],
-        "labels": [label_of(box) for box in (*answer.boxes, *answer.guesses)],
+        "labels": [label_of(box) for box, _ in coloured_boxes([answer], now)],
         "by": answer.by,
         "words": in_words(answer),
         "name": short_phrase(question.phrase),
         "colour": f"rgb({red} {green} {blue})",
         "absent": answer.absent,
         "lost": is_lost(answer),
+        "calibrated": answer.calibrated,
+        "certainty": certainty(answer),
+        "unsure": answer.unsure,
+        "guess": answer.guess,
     }

@@ -279,6 +279,7 @@ function draw() {
   const boxes = drawBoxes(overlay, live ? state : null, now, part("badge"));
   showBadge(part("badge"), boxes);
   showWords(root, live ? state : null, now);
+  showKnows(root, live ? state : null, about?.knows || "");
   if (undrawn !== null && !about?.watched) {
     delays.push(1000 * (clock() - undrawn));
     if (delays.length > 600) delays.shift();

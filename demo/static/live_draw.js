@@ -15,10 +15,14 @@ function boxesOf(state, now) {
   for (const answer of state.answers) {
     const age = now - answer.t;
     if (answer.task !== "ground" || !isCurrent(answer, state, now, BOX_DEADLINE)) continue;
-    // Who found a box, and whether it is a guess, is part of its label.
+    // Who found a box, and whether it is a guess, is part of its label. A guess is grey; a score that nobody
+    // measured says nothing.
     const labels = answer.labels || [];
-    [...answer.boxes, ...(answer.guesses || [])].forEach((box, number) =>
-      found.push({ ...box, age, colour: answer.colour, text: labels[number] || answer.name }));
+    const colour = answer.guess ? "rgb(150 150 150)" : answer.colour;
+    const score = answer.calibrated && !answer.guess ? (box) => box.score : () => null;
+    const boxes = answer.unsure ? [] : answer.boxes;
+    [...boxes, ...(answer.guesses || [])].forEach((box, number) =>
+      found.push({ ...box, age, colour, score: score(box), text: labels[number] || answer.name }));
   }
   return found;
 }
@@ -96,15 +100,25 @@ function showWords(root, state, now) {
     const text = current ? answer.words : "–";
     if (words.textContent !== text) words.textContent = text;
     const seen = current && answer.window ? `, of ${(answer.window[1] - answer.window[0]).toFixed(1)} s seen` : "";
-    old.textContent = current ? `${age.toFixed(1)} s old${seen}` : "";
+    const sure = current && answer.certainty ? `${answer.calibrated ? "right with" : "score"} ${answer.certainty}, ` : "";
+    old.textContent = current ? `${sure}${age.toFixed(1)} s old${seen}` : "";
     old.title = current ? answer.reasoning : "";
   }
   const missing = root.querySelector(".ego-missing");
   const gone = state
     ? state.answers.filter((one) => one.task === "ground" && isCurrent(one, state, now, BOX_DEADLINE)) : [];
-  const parts = gone.filter((one) => one.found !== "yes" || one.lost || one.status === "unparsed")
+  const parts = gone.filter((one) => one.unsure || one.found !== "yes" || one.lost || one.status === "unparsed")
     .map((one) => `${one.name}: ${one.words}`);
+  if (gone.some((one) => one.boxes.length && one.by === "model" && !one.calibrated && !one.guess)) parts.push("scores uncalibrated");
   missing.textContent = parts.join(" · ");
+}
+
+// What the model knows, as long as it says anything about other scenes.
+function showKnows(root, state, knows) {
+  const place = root.querySelector(".ego-knows"), guesses = state && state.answers.some((one) => one.guess);
+  const text = guesses ? `Guesses: ${knows}` : "";
+  if (place.textContent !== text) place.textContent = text;
+  place.hidden = !text;
 }
 
 function listOf(list, entries) {

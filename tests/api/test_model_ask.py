@@ -157,7 +157,7 @@ def test_placeholders_are_filled_in_reading_order(
         ({"question": "x", "task": "ground", "nframes": 2}, "so nframes has no effect"),
         ({"question": "x", "task": "ground", "system": "y"}, "system: the task ground"),
         ({"question": "x", "images": ["y"]}, "images and videos fill the placeholders of messages"),
-        ({"question": "x", "temperature": -1.0}, "temperature"),
+        ({"question": "x", "task": "ground", "temperature": -1.0}, "temperature"),
     ],
 )
 def test_what_would_have_no_effect_or_no_sense_is_refused(

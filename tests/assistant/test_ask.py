@@ -30,6 +30,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """EgoThinker's profile, which keeps the proportions of a picture."""
     fake = FakeEngine(profile=EGOTHINKER_V1)
     monkeypatch.setattr(ModelOptions, "load", lambda self: fake)
+    monkeypatch.setattr(ModelOptions, "profile", lambda self: fake.profile)
     return fake
 
 

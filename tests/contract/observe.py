@@ -471,7 +471,8 @@ def profile(work: Workspace) -> dict[str, Any]:
     """A profile file as it is written now, its keys with their defaults, and the built-in profiles."""
     profiles = {name: plain(one) for name, one in locate.find(locate.PROFILES).items()}
     return {
-        "file": read(work.engines["onnx-fp32"] / "egolive.json"),
+        # The numbers of a calibration are its weights' own.
+        "file": read(work.engines["onnx-fp32"] / "egolive.json") | {"calibration": None},
         "keys": settings(locate.find(locate.PROFILE)),
         "built in": profiles,
     }

@@ -26,6 +26,7 @@ from egolive.assistant.hands.hand_choice import HandChoice, Hands, HandSettings
 from egolive.assistant.live.sinks import Shown
 from egolive.assistant.runtime.engine_lock import EngineLock, SharedEngine
 from egolive.assistant.schema.engine import Delta, Prompt, Request
+from egolive.assistant.schema.profiles import SIMULATED_NANO
 from egolive.demo.live.browser_source import BrowserSource
 from egolive.demo.live.routes import add_live_routes, settings_of
 from egolive.demo.live.sessions import VisitorSessions
@@ -167,6 +168,21 @@ def test_an_answer_is_about_a_picture_not_newer_than_the_one_it_comes_with(page:
     for number, told in enumerate(times):
         assert told["index"] >= number
         assert all(answer["t"] <= told["t"] for answer in told["answers"])
+
+
+def test_a_page_is_told_what_a_model_only_guesses_and_what_it_cannot_be_asked(page: Opener) -> None:
+    client = page(FakeEngine(profile=SIMULATED_NANO))
+    opened = client.post("/live/open", json={}).json()
+    assert opened["knows"].startswith("nano knows only simulated scenes; for real ones use --model")
+    session = opened["visit"]
+    told = until(client, session, lambda told: tasks_of(told) == {"intent", "next", "ground"})
+    assert all(answer["guess"] and answer["certainty"] == "" for answer in told["answers"])
+    assert all(answer["words"].startswith("guess: ") for answer in told["answers"])
+    assert {entry["text"] for entry in told["history"]} == {"guess: make tea", "guess: pour the water"}
+    reply = client.post(f"/live/{session}/ask", json={"text": "What is this?"})
+    assert reply.status_code == 400
+    assert "no free questions" in reply.json()["error"]
+    assert client.post(f"/live/{session}/ask", json={"text": "pour", "task": "when"}).status_code == 200
 
 
 def test_two_visitors_get_their_own_answers(page: Opener) -> None:

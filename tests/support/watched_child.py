@@ -151,7 +151,7 @@ def browse(port: int) -> dict[str, Any]:
     visit = json.loads(asked(port, "POST", "/live/open", {"tasks": ["intent"], "phrases": ["PHRASE"]}))[
         "visit"
     ]
-    asked(port, "POST", f"/live/{visit}/ask", {"text": os.environ["SECRET"], "task": "ask"})
+    asked(port, "POST", f"/live/{visit}/ask", {"text": os.environ["SECRET"], "task": "when"})
     answers: set[str] = set()
     for _ in range(40):
         view = asked(port, "GET", f"/live/{visit}/view")

@@ -46,6 +46,7 @@ def record(
     said: dict[str, object] = {"text": answer.text, "absent": answer.absent, "status": answer.status}
     said["boxes"] = [list(box) for box in answer.boxes]
     said["intervals"] = [[i.start, i.end] for i in answer.intervals]
+    said["score"] = answer.score
     asked = {"task": question.task, "phrase": question.phrase}
     name = f"{episode} {time:.3f} {question.task} {question.phrase}".rstrip()
     found: Record = {"id": name, "episode": episode, "time": round(time, 3), **asked, "truth": truth}

@@ -214,7 +214,7 @@ def ask_simulator(
     """Ask about the episodes of the simulator that there are no results of."""
     done = {line["episode"] for line in results.records if line["episode"] < episodes}
     task = progress.add_task("episodes", total=episodes, completed=len(done))
-    with Assistant(engine, grammar=grammar) as assistant:
+    with Assistant(engine, grammar=grammar, simulated=True) as assistant:
         for index in range(episodes):
             if index not in done:
                 lines = ask_episode(assistant, index, split, seed, slices)

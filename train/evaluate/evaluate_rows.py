@@ -27,7 +27,7 @@ from egolive.train.evaluate.figures import Figures
 from egolive.train.evaluate.result_files import Record, Results, engine_settings, model_stamp
 from egolive.train.evaluate.scoring import figures_of, record_of
 
-__all__ = ["FileOptions", "ask_examples", "evaluate_file"]
+__all__ = ["FileOptions", "ask_examples", "evaluate_file", "records_of_file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,29 @@ def evaluate_file(
 
     Raises:
         DataError: the file has nothing to ask.
+    """
+    records, left_out = records_of_file(engine, options, model, samples, progress)
+    return figures_of(records), left_out
+
+
+def records_of_file(
+    engine: Engine,
+    options: FileOptions,
+    model: str,
+    samples: Path | None,
+    progress: Progress,
+    *,
+    profile: Profile | None = None,
+) -> tuple[list[Record], dict[str, int]]:
+    """The results of `evaluate_file` themselves, in place of their figures.
+
+    Args:
+        engine: stays the caller's to close.
+        options: what is asked.
+        model: name of the engine's model.
+        samples: keeps the results.
+        progress: told of each group of rows.
+        profile: in place of the engine's own.
     """
     mix = mix_rows([options.data], seed=options.seed, shuffle=False)
     if options.limit is not None and options.limit < len(mix):
@@ -84,13 +107,14 @@ def evaluate_file(
             think=options.think,
             grammar=options.grammar,
             sampling=options.frames,
+            profile=profile,
         ):
             for record in records:
                 results.add(record)
             progress.advance(task, max(1, len(records)))
     if not results.records:
         raise DataError(f"{options.data}: no question could be asked, so nothing is measured; {tally}")
-    return figures_of(results.records), dict(tally.broken)
+    return results.records, dict(tally.broken)
 
 
 def ask_examples(
@@ -102,6 +126,7 @@ def ask_examples(
     think: bool = False,
     grammar: bool = True,
     sampling: FrameSampling | None = None,
+    profile: Profile | None = None,
 ) -> Iterator[list[Record]]:
     """Ask about examples; those that show the same and follow each other are asked together.
 
@@ -113,6 +138,7 @@ def ask_examples(
         think: ask for reasoning, where the model knows how.
         grammar: hold boxes and intervals to their form.
         sampling: frames of a video.
+        profile: in place of the engine's own.
 
     Yields:
         The results of examples that were asked together; none where they could not be shown.
@@ -120,7 +146,7 @@ def ask_examples(
     Raises:
         EngineError: the engine failed.
     """
-    profile = engine.profile
+    profile = profile or engine.profile
     matchers = matchers_of(engine, profile) if grammar else None
     with engine.session() as session:
         for _, group in groupby(examples, key=lambda example: example.shows):

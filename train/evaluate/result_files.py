@@ -12,7 +12,7 @@ from egolive.assistant.schema.profiles import profile_to_dict
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.json_files import json_value
 
-__all__ = ["Record", "Results", "engine_settings", "model_stamp", "read_records"]
+__all__ = ["Record", "Results", "engine_settings", "model_stamp", "read_records", "results_of_run"]
 
 _MOST_BYTES = 16 * 1024**2
 """Of one line."""
@@ -95,6 +95,22 @@ def read_records(path: Path) -> list[Record]:
     if not records:
         raise DataError(f"{path}: holds no results; give a file that egolive evaluate --samples wrote")
     return records
+
+
+def results_of_run(path: Path) -> tuple[dict[str, Any], list[Record]] | None:
+    """What a file of results is of, and its lines; None where a file is none.
+
+    Raises:
+        DataError: it is one, and is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.readline(_MOST_BYTES)
+        if not first.startswith(b'{"type": "run"'):
+            return None
+        return _read(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def model_stamp(model: str) -> dict[str, object]:

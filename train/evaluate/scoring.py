@@ -43,6 +43,7 @@ def record_of(example: Example, answer: Answer, *, size: Size) -> Record:
     """
     row, question = example.row, example.row.question
     said: dict[str, object] = {"text": answer.text, "status": answer.status, "absent": answer.absent}
+    said["score"] = answer.score
     record: Record = {"id": example.id, "kind": example.kind}
     if example.kind == "ground":
         box = answer.boxes[0] if answer.boxes else None

@@ -111,6 +111,6 @@ def merge(loaded: Loaded, adapters: Path, folder: Path) -> None:
 
 def simulated(loaded: Loaded) -> str:
     """A line for the card that says whether the model is nano or a real checkpoint."""
-    if loaded.profile == NANO:
+    if loaded.profile.name == NANO.name:
         return "It is for trying and testing, and it is **not EgoThinker**: it knows the simulator alone."
     return "A Qwen2-VL checkpoint, trained further with egolive."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,8 @@ class WindowProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers is 
         """Beside the weights: tokenizer, profile, preprocessing numbers; together a checkpoint."""
         folder = Path(save_directory)
         self.tokenizer.save_pretrained(folder)
-        save_profile(self.kept, folder)
+        # Measured of the weights that were trained further.
+        save_profile(replace(self.kept, calibration=None), folder)
         source = self._folder / PREPROCESSOR_FILE
         if source.is_file() and source.resolve() != (folder / PREPROCESSOR_FILE).resolve():
             shutil.copy(source, folder / PREPROCESSOR_FILE)

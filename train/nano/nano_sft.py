@@ -24,7 +24,7 @@ from transformers import Qwen2TokenizerFast, Qwen2VLForConditionalGeneration
 from egolive.assistant.model.positions import install_rope_override
 from egolive.assistant.prompts.prompts import build_prompt
 from egolive.assistant.schema.answers import Question
-from egolive.assistant.schema.profiles import NANO, save_profile
+from egolive.assistant.schema.profiles import NANO, SIMULATED_NANO, save_profile
 from egolive.streaming.durable_files import sync_file
 from egolive.streaming.frames import Interval
 from egolive.train.common.hub import check_loggers, upload
@@ -94,7 +94,7 @@ def run_recipe(
         new = partial_of(finished)
         model.to("cpu").save_pretrained(new)
         tokenizer.save_pretrained(new)
-        save_profile(NANO, new)
+        save_profile(SIMULATED_NANO, new)
         write_preprocessor(new)
         put_in_place(finished)
     write_card(

@@ -378,7 +378,7 @@ def test_ask_fails_where_a_limit_that_nobody_gave_cuts_the_answer(
     asked = ["ask", str(tmp_path / "a.png"), "What?", "--engine", server.address, "--served-as", "nano"]
     assert cli.call([*asked, *limit]) == code
     told = capsys.readouterr()
-    assert told.out == "make tea …\n"
+    assert told.out == "guess: make tea …\n"
     assert ("cut off at the limit of tokens" in told.err) == bool(code)
 
 

@@ -31,6 +31,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Stands in for whatever model is asked for."""
     fake = FakeEngine()
     monkeypatch.setattr(ModelOptions, "load", lambda self: fake)
+    monkeypatch.setattr(ModelOptions, "profile", lambda self: fake.profile)
     return fake
 
 

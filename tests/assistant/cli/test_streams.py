@@ -31,6 +31,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Stands in for whatever model is asked for."""
     fake = FakeEngine()
     monkeypatch.setattr(ModelOptions, "load", lambda self: fake)
+    monkeypatch.setattr(ModelOptions, "profile", lambda self: fake.profile)
     return fake
 
 
@@ -201,6 +202,7 @@ def test_output_that_a_terminal_cannot_show_is_escaped(picture: Path, tmp_path: 
         "from egolive.assistant.cli.options import ModelOptions\n"
         "engine = FakeEngine(); engine.script = lambda prompt: 'caf\\u00e9 \\u6c34'\n"
         "ModelOptions.load = lambda self: engine\n"
+        "ModelOptions.profile = lambda self: engine.profile\n"
         "cli.main()\n"
     )
     support = Path(__file__).parents[2] / "support"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -96,15 +97,24 @@ def test_many_answers_never_fill_more_than_half_of_the_picture() -> None:
     [
         ([], "waiting for the first answer"),
         ([words("intent", "x", time=8.0)], "words 2.0 s old"),
-        ([grounded("left hand", HAND, time=9.5)], ""),
+        ([grounded("left hand", HAND, time=9.5)], "scores uncalibrated"),
+        ([replace(grounded("left hand", HAND, time=9.5), calibrated=True)], ""),
         ([grounded("left hand")], "no left hand"),
         (
-            [grounded("left hand", HAND), grounded("object in the left hand")],
+            [replace(grounded("left hand", HAND), calibrated=True), grounded("object in the left hand")],
             "left hand empty",
         ),
         ([grounded("left hand"), grounded("object in the left hand")], "no left hand"),
     ],
-    ids=["nothing yet", "words", "boxes", "no hand", "empty hand", "no hand, so nothing in it"],
+    ids=[
+        "nothing yet",
+        "words",
+        "boxes",
+        "calibrated boxes",
+        "no hand",
+        "empty hand",
+        "no hand, so nothing in it",
+    ],
 )
 def test_the_status_tells_ages_and_what_is_not_there(answers: list[Answer], expected: str) -> None:
     assert status_line(answers, 10.0) == expected

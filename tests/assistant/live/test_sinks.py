@@ -85,6 +85,11 @@ def test_an_answer_line_has_exactly_the_keys_that_other_programs_read(tmp_path: 
             "draft_proposed": 5,
             "draft_accepted": 4,
         },
+        "score": None,
+        "calibrated": False,
+        "unsure": False,
+        "familiarity": None,
+        "domain": None,
     }
 
 
@@ -169,7 +174,7 @@ def test_without_a_terminal_each_answer_is_one_line(capsys: pytest.CaptureFixtur
     assert captured.err == "the source was interrupted: a new window begins\n"
     assert captured.out.splitlines() == [
         "   3.00 s  intent: make tea  (age 1.0 s)",
-        "   3.50 s  ground right hand: [10, 20, 30, 40]  (age 0.5 s)",
+        "   3.50 s  ground right hand: [10, 20, 30, 40]  (0.91 uncalibrated, age 0.5 s)",
         "   3.50 s  ground left hand: none  (age 0.5 s)",
     ]
 
@@ -221,8 +226,9 @@ def test_the_terminal_shows_the_picture_where_it_can(width: int, colours: str | 
     view.emit(shown)
     view.close()
     text = out.getvalue()
-    for expected in ("clip · nano", "make tea", "1.0 s old", "right hand", "[10, 20, 30, 40] 91%", "none"):
+    for expected in ("clip · nano", "make tea", "1.0 s old", "right hand", "[10, 20, 30, 40] 0.91", "none"):
         assert expected in text
+    assert "scores uncalibrated" in text
     assert ("▀" in text) == picture
     lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text).splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width

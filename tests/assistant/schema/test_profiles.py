@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from egolive.assistant.model.checkpoint import resolve_model
 from egolive.assistant.prompts.parsing import parse
 from egolive.assistant.prompts.prompts import question_text, render_answer
 from egolive.assistant.schema.answers import Question
@@ -17,6 +18,9 @@ from egolive.assistant.schema.profiles import (
     NANO,
     PROFILES,
     QWEN2_VL_INSTRUCT,
+    SIMULATED_NANO,
+    Calibration,
+    Curve,
     Profile,
     checkpoint_profile,
     load_profile,
@@ -27,6 +31,7 @@ from egolive.assistant.schema.profiles import (
 from egolive.streaming.errors import ConfigError
 
 PROMPTS = {"intent": "a", "next": "b", "ground": "{phrase}", "when": "{phrase}", "ask": "{phrase}"}
+CURVE: dict[str, Any] = {"kind": "hand", "scores": [0.1, 0.9], "chances": [0.2, 0.8]}
 LEAST: dict[str, Any] = {"name": "mine", "unit": "norm1", "prompts": PROMPTS}
 
 
@@ -51,6 +56,24 @@ def test_keys_with_a_default_may_be_left_out() -> None:
         None,
     )
     assert profile_from_dict({**LEAST, "picture": [140, 224], "fps": 1}).picture == (140, 224)
+    # Files that were written before these keys were known.
+    assert (profile.domain, profile.free_questions, profile.calibration) == ("", True, None)
+
+
+def test_the_bundled_model_knows_the_simulator_alone_and_its_scores_are_measured() -> None:
+    profile = load_profile(resolve_model("nano"))
+    assert replace(profile, calibration=None) == SIMULATED_NANO
+    assert profile.calibration is not None
+    assert {curve.kind for curve in profile.calibration.curves} >= {"hand", "object", "none", "intent"}
+
+
+def test_a_calibration_travels_with_its_profile(tmp_path: Path) -> None:
+    calibration = Calibration((Curve("hand", (0.1, 0.9), (0.2, 0.8)),), 0.4, "tests")
+    profile = replace(NANO, calibration=calibration, domain="factories only")
+    save_profile(profile, tmp_path)
+    assert load_profile(tmp_path) == profile
+    # Profiles are keys of caches.
+    assert hash(load_profile(tmp_path)) == hash(profile)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +99,18 @@ def test_keys_with_a_default_may_be_left_out() -> None:
         ({"fps": float("nan")}, "fps is above 0"),
         ({"fps": "2"}, "fps is a number"),
         ({"time_decimals": 9}, "time_decimals is from 0 to 6"),
+        ({"domain": 3}, "domain is a text"),
+        ({"free_questions": 1}, "free_questions is true or false"),
+        ({"calibration": []}, "calibration is an object"),
+        ({"calibration": {"curves": 3}}, "curves is a list"),
+        ({"calibration": {"curves": [], "colour": 1}}, "unknown key 'colour'; known are curves"),
+        ({"calibration": {"curves": [{**CURVE, "colour": 1}]}}, "unknown key 'colour'; known are kind"),
+        ({"calibration": {"curves": [], "threshold": 2}}, "threshold is from 0 to 1"),
+        ({"calibration": {"curves": [{**CURVE, "scores": [0.5, 0.5]}]}}, "do not rise"),
+        ({"calibration": {"curves": [{**CURVE, "chances": [0.5, 0.4]}]}}, "fall"),
+        ({"calibration": {"curves": [{**CURVE, "chances": [0.5]}]}}, "as many scores as chances"),
+        ({"calibration": {"curves": [{**CURVE, "chances": [0.5, 1.4]}]}}, "not from 0 to 1"),
+        ({"calibration": {"curves": [CURVE, CURVE]}}, "two curves of one kind"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

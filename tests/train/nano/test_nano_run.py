@@ -17,7 +17,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.schema.answers import Question
-from egolive.assistant.schema.profiles import NANO
+from egolive.assistant.schema.profiles import SIMULATED_NANO
 from egolive.streaming.errors import ConfigError, DataError
 from egolive.streaming.frames import Frame
 from egolive.train.common.loop import Loss, Tensors
@@ -200,7 +200,7 @@ def test_phase_two_leaves_the_tower_as_phase_one_made_it(recipe: Recipe, whole: 
 def test_the_output_folder_is_a_checkpoint_that_answers(whole: tuple[Run, Path]) -> None:
     _, out = whole
     engine = load_engine(str(out / "model"), device="cpu")
-    assert engine.profile == NANO
+    assert engine.profile == SIMULATED_NANO
     picture = Frame(np.full((252, 448, 3), 120, np.uint8), 0.0, 0)
     with Assistant(engine) as assistant:
         (answer,) = assistant.answer([Question("ground", "left hand")], picture=picture)
