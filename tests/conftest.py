@@ -30,6 +30,8 @@ STOCK_ROPE_INDEX = Qwen2VLModel.get_rope_index
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+# As the commands that quantise set it: for all tests alike, whichever comes first.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 register_profiles()
 
 BEFORE = process_state.snapshot()

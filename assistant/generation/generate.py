@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from egolive.assistant.generation.audit import Audit
-from egolive.assistant.prompts.calibration import calibrated
 from egolive.assistant.prompts.grammar import GrammarMatchers
 from egolive.assistant.prompts.parsing import TokenProbability, parse
 from egolive.assistant.prompts.prompts import uses_thinking
+from egolive.assistant.prompts.score_calibration import calibrated
 from egolive.assistant.schema.answers import Answer, Question, Task, Timing, Usage
 from egolive.assistant.schema.coordinates import Size
 from egolive.assistant.schema.engine import (

@@ -91,7 +91,7 @@ class Curve:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     kind: str
-    """Kind of answer, see `egolive.assistant.prompts.calibration.kind_of`."""
+    """Kind of answer, see `egolive.assistant.prompts.score_calibration.kind_of`."""
     scores: tuple[float, ...]
     """Scores as the model gives them, rising, each from 0 to 1."""
     chances: tuple[float, ...]

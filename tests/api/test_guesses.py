@@ -63,7 +63,7 @@ def test_guesses_are_logged_once_for_a_model(
     monkeypatch.setattr(logging.getLogger("egolive"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            answer = model.ask(FRAME, "left hand", task="ground")
+            answer = model.ask(FRAME, "left hand", task="ground", hands="model")
             assert answer.guess
     (record,) = caplog.records
     assert "nano knows only simulated scenes; for real ones use --model" in record.getMessage()

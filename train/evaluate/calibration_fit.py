@@ -1,7 +1,7 @@
 """Fits what scores mean to answers whose truth is known, and measures how far probabilities are off.
 
 Pure functions. A point is a score that an answer had, and whether the answer was right; what "right" means is
-told by `egolive.assistant.prompts.calibration.KINDS`.
+told by `egolive.assistant.prompts.score_calibration.KINDS`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from egolive.assistant.prompts.calibration import KINDS, kind_of
+from egolive.assistant.prompts.score_calibration import KINDS, kind_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.profiles import Calibration, Curve
 from egolive.streaming.frames import Box, Interval

@@ -239,7 +239,7 @@ def test_the_command_line_takes_an_address(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     PillowImage.fromarray(IMAGES[0]).save(tmp_path / "a.png")
-    asked = ["ask", str(tmp_path / "a.png"), "left hand", "--task", "ground", "--engine"]
+    asked = ["ask", str(tmp_path / "a.png"), "left hand", "--task", "ground", "--hands", "model", "--engine"]
     assert cli.call([*asked, server.address, "--served-as", "nano"]) == 0
     assert "56" in capsys.readouterr().out
     assert cli.call([*asked, server.address, "--served-as", "other"]) == 1

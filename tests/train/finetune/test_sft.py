@@ -23,7 +23,7 @@ from two_processes import grpo_run, loop_run
 
 from egolive.assistant.load_local import load_engine
 from egolive.assistant.prompts.prompts import Message
-from egolive.assistant.schema.profiles import NANO
+from egolive.assistant.schema.profiles import SIMULATED_NANO
 from egolive.streaming.errors import ConfigError, DataError, SinkError
 from egolive.train.common.run_files import last_checkpoint
 from egolive.train.common.trainer_recipe import CheckpointRecipe, Lora, Rates
@@ -334,7 +334,7 @@ def test_two_processes_make_nano_from_nothing(two_processes: Path) -> None:
         assert all(math.isfinite(record["train_loss"]) for record in history if "train_loss" in record)
     tokens = {path.name for path in (out / "tokens").iterdir()}
     assert tokens == {f"0000{clip}.{kind}.npy" for clip in range(2) for kind in ("pictures", "slices")}
-    assert load_engine(str(out / "model"), device="cpu").profile == NANO
+    assert load_engine(str(out / "model"), device="cpu").profile == SIMULATED_NANO
 
 
 @pytest.mark.robustness

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egolive.assistant.prompts.calibration import KINDS, calibrated, kind_of
 from egolive.assistant.prompts.parsing import parse
+from egolive.assistant.prompts.score_calibration import KINDS, calibrated, kind_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.profiles import NANO, Calibration, Curve
 from egolive.streaming.frames import Box, Interval
