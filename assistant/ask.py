@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egolive.assistant.generation.conversations import Conversation, read_conversation
-from egolive.assistant.generation.domain import DomainJudge, check_question, from_simulator
+from egolive.assistant.generation.domain import DomainJudge, check_question
 from egolive.assistant.generation.generate import Sampling, generate_answers
 from egolive.assistant.hands.hand_choice import HandChoice, draws_guesses
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.hands_beside import answer_by_detector, checked_by_detector
 from egolive.assistant.model.media import Picture, Video, is_video, load_picture, load_video, window_of
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.prompts.grammar import matchers_of
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine

@@ -16,10 +16,11 @@ from egolive.assistant.ask import ClipOptions, ask, ask_task, conversation_about
 from egolive.assistant.generation.conversations import Conversation, fill_placeholders
 from egolive.assistant.generation.domain import advice, check_question
 from egolive.assistant.generation.generate import Sampling
-from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands
 from egolive.assistant.live.governing import held_by
 from egolive.assistant.load import load_any_engine
 from egolive.assistant.model.media import Picture, Video, given_frames, is_video
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine, EngineInfo
@@ -329,7 +330,7 @@ class Model:
         question_ = Question(task, words, reasons)
         choice = HandChoice((question_,))
         if task == "ground":
-            choice = choose_hands(hands, (question_,), model_file=hands_model, simulated=is_simulated(seen))
+            choice = choose_hands(hands, (question_,), model_file=hands_model, simulated=from_simulator(seen))
         answer = ask_task(
             question_,
             engine,
@@ -420,7 +421,7 @@ class Model:
             hands,
             questions,
             model_file=hands_model,
-            simulated=is_simulated(source if isinstance(source, str | int | Path) else source.name),
+            simulated=from_simulator(source if isinstance(source, str | int | Path) else source.name),
         )
         opened = open_source(source) if isinstance(source, str | int | Path) else source
         try:

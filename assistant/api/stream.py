@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Self, cast
 
-from egolive.assistant.generation.domain import advice, check_question, from_simulator
+from egolive.assistant.generation.domain import advice, check_question
 from egolive.assistant.generation.generate import Sampling
 from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.assistant import Assistant
@@ -21,6 +21,7 @@ from egolive.assistant.live.governing import governed
 from egolive.assistant.live.hands_beside import open_hands
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine
 from egolive.frame_result import FrameResult

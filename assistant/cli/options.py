@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from egolive.assistant.cli.printing import loading, note
-from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands, is_simulated
+from egolive.assistant.hands.hand_choice import HandChoice, Hands, choose_hands
 from egolive.assistant.hands.model_file import find_model
 from egolive.assistant.load import check_model, is_address, load_any_engine, profile_of
 from egolive.assistant.model.checkpoint import BUNDLED, resolve_model
 from egolive.assistant.model.engine_folder import is_engine_folder
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.schema.profiles import PROFILE_FILE, Profile, checkpoint_profile
 from egolive.streaming.errors import ConfigError, UsageError
 
@@ -224,7 +225,7 @@ class HandOptions:
         """
         try:
             choice = choose_hands(
-                self.hands, questions, model_file=self.hands_model, simulated=is_simulated(source)
+                self.hands, questions, model_file=self.hands_model, simulated=from_simulator(source)
             )
         except UsageError:
             raise

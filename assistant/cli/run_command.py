@@ -32,7 +32,7 @@ from egolive.assistant.cli.summary import GuessCount, tell
 from egolive.assistant.cli.terminal_view import LineView, TerminalView
 from egolive.assistant.cli.typed_questions import lines_to
 from egolive.assistant.generation.audit import Audit
-from egolive.assistant.generation.domain import advice, check_question, from_simulator
+from egolive.assistant.generation.domain import advice, check_question
 from egolive.assistant.generation.generate import AnswerObserver, Sampling
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed, held_by
@@ -40,6 +40,7 @@ from egolive.assistant.live.hands_beside import open_hands
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import EventSink, Sink, VideoSink
 from egolive.assistant.model.media import bundled_clip
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.recording.run_replay import RunSettings, record_into
 from egolive.assistant.schema.answers import Answer, Question, Task
 from egolive.assistant.schema.engine import Engine

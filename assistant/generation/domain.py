@@ -12,16 +12,12 @@ import statistics
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.answers import Answer, Domain
 from egolive.assistant.schema.profiles import SIMULATED_SCENES, Profile
-from egolive.streaming.errors import DataError, SourceError, UsageError
-from egolive.streaming.json_files import read_json_object
-from egolive.streaming.paths import existing_path
+from egolive.streaming.errors import UsageError
 
-__all__ = ["GUESSES", "DomainJudge", "advice", "check_question", "from_simulator"]
+__all__ = ["GUESSES", "DomainJudge", "advice", "check_question"]
 
 GUESSES = "not a scene that this model knows: guesses"
 """Where there is no room for `advice`."""
@@ -31,7 +27,6 @@ _LOOKS = 9
 _FEW = 3
 """With fewer of them, all have to be familiar."""
 _FAMILIAR = 0.5
-_MOST_FACTS = 64 * 1024
 
 
 def advice(profile: Profile) -> str:
@@ -67,33 +62,6 @@ def _prompts(profile: Profile) -> Iterator[re.Pattern[str]]:
         parts = re.split(r"(\{\w+\})", template)
         pattern = "".join(".+" if part.startswith("{") else re.escape(part) for part in parts)
         yield re.compile(pattern, re.IGNORECASE | re.DOTALL)
-
-
-def from_simulator(source: object) -> bool:
-    """Whether a source is known to show the simulator's world: the bundled clip, or one that it wrote.
-
-    Args:
-        source: A path or the name of a source; whatever else it is, nothing is known of it.
-    """
-    if not isinstance(source, str | Path):
-        return False
-    path = existing_path(source)
-    if path is None or not path.is_file():
-        return False
-    try:
-        if path.resolve() == bundled_clip().resolve():
-            return True
-    except (SourceError, OSError):
-        # It may be missing from an installation.
-        return False
-    manifest = path.parent / "manifest.json"
-    if not manifest.is_file() or not path.with_suffix(".json").is_file():
-        return False
-    try:
-        found = read_json_object(manifest, remedy="write the episodes again", most=_MOST_FACTS)
-    except DataError:
-        return False
-    return {"split", "seed", "look"} <= found.keys()
 
 
 class DomainJudge:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from egolive.assistant.hands.model_file import DOWNLOAD, find_model, has_runtime
-from egolive.assistant.model.media import bundled_clip
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import NANO, Profile
-from egolive.streaming.errors import ConfigError, SourceError
+from egolive.streaming.errors import ConfigError
 from egolive.streaming.hands import HandDetector
-from egolive.streaming.paths import existing_path, without_file_scheme
 
 __all__ = [
     "HAND_PHRASES",
@@ -24,14 +21,12 @@ __all__ = [
     "Hands",
     "choose_hands",
     "draws_guesses",
-    "is_simulated",
     "missing_hands",
 ]
 
 Hands = Literal["auto", "model", "detector", "off"]
 HAND_PHRASES = ("left hand", "right hand")
 _HELD = tuple(f"object in the {hand}" for hand in HAND_PHRASES)
-_MANIFEST = "manifest.json"
 """In a folder of simulated episodes, beside `00000.mp4` and `00000.json`."""
 
 
@@ -124,7 +119,7 @@ class HandSettings:
         Raises:
             ConfigError: The detector is asked for and cannot be had, or nothing is left to ask.
         """
-        return choose_hands(self.hands, questions, model_file=self.file, simulated=is_simulated(source))
+        return choose_hands(self.hands, questions, model_file=self.file, simulated=from_simulator(source))
 
 
 def missing_hands(file: Path | None) -> str:
@@ -144,31 +139,6 @@ def draws_guesses(profile: Profile) -> bool:
     nano was trained on drawn hands alone: on real pictures its boxes fit one time in four.
     """
     return profile.name != NANO.name
-
-
-def is_simulated(source: object) -> bool:
-    """Whether a source shows the simulator's world: the bundled clip, or an episode of `egolive simulate`.
-
-    Args:
-        source: A path as text or `Path`; anything else is no such source.
-    """
-    if not isinstance(source, str | Path):
-        return False
-    path = existing_path(without_file_scheme(str(source)))
-    if path is None or not path.is_file():
-        return False
-    folder = path.parent
-    if path.stem.isdecimal() and (folder / f"{path.stem}.json").is_file() and (folder / _MANIFEST).is_file():
-        return True
-    with suppress(OSError, SourceError):
-        clip = bundled_clip()
-        return path.stat().st_size == clip.stat().st_size and path.read_bytes() == _bundled(clip)
-    return False
-
-
-@lru_cache(maxsize=1)
-def _bundled(clip: Path) -> bytes:
-    return clip.read_bytes()
 
 
 def _is_about_hands(question: Question) -> bool:

@@ -20,7 +20,6 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import av
 import cv2
 
-from egolive.assistant.generation.domain import from_simulator
 from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.hands_beside import checked_by_detector, open_hands
@@ -28,6 +27,7 @@ from egolive.assistant.live.overlay import draw
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, VideoSink, answer_event
 from egolive.assistant.model.media import window_of
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import Engine
 from egolive.demo.clips.isolated import IsolatedClip, clip_frames

@@ -11,12 +11,12 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from egolive.assistant.generation.domain import from_simulator
 from egolive.assistant.hands.hand_choice import HandSettings
 from egolive.assistant.live.assistant import Assistant, live_questions
 from egolive.assistant.live.governing import governed
 from egolive.assistant.live.hands_beside import open_hands
 from egolive.assistant.live.runner import run_stream
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.runtime.engine_lock import SharedEngine
 from egolive.assistant.schema.answers import Question, Task
 from egolive.demo.live.browser_source import BrowserSource

@@ -11,12 +11,13 @@ import pytest
 from fakes import FakeEngine, FakeSession
 
 from egolive.assistant.ask import ask, ask_task
-from egolive.assistant.generation.domain import DomainJudge, advice, check_question, from_simulator
+from egolive.assistant.generation.domain import DomainJudge, advice, check_question
 from egolive.assistant.live.answer_text import certainty, in_words
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.overlay import coloured_boxes, draw, status_line
 from egolive.assistant.live.sinks import answer_event
 from egolive.assistant.model.media import bundled_clip
+from egolive.assistant.model.simulated_source import from_simulator
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.assistant.schema.engine import FULL_REUSE, Reuse
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, SIMULATED_NANO, load_profile

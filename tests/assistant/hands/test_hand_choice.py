@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from egolive.assistant.hands import hand_choice as choosing
-from egolive.assistant.hands.hand_choice import choose_hands, draws_guesses, is_simulated
+from egolive.assistant.hands.hand_choice import choose_hands, draws_guesses
 from egolive.assistant.live.assistant import LIVE_QUESTIONS
-from egolive.assistant.model.media import bundled_clip
 from egolive.assistant.schema.answers import Question
 from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO
 from egolive.streaming.errors import ConfigError
@@ -93,34 +91,6 @@ def test_without_the_runtime_auto_goes_on_and_says_so(
     for hands, file in (("detector", None), ("auto", installed)):
         with pytest.raises(ConfigError, match="ai-edge-litert"):
             choose_hands(hands, LIVE_QUESTIONS, model_file=file)  # type: ignore[arg-type]
-
-
-def test_the_bundled_clip_and_its_copies_are_simulated(tmp_path: Path) -> None:
-    copy = tmp_path / "mine.mp4"
-    shutil.copy(bundled_clip(), copy)
-    assert is_simulated(bundled_clip())
-    assert is_simulated(str(bundled_clip()))
-    assert is_simulated(copy)
-    with copy.open("r+b") as file:
-        file.seek(1000)
-        file.write(b"\0\1\2\3")
-    assert not is_simulated(copy)
-
-
-def test_episodes_of_the_simulator_are_simulated(tmp_path: Path) -> None:
-    for name in ("00007.mp4", "other.mp4", "00008.mp4"):
-        (tmp_path / name).write_bytes(b"video")
-    (tmp_path / "00007.json").write_text("{}", encoding="utf-8")
-    assert not is_simulated(tmp_path / "00007.mp4")
-    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
-    assert is_simulated(tmp_path / "00007.mp4")
-    assert not is_simulated(tmp_path / "00008.mp4")
-    assert not is_simulated(tmp_path / "other.mp4")
-
-
-@pytest.mark.parametrize("source", [0, "0", "rtsp://camera/stream", "test:", None, b"bytes", "x" * 5000])
-def test_cameras_and_addresses_are_real(source: object) -> None:
-    assert not is_simulated(source)
 
 
 def test_guesses_of_the_bundled_model_are_not_worth_a_box() -> None:
