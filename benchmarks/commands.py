@@ -24,6 +24,7 @@ from egolive.streaming.errors import ConfigError, SourceError, UsageError
 from egolive.streaming.paths import existing_path
 
 __all__ = [
+    "contact",
     "engines",
     "estimates",
     "governor",
@@ -490,6 +491,49 @@ def governor(
         plot_file=plot_file,
     )
     wrote(json_file, plot_file)
+
+
+def contact(
+    *,
+    model: ModelOption = "nano",
+    episodes: int = 50,
+    seed: int = 0,
+    engine_seconds: float = 0.25,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonFile = None,
+    plot_file: PlotFile = None,
+) -> None:
+    """Hold questions asked on contact against a fixed cadence; prints a table, then one JSON line.
+
+    Args:
+        model: What answers, and finds the hands that the trigger looks at.
+        episodes: Simulated episodes of the test split.
+        seed: Of the simulator.
+        engine_seconds: What each call of the engine takes, in stream time.
+        device: auto, cpu, cuda or cuda:N.
+        threads: CPU threads of the engine.
+        json_file: Also write the JSON object here.
+        plot_file: Also draw how soon changes are asked about into this PNG.
+    """
+    if episodes < 1:
+        raise UsageError("--episodes is 1 or more")
+    if not 0 < engine_seconds <= 60:
+        raise UsageError("--engine-seconds is more than 0 and at most 60")
+    check_folders(json_file, plot_file)
+    check_model(model)
+    from egolive.benchmarks.stream.contact_calls import run_contact
+
+    run_contact(
+        model=model,
+        episodes=episodes,
+        seed=seed,
+        engine_seconds=engine_seconds,
+        device=device,
+        threads=threads,
+        json_file=json_file,
+        plot_file=plot_file,
+    )
 
 
 def estimates(

@@ -360,6 +360,7 @@ class Model:
         max_tokens: int | None = None,
         grammar: bool = True,
         governed: bool = True,
+        on_contact: bool = False,
         hands: Hands = "auto",
         hands_model: str | Path | None = None,
     ) -> Stream:
@@ -387,6 +388,8 @@ class Model:
             governed: Of a live source, let what is asked when, the length of windows and the size of pictures
                 follow what answers cost, the load of the machine and whether anything moves; `every` and
                 `slices` that are given stay as they are.
+            on_contact: Of a live source, ask when a hand has touched, taken or left something, and otherwise
+                only before answers are out of date.
             hands: Who is asked about hands: "auto", the hand detector beside the model, where it is installed
                 and the source is a real one; "model", the model alone; "detector", the detector alone for
                 hands; "off", nothing about hands and what they hold.
@@ -435,6 +438,7 @@ class Model:
                 grammar=grammar,
                 governed=governed,
                 held=held_by(every=every, slices=slices),
+                on_contact=on_contact,
                 hands=choice,
             )
         except ConfigError:

@@ -72,6 +72,8 @@ class StreamSettings:
     """Let what is asked of a live source follow what answers cost."""
     held: frozenset[Knob] = frozenset()
     """Settings that are not governed."""
+    on_contact: bool = False
+    """Ask of a live source when a hand has touched, taken or left something."""
     hands: HandChoice | None = None
     """Who is asked about hands; the model where None."""
 
@@ -85,6 +87,8 @@ class StreamSettings:
             # Written so that "nan" is refused too.
             if number is not None and not 0 < number < float("inf"):
                 raise ConfigError(f"{name} is more than 0, got {number:g}")
+        if self.on_contact and not self.governed:
+            raise ConfigError("on_contact is the governor's work: leave out governed=False")
 
 
 def questions_of(tasks: str | Question | Iterable[str | Question], *, think: bool) -> tuple[Question, ...]:
@@ -344,6 +348,7 @@ def _run(source: Source, assistant: Assistant, handover: _Handover, settings: St
                         slices=settings.slices,
                         every=settings.every,
                         held=settings.held,
+                        on_contact=settings.on_contact,
                     )
                 )
             hands = None

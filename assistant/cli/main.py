@@ -300,6 +300,13 @@ _add(
 )
 _add(
     bench,
+    "contact",
+    "benchmarks.commands:contact",
+    "Questions that are asked when a hand has done something, beside a fixed cadence.",
+    "bench contact --json contact.json --plot contact.png",
+)
+_add(
+    bench,
     "engines",
     "benchmarks.commands:engines",
     "What engines cost, against what the machine could do.",

@@ -84,6 +84,7 @@ def run(
     max_tokens: Annotated[int | None, _ASK] = None,
     every: Annotated[int | None, _ASK] = None,
     fixed: Annotated[bool, Parameter(negative="", group=ASKED)] = False,
+    on_contact: Annotated[bool, Parameter(negative="", group=ASKED)] = False,
     deadline: Annotated[float | None, _OUT] = None,
     reconnect_timeout: Annotated[float | None, Parameter(alias="--give-up", group=GIVEN)] = None,
     rtsp_transport: Annotated[Literal["auto", "tcp", "udp"], _IN] = "auto",
@@ -125,6 +126,8 @@ def run(
         fixed: Do not govern a live source. Without it what is asked when, the length of windows and the size
             of pictures follow what answers cost, the load of the machine and whether anything moves;
             --every, --slices and --fps hold what they say.
+        on_contact: Ask of a live source when a hand has touched, taken or left something, and otherwise only
+            before answers are out of date: fewer questions, asked when they matter.
         deadline: Seconds after which an answer about a live source is not shown as current any more; without
             it 5 for boxes and 15 for words.
         reconnect_timeout: Seconds for which a lost camera or address is tried again; for ever without it.
@@ -168,6 +171,8 @@ def run(
         },
         audit=audit,
     )
+    if on_contact and fixed:
+        raise UsageError("--on-contact is the governor's work: leave out --fixed")
     limits = disk_limits(keep)
     model.check()
     for folder in (out, record, evidence, memory):
@@ -183,6 +188,9 @@ def run(
     )
     if opened.live:
         opened.close()
+    elif on_contact:
+        opened.close()
+        raise UsageError("--on-contact is for live sources; play a file as one with --realtime")
     try:
         # So is a hand detector that is not there.
         hands.choose(live_questions(tasks, phrase), spec)
@@ -297,6 +305,7 @@ def run(
                     slices=settings.slices,
                     every=settings.every,
                     held=held_by(every=every, slices=slices),
+                    on_contact=on_contact,
                 )
             )
         report = run_stream(

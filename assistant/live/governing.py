@@ -33,6 +33,7 @@ def governed(
     slices: int,
     every: int,
     held: Collection[Knob] = (),
+    on_contact: bool = False,
 ) -> Iterator[Governor[Question, Answer]]:
     """A governor for one run of an assistant; the sensors are read meanwhile.
 
@@ -42,6 +43,7 @@ def governed(
         slices: Slices of a full window, at most.
         every: Slices from one question about the window to the next, at least.
         held: Settings that the user has decided.
+        on_contact: Ask when a hand touches, takes or leaves something, and rarely otherwise.
     """
     fixed: set[Knob] = {"size"} if assistant.profile.picture is not None else set()
     with LoadWatch() as load:
@@ -54,6 +56,7 @@ def governed(
             spent=_spent,
             sense=load.newest,
             names=("boxes", "words"),
+            on_contact=on_contact,
         )
 
 
@@ -66,7 +69,9 @@ def choice_in_words(choice: Choice, slice_seconds: float) -> str:
     """
     parts = [
         "" if choice.still_since is None else f"idle, looks again every {choice.heartbeat:.0f} s",
-        f"words every {choice.every * slice_seconds:g} s",
+        "asks on contact"
+        if choice.contact_since is not None
+        else f"words every {choice.every * slice_seconds:g} s",
         f"{choice.pictures} {'box' if choice.pictures == 1 else 'boxes'} at once",
         f"windows of {choice.slices} slices",
         "" if choice.size == 1 else f"pictures of {choice.size:.0%} of their pixels",

@@ -65,6 +65,11 @@ class HandFusion:
         self._looking = False
         self._now = 0.0
 
+    @property
+    def looking(self) -> bool:
+        """Whether the detector has looked lately."""
+        return self._looking
+
     def see(self, look: Look) -> None:
         """Take what the detector found; looks come in order of time."""
         self._looks.append(look)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
@@ -11,7 +11,7 @@ from egolive.assistant.generation.audit import AuditCounts
 from egolive.assistant.live.assistant import Assistant
 from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.assistant.live.governing import choice_in_words
-from egolive.assistant.live.hand_fusion import HandFusion, HandsBeside
+from egolive.assistant.live.hand_fusion import HandFusion, HandsBeside, hand_side
 from egolive.assistant.live.sinks import Shown, Sink, hands_event
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.streaming.clock import Clock, MonotonicClock
@@ -20,6 +20,7 @@ from egolive.streaming.hands import Hand, Look
 from egolive.streaming.metrics import Metrics, Stage, rss_bytes
 from egolive.streaming.pipeline import pipeline
 from egolive.streaming.pipeline.choice import Choice
+from egolive.streaming.pipeline.contact_trigger import ContactTrigger
 from egolive.streaming.pipeline.governor import Governing
 from egolive.streaming.pipeline.latest_results import Showing
 from egolive.streaming.pipeline.results import Result
@@ -81,7 +82,8 @@ def run_stream(
         governor = recorder.governor(governor)
     if recorder is not None and hands is not None:
         hands = replace(hands, watch=recorder.hands(hands.watch))
-    player = Runner(sinks, metrics, audit, slice_seconds=2 / fps, hands=hands)
+    touched = governor.touched if governor is not None and governor.on_contact and source.live else None
+    player = Runner(sinks, metrics, audit, slice_seconds=2 / fps, hands=hands, on_contact=touched)
     with ExitStack() as stack:
         if recorder is not None:
             stack.callback(recorder.close)
@@ -124,6 +126,7 @@ class Runner:
         steady: bool = False,
         slice_seconds: float = 1.0,
         hands: HandsBeside | None = None,
+        on_contact: Callable[[float, str], None] | None = None,
     ) -> None:
         """Stand between a run and its sinks, which stay the caller's to close.
 
@@ -134,6 +137,7 @@ class Runner:
             steady: Leave out what differs each time, such as the memory that is used.
             slice_seconds: Length of a slice of the windows.
             hands: What looks for hands beside the model; stays the caller's to close.
+            on_contact: Told when a hand touches, takes or leaves something: the time, and what it did.
         """
         self._sinks = sinks
         self._metrics = metrics
@@ -141,7 +145,10 @@ class Runner:
         self._steady = steady
         self._slice_seconds = slice_seconds
         # Following boxes costs more than all else that is done with a frame that nobody draws on.
-        self._carrier = None if all(getattr(sink, "only_new", False) for sink in sinks) else BoxTracker()
+        followed = on_contact is not None or not all(getattr(sink, "only_new", False) for sink in sinks)
+        self._carrier = BoxTracker() if followed else None
+        self._on_contact = on_contact
+        self._trigger = ContactTrigger()
         self._watch = None if hands is None else hands.watch
         self._fusion = HandFusion() if hands is None else hands.fusion()
         self._cut = False
@@ -169,6 +176,7 @@ class Runner:
                 current = self._carrier.carry(showing.frame, current)
             current = self._fusion.settle(current)
             seen = self._fusion.hands(current)
+            self._tell_contact(showing.frame, current)
         new = [result.value for result in showing.new if result.status == "ok"]
         self._fusion.hear(new)
         shown = Shown(
@@ -197,6 +205,19 @@ class Runner:
         if self._watch is not None:
             self._watch.forget(gap.end)
         self.note({"type": "gap", "start": round(gap.start, 4), "end": round(gap.end, 4)})
+
+    def _tell_contact(self, frame: Frame, current: Sequence[Answer]) -> None:
+        """Look what the hands that are shown have done."""
+        if self._on_contact is None:
+            return
+        hands = {
+            answer.question.phrase: answer.boxes[0]
+            for answer in current
+            if answer.boxes and hand_side(answer.question) is not None
+        }
+        reason = self._trigger.push(frame, hands, watched=self._fusion.looking)
+        if reason is not None:
+            self._on_contact(frame.time, reason)
 
     def _look(self, frame: Frame, now: float) -> Sequence[Look]:
         """Hand a picture to the detector, and write down what it has found since the one before."""

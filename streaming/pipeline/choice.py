@@ -52,6 +52,9 @@ class Choice:
     picture is neither asked again before `heartbeat` has passed, nor out of date."""
     heartbeat: float = 20.0
     """Seconds after which a task is asked again although nothing has moved."""
+    contact_since: float | None = None
+    """Stream time of the last contact of a hand, where tasks wait for the next one; None where they do not.
+    What was answered about a later picture is asked again only shortly before it is out of date."""
     reason: str = field(default="", compare=False)
     """Why, in a few words."""
 

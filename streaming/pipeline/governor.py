@@ -63,6 +63,20 @@ _SENSED = 1.0
 class Governing(Protocol[K, T]):
     """What a run asks of its governor; a recorder stands in between."""
 
+    @property
+    def on_contact(self) -> bool:
+        """Whether tasks wait for contacts of hands."""
+        ...
+
+    def touched(self, time: float, reason: str) -> None:
+        """Take a contact of a hand, on the showing thread.
+
+        Args:
+            time: Stream time of the picture from which on it is seen.
+            reason: What has happened, in words.
+        """
+        ...
+
     def see(self, frame: Frame) -> Choice | None:
         """Take the next frame of the source, on the capturing thread; returns a choice that is new."""
         ...
@@ -89,6 +103,7 @@ class Governor(Generic[K, T]):
         spent: What an answer took; without it, half of the time until it was found counts as reading.
         sense: Tells the load of the machine; must not wait.
         names: What people call tasks about the picture and about the window.
+        on_contact: Ask when a hand has done something, and rarely otherwise.
     """
 
     def __init__(
@@ -102,7 +117,10 @@ class Governor(Generic[K, T]):
         spent: Callable[[T], Spent | None] = lambda _: None,
         sense: Callable[[], LoadReading] = LoadReading,
         names: tuple[str, str] = ("pictures", "windows"),
+        on_contact: bool = False,
     ) -> None:
+        self.on_contact = on_contact
+        self._touched: tuple[float, str] = (0.0, "")
         self._rules = dict(rules)
         self._slices, self._every, self._slice_seconds = slices, every, slice_seconds
         self._held = frozenset(held)
@@ -133,6 +151,7 @@ class Governor(Generic[K, T]):
             pictures=1,
             windows=max(1, self._windows),
             apart=bool(self._pictures and self._windows),
+            contact_since=0.0 if on_contact else None,
             reason="costs are not known yet",
         )
         self._told = False
@@ -152,7 +171,10 @@ class Governor(Generic[K, T]):
             if not 0 <= now - self._sensed_at < _SENSED:
                 self._sensed_at = now
                 self._duty.push(self._sense(), now)
-            if still_since == self._still_since and 0 <= now - self._decided_at < 0.2 and self._told:
+            news = still_since != self._still_since or (
+                self.on_contact and self._touched[0] != self._choice.contact_since
+            )
+            if not news and 0 <= now - self._decided_at < 0.2 and self._told:
                 return None
             self._still_since, self._decided_at = still_since, now
             chosen = self._merged(self._wanted(), now)
@@ -162,6 +184,11 @@ class Governor(Generic[K, T]):
                 self._changed_at, self._works = now, 0
             self._choice, self._told = chosen, True
             return chosen
+
+    def touched(self, time: float, reason: str) -> None:
+        """Take a contact of a hand: what is asked again and again is asked about a picture from then on."""
+        with self._lock:
+            self._touched = (time, reason)
 
     def worked(self, work: Work[K], results: Sequence[tuple[Result[K, T], float]]) -> None:
         """Learn from work that is done."""
@@ -213,6 +240,9 @@ class Governor(Generic[K, T]):
         every, slices = self._wanted_rounds(size, duty, reasons)
         size, slices, windows = self._wanted_of_windows(size, every, slices, reasons)
         apart = self._wanted_apart(size, pictures, slices, windows, every, reasons)
+        since, contact = self._touched
+        if contact:
+            reasons.insert(0, contact)
         if self._still_since is not None:
             reasons.insert(0, "nothing moves")
         return replace(
@@ -226,6 +256,7 @@ class Governor(Generic[K, T]):
             duty=duty,
             still_since=self._still_since,
             heartbeat=self._heartbeat(),
+            contact_since=since if self.on_contact else None,
             reason="; ".join(reasons) or "the deadlines hold with room to spare",
         )
 

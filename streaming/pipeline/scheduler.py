@@ -20,6 +20,8 @@ __all__ = ["Scheduler", "TaskRule", "Work"]
 
 K = TypeVar("K", bound=Hashable)
 
+_KEPT, _MOST_KEPT = 0.6, 20.0
+"""Share of its deadline, and seconds at most, for which an answer is kept where tasks wait for a contact."""
 _MOST_ASKED = 8
 """Questions of the wearer that may wait at once; a further one takes the place of the oldest."""
 
@@ -135,13 +137,13 @@ class Scheduler(Generic[K]):
             new_window = window is not None and window is not self._window
             self._picture, self._window = picture, window
             for task, rule in self.rules.items():
-                if (rule.sees == "window" and not new_window) or self._unmoved(task, now):
+                if rule.sees == "window" and not new_window:
                     continue
                 every = rule.every
                 if self._choice is not None and rule.sees == "window":
                     every = self._choice.every
                 self._inputs[task] = self._inputs.get(task, every - 1) + 1
-                if self._inputs[task] >= every:
+                if self._inputs[task] >= every and not self._unmoved(task, now):
                     self._inputs[task] = 0
                     self._request(task)
             self._changed.notify_all()
@@ -291,16 +293,25 @@ class Scheduler(Generic[K]):
                 yield task
 
     def _held_back(self, task: K, now: float) -> bool:
-        """Whether the governor lets a recurring task wait: in a pause, or since nothing has moved."""
+        """Whether the governor lets a recurring task wait: in a pause, or since nothing has happened."""
         return now < self._rest_until or self._unmoved(task, now)
 
     def _unmoved(self, task: K, now: float) -> bool:
-        """Whether nothing has moved since what a recurring task was answered about, not long ago."""
+        """Whether nothing has happened since what a recurring task was answered about, not long ago."""
         choice = self._choice
-        if choice is None or choice.still_since is None or task in self._demanded:
+        if choice is None or task in self._demanded:
             return False
         answered = self._answered.get(task, float("-inf"))
-        return answered >= choice.still_since and now - answered < choice.heartbeat
+        if choice.still_since is not None and answered >= choice.still_since:
+            return now - answered < choice.heartbeat
+        if choice.contact_since is None or answered < choice.contact_since:
+            return False
+        # Those of a kind together: apart they would be asked one by one.
+        kind = self.rules[task].sees
+        oldest = min(
+            self._answered.get(one, answered) for one, rule in self.rules.items() if rule.sees == kind
+        )
+        return now - oldest < min(_KEPT * self.rules[task].deadline, _MOST_KEPT)
 
     def _in_window(self, task: K) -> bool:
         return self._rule(task).sees == "window"

@@ -145,6 +145,7 @@ class _Chosen(JsonModel):
     duty: _Share
     still_since: Seconds | None
     heartbeat: Positive
+    contact_since: Seconds | None = None
 
 
 class RecordedChoice(JsonModel):
@@ -489,6 +490,13 @@ class _RecordedGovernor(Generic[K, T]):
     def __init__(self, governor: Governing[K, T], write: Callable[[Frame, Choice], None]) -> None:
         self._governor = governor
         self._write = write
+
+    @property
+    def on_contact(self) -> bool:
+        return self._governor.on_contact
+
+    def touched(self, time: float, reason: str) -> None:
+        self._governor.touched(time, reason)
 
     def see(self, frame: Frame) -> Choice | None:
         choice = self._governor.see(frame)

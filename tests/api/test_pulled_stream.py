@@ -22,7 +22,7 @@ import egolive
 from egolive.assistant.live import governing
 from egolive.assistant.live.box_tracking import BoxTracker
 from egolive.stream import questions_of
-from egolive.streaming.errors import EngineError, SourceError
+from egolive.streaming.errors import ConfigError, EngineError, SourceError
 from egolive.streaming.video_writer import VideoWriter
 
 
@@ -165,16 +165,22 @@ def test_a_live_source_gives_the_newest_frame_and_no_answer_is_lost(model: egoli
 def test_a_live_source_is_governed_unless_told_otherwise(
     model: egolive.Model, monkeypatch: pytest.MonkeyPatch, *, governed: bool
 ) -> None:
-    made: list[frozenset[Any]] = []
+    made: list[tuple[frozenset[Any], bool]] = []
 
-    def spy(assistant: Any, *, held: frozenset[Any], **rest: Any) -> Any:
-        made.append(held)
-        return governing.governed(assistant, held=held, **rest)
+    def spy(assistant: Any, *, held: frozenset[Any], on_contact: bool, **rest: Any) -> Any:
+        made.append((held, on_contact))
+        return governing.governed(assistant, held=held, on_contact=on_contact, **rest)
 
     monkeypatch.setattr("egolive.stream.governed", spy)
     source = Scripted(tenths(20), live=True)
-    assert list(model.stream(source, tasks=["hands"], slices=2, governed=governed))
-    assert made == ([frozenset({"slices"})] if governed else [])
+    settings = {"slices": 2, "governed": governed, "on_contact": governed}
+    assert list(model.stream(source, tasks=["hands"], **settings))  # type: ignore[arg-type]
+    assert made == ([(frozenset({"slices"}), True)] if governed else [])
+
+
+def test_asking_on_contact_needs_the_governor(model: egolive.Model) -> None:
+    with pytest.raises(ConfigError, match="leave out governed=False"):
+        model.stream(Scripted(tenths(2), live=True), governed=False, on_contact=True)
 
 
 def test_the_age_of_a_live_result_counts_the_time_that_it_waited(model: egolive.Model) -> None:

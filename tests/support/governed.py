@@ -82,6 +82,7 @@ def play(
     picture: Callable[[float], Image] = moving,
     sense: Callable[[], LoadReading] = LoadReading,
     put: dict[int, str] | None = None,
+    touched: dict[int, str] | None = None,
 ) -> Played:
     """Run pictures, scheduler, governor and a simulated engine by the clock of the pictures.
 
@@ -95,6 +96,7 @@ def play(
         picture: The picture at a time.
         sense: The load of the machine.
         put: Questions of the wearer, by index of the frame before which they are asked.
+        touched: What hands did, by index of the frame before which it is told; makes tasks wait for that.
     """
     scheduler: Scheduler[str] = Scheduler(rules(every))
     governor: Governor[str, Spent] | None = None
@@ -108,6 +110,7 @@ def play(
             spent=lambda spent: spent,
             sense=sense,
             names=("boxes", "words"),
+            on_contact=touched is not None,
         )
     windower = Windower(2.0, slices, FPS)
     latest: LatestResults[str, Spent] = LatestResults(scheduler.rules)
@@ -118,6 +121,8 @@ def play(
         now = index / FPS
         if put and index in put:
             scheduler.ask(put[index], TaskRule("window", 0))
+        if governor and touched and index in touched:
+            governor.touched(now, touched[index])
         frame = Frame(picture(now), now, index)
         choice = governor.see(frame) if governor else None
         if choice is not None:

@@ -69,8 +69,8 @@ def test_events_are_streamed_to_stdout_and_nothing_else(
 
 @pytest.mark.parametrize(
     ("options", "live", "governed"),
-    [((), False, False), ((), True, True), (("--fixed",), True, False)],
-    ids=["recording", "live", "fixed"],
+    [((), False, False), ((), True, True), (("--fixed",), True, False), (("--on-contact",), True, True)],
+    ids=["recording", "live", "fixed", "on contact"],
 )
 def test_live_sources_are_governed_unless_they_are_fixed(
     engine: FakeEngine,
@@ -90,6 +90,21 @@ def test_live_sources_are_governed_unless_they_are_fixed(
     assert bool(chosen) is governed
     # What is given is held.
     assert {choice["every"] for choice in chosen} <= {3}
+    assert {choice["contact_since"] for choice in chosen} <= ({0.0} if "--on-contact" in options else {None})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--on-contact"], "--on-contact is for live sources; play a file as one with --realtime"),
+        (["--on-contact", "--fixed", "--realtime"], "--on-contact is the governor's work: leave out --fixed"),
+    ],
+)
+def test_asking_on_contact_wants_a_governed_live_source(
+    clip: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+) -> None:
+    assert cli.call(["run", str(clip), *options]) != 0
+    assert capsys.readouterr().err == f"egolive: {told}\n"
 
 
 def test_nothing_is_on_stdout_without_a_view(

@@ -16,12 +16,14 @@ from fakes import FakeEngine
 
 from egolive.assistant.cli.typed_questions import lines_to
 from egolive.assistant.live.assistant import Assistant
-from egolive.assistant.live.runner import run_stream
+from egolive.assistant.live.runner import Runner, run_stream
 from egolive.assistant.live.sinks import CallbackSink, EventSink, Shown, Sink
 from egolive.assistant.schema.answers import Answer, Question
 from egolive.streaming.clock import VirtualClock
-from egolive.streaming.frames import Frame
+from egolive.streaming.frames import Box, Frame
 from egolive.streaming.metrics import Metrics
+from egolive.streaming.pipeline.latest_results import Showing
+from egolive.streaming.pipeline.results import Result
 from egolive.streaming.sources.source import Source
 
 PATIENCE = 60.0
@@ -203,6 +205,26 @@ def test_how_long_a_picture_waited_is_in_its_answers(tmp_path: Path) -> None:
     queued = {event["task"]: event["timing"]["queued"] for event in events if event["type"] == "answer"}
     assert queued["ground"] == pytest.approx(0.0)
     assert queued["intent"] >= 0.25
+
+
+def test_a_hand_whose_box_is_carried_to_where_it_rests_is_told_as_contact() -> None:
+    scene, hand = (
+        cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8), (7, 7), 0)
+        for seed, size in ((0, (180, 320, 3)), (1, (40, 40, 3)))
+    )
+    told: list[tuple[float, str]] = []
+    player = Runner([], Metrics(VirtualClock()), on_contact=lambda time, reason: told.append((time, reason)))
+    answer = Answer(HAND, "", boxes=(Box(100, 60, 140, 100),), time=0.0)
+    current = [Result(HAND, answer, 0.0)]
+    for index, left in enumerate([100] * 8 + [100 + 15 * step for step in range(1, 7)] + [190] * 8):
+        picture = scene.copy()
+        picture[60:100, left : left + 40] = hand
+        player.show(Showing(Frame(picture, index / 10, index), index / 10, (), current))
+    assert [reason for _, reason in told] == ["the right hand has come to rest"] * 2
+    # The first when it was first seen; the second 0.2 s after the last movement, of 1.3 s.
+    assert told[1][0] == pytest.approx(1.6, abs=0.11)
+    silent = Runner([], Metrics(VirtualClock()))
+    silent.show(Showing(Frame(scene, 0.0, 0), 0.0, (), current))
 
 
 def test_a_gap_is_written_and_nothing_of_before_is_current_behind_it(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ CHOICES = {
     0: FIRST,
     30: replace(FIRST, slices=1, size=0.25, pictures=1, reason="less"),
     60: replace(FIRST, slices=4, apart=True, reason="more"),
-    80: replace(FIRST, still_since=7.0, duty=0.5, heartbeat=30.0, reason="nothing moves"),
+    80: replace(FIRST, still_since=7.0, duty=0.5, heartbeat=30.0, contact_since=6.5, reason="nothing moves"),
 }
 
 
@@ -64,8 +64,12 @@ class Camera(Source):
 class Scripted:
     """A governor that chooses what it is told to."""
 
+    on_contact = False
+
     def __init__(self) -> None:
         self.worked_on: list[tuple[tuple[Question, ...], float]] = []
+
+    def touched(self, time: float, reason: str) -> None: ...
 
     def see(self, frame: Frame) -> Choice | None:
         return CHOICES.get(frame.index)
@@ -185,4 +189,4 @@ def test_a_choice_is_one_line_for_people() -> None:
     assert choice_in_words(CHOICES[30], 1.0) == (
         "words every 1 s, 1 box at once, windows of 1 slices, pictures of 25% of their pixels (less)"
     )
-    assert choice_in_words(CHOICES[80], 1.0).startswith("idle, looks again every 30 s, words every 1 s")
+    assert choice_in_words(CHOICES[80], 1.0).startswith("idle, looks again every 30 s, asks on contact")

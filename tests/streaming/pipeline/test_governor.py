@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -160,3 +161,33 @@ def test_the_wearer_is_answered_although_nothing_moves() -> None:
     assert (12.0, ("what is this?",)) in asked
     # A task that recurs anyway is demanded, too.
     assert any("intent" in tasks for time, tasks in asked if 13 <= time < 14)
+
+
+def test_on_contact_everything_is_asked_once_and_again_when_a_hand_has_done_something() -> None:
+    run = play(SLOW, seconds=60.0, touched={300: "the left hand has come to rest"})
+    always = play(SLOW, seconds=60.0, governed=False)
+    assert len(run.works) <= 0.2 * len(always.works)
+    # Nothing goes out of date, for all that.
+    assert (run.stale, run.held) == (0, 1.0)
+    times = [work.picture.time for work in run.works if {*work.tasks} & {*BOXES}]
+    assert all(later - earlier <= 0.6 * 5.0 + 1 for earlier, later in pairwise(times))
+    # At 27 s it was asked for the sake of age, at 30 s because of the hand, and next when that is old.
+    assert 30.0 in times
+    assert min(time for time in times if time > 30.5) >= 32.5
+    chosen = next(choice for time, choice in run.choices if time >= 30)
+    assert chosen.contact_since == 30.0
+    assert chosen.reason.startswith("the left hand has come to rest")
+    assert chosen.still_since is None
+
+
+def test_on_contact_words_are_not_asked_more_often_than_every_few_slices() -> None:
+    busy = dict.fromkeys(range(50, 600, 5), "the right hand has come to rest")
+    run = play(SLOW, seconds=60.0, touched=busy)
+    words = [work.time for work in run.works if {*work.tasks} & {*WORDS}]
+    assert len(words) > 10
+    assert min(later - earlier for earlier, later in pairwise(words)) >= 1.8
+
+
+def test_on_contact_the_wearer_is_answered_at_once() -> None:
+    run = play(SLOW, seconds=20.0, touched={}, put={120: "what is this?"})
+    assert (12.0, ("what is this?",)) in [(work.time, work.tasks) for work in run.works]
