@@ -315,6 +315,8 @@ def real(
     model: Annotated[
         tuple[str, ...], Parameter(alias="--engine", consume_multiple=True, negative="", group=MODEL)
     ] = ("nano",),
+    hands: Literal["auto", "model"] = "auto",
+    hands_model: str | None = None,
     seconds: float = 30.0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -329,6 +331,9 @@ def real(
             empty list of boxes has no hands.
         hand_free: Folder of more pictures and videos, in which there are no hands.
         model: nano, checkpoint or engine folders, hub ids or addresses; each is a source of boxes.
+        hands: auto: each model with the hand detector beside it, where that is installed, and alone; model:
+            alone.
+        hands_model: The hand detector's model, hand_landmarker.task; `download` fetches it once from Google.
         seconds: Most of each video, which is played at its own speed.
         device: auto, cpu, cuda or cuda:N.
         threads: CPU threads of the model.
@@ -349,6 +354,8 @@ def real(
         boxes=boxes,
         hand_free=hand_free,
         model=model,
+        hands=hands,
+        hands_model=hands_model,
         seconds=seconds,
         device=device,
         threads=threads,

@@ -3,35 +3,61 @@
     egolive bench real photos --boxes hand_object_boxes.json
     egolive bench real photos --hand-free streets --model nano engines/onnx-int4
 
-Labelled pictures are asked about one by one. Videos, which have no labels, are played as a camera would and
-shown as `egolive run` shows them: what is measured is how often a hand box is there, how old it is, and how
-often it jumps. A source is anything that finds boxes in a picture and can be watched over a video.
+Each model is measured with the hand detector beside it, as `egolive run` shows it, and alone; the detector's
+plain first look stands beside them. Labelled pictures are asked about one by one. Videos, which have no
+labels, are played as a camera would and shown as `egolive run` shows them: what is measured is how often a
+hand box is there, how old it is, and how often it jumps. A source is anything that finds boxes in a picture
+and can be watched over a video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.table import Table
 
-from egolive.assistant.cli.options import open_model
+from egolive.assistant.cli.options import HandOptions, open_model
+from egolive.assistant.hands.detector import MediaPipeHands
+from egolive.assistant.hands.hand_choice import HandChoice
 from egolive.assistant.live.assistant import LIVE_QUESTIONS, Assistant
+from egolive.assistant.live.hand_fusion import HandFusion, HandsBeside
+from egolive.assistant.live.hands_beside import open_hands
 from egolive.assistant.live.runner import run_stream
 from egolive.assistant.live.sinks import Shown as ShownPicture
+from egolive.assistant.schema.answers import Answer
 from egolive.assistant.schema.engine import Engine
 from egolive.benchmarks.bench_output import print_figures
-from egolive.benchmarks.quality.real_scores import Label, Labelled, Shown, figures_of, video_figures
+from egolive.benchmarks.quality.real_scores import (
+    Label,
+    Labelled,
+    Shown,
+    difference_of,
+    figures_of,
+    video_figures,
+)
 from egolive.streaming.errors import DataError, SourceError
 from egolive.streaming.frames import Box, Frame
+from egolive.streaming.hands import Look
 from egolive.streaming.json_files import read_json_value
 from egolive.streaming.sources.files.media_kind import kind_of
 from egolive.streaming.sources.files.picture_files import read_picture
 from egolive.streaming.sources.opening import open_source
 
-__all__ = ["LABELS_FILE", "BoxSource", "ModelBoxes", "labelled_pictures", "measure_source", "run_real"]
+__all__ = [
+    "LABELS_FILE",
+    "BoxSource",
+    "DetectorLook",
+    "FusedBoxes",
+    "ModelBoxes",
+    "labelled_pictures",
+    "look_at",
+    "measure_source",
+    "run_real",
+]
 
 LABELS_FILE = "hand_object_boxes.json"
 """Looked for in the folder itself."""
@@ -87,8 +113,73 @@ class ModelBoxes:
                 fps=profile.fps,
                 slices=profile.window_slices,
                 seconds=seconds,
+                hands=self.beside(),
             )
         return collected.shown
+
+    def beside(self) -> HandsBeside | None:
+        """What looks for hands beside a run; nothing."""
+        return None
+
+
+class FusedBoxes(ModelBoxes):
+    """A model with the hand detector beside it: what people see of both, without guesses."""
+
+    def __init__(self, engine: Engine, name: str, choice: HandChoice) -> None:
+        """Take an engine, which stays the caller's to close, and a choice with a detector."""
+        super().__init__(engine, name)
+        self._choice = choice
+        detector = choice.detector(stream=False)
+        assert detector is not None
+        self._detector = detector
+
+    def find(self, frame: Frame) -> tuple[Box, ...]:
+        """The boxes of one picture."""
+        with Assistant(self._engine) as assistant:
+            answers = list(assistant.answer(_BOXES, picture=frame))
+        self.looks += 1
+        self.guesses += any(answer.guess for answer in answers)
+        look = Look(frame.time, frame.index, tuple(self._detector.detect(frame.image)))
+        fusion = HandFusion(questions=self._choice.answered, guesses=False)
+        fusion.see(look)
+        fusion.hear(answers)
+        shown = fusion.settle(fusion.merge(answers, frame.time))
+        return tuple(_named(box, answer) for answer in shown for box in answer.boxes[:1])
+
+    def beside(self) -> HandsBeside | None:
+        """The detector beside a run."""
+        return open_hands(self._choice, self._engine.profile, live=True)
+
+    def close(self) -> None:
+        """Free the detector."""
+        self._detector.close()
+
+
+class DetectorLook:
+    """The detector's first look at a whole picture, without a second one at parts of it: plain MediaPipe."""
+
+    name = "detector, one look"
+
+    def __init__(self, file: Path) -> None:
+        """Load the networks."""
+        self._detector = MediaPipeHands(file, again=False)
+
+    def find(self, frame: Frame) -> tuple[Box, ...]:
+        """The hands of one picture."""
+        found = self._detector.detect(frame.image)
+        return tuple(replace(hand.box, label=f"{hand.side} hand") for hand in found)
+
+    def watch(self, video: Path, seconds: float) -> list[Shown]:
+        """Not for videos."""
+        return []
+
+    def close(self) -> None:
+        """Free the networks."""
+        self._detector.close()
+
+
+def _named(box: Box, answer: Answer) -> Box:
+    return replace(box, label=answer.question.phrase)
 
 
 class _Collector:
@@ -117,6 +208,8 @@ def run_real(
     boxes: Path | None,
     hand_free: Path | None,
     model: tuple[str, ...],
+    hands: Literal["auto", "model"],
+    hands_model: str | None,
     seconds: float,
     device: str,
     threads: int | None,
@@ -128,30 +221,45 @@ def run_real(
     free_videos = [] if hand_free is None else [path for path in _files(hand_free) if _moves(path)]
     if not pictures and not videos and not free_videos:
         raise DataError(f"{folder}: no labelled picture and no video is there; name the labels with --boxes")
+    choice = HandOptions(hands=hands, hands_model=hands_model).choose(_BOXES, folder)
     found = []
     with ExitStack() as stack:
+        plain: list[Labelled] = []
+        if choice.file is not None:
+            one_look = stack.enter_context(closing(DetectorLook(choice.file)))
+            plain = look_at(one_look, pictures)
         for name in model or ("nano",):
             engine = stack.enter_context(closing(open_model(name, device=device, threads=threads)))
-            source = ModelBoxes(engine, name)
-            entry = measure_source(source, pictures, [*videos, *free_videos], seconds)
-            entry["guesses_told"] = round(source.guesses / source.looks, 4) if source.looks else None
-            found.append(entry)
+            sources = [ModelBoxes(engine, name)]
+            if choice.file is not None:
+                fused = FusedBoxes(engine, f"{name} + detector", choice)
+                sources.insert(0, stack.enter_context(closing(fused)))
+            for source in sources:
+                looked = look_at(source, pictures)
+                entry = measure_source(source, looked, [*videos, *free_videos], seconds)
+                entry["guesses_told"] = round(source.guesses / source.looks, 4) if source.looks else None
+                if plain:
+                    entry["ahead_of_one_look"] = difference_of(looked, plain)
+                found.append(entry)
+        if plain:
+            found.append(measure_source(one_look, plain, [], seconds))
     main = {key: value for key, value in found[0].items() if key not in ("source", "shuffled", "videos")}
     figures = {"folder": str(folder), **main, "sources": found}
     print_figures(figures, _table(found), json_file)
 
 
 def measure_source(
-    source: BoxSource,
-    pictures: Sequence[tuple[Frame, tuple[Label, ...]]],
-    videos: Sequence[Path],
-    seconds: float,
+    source: BoxSource, looked: Sequence[Labelled], videos: Sequence[Path], seconds: float
 ) -> dict[str, Any]:
     """All figures of one source: those of `figures_of`, and `videos`, those of `video_figures` by file."""
-    looked = [Labelled((frame.width, frame.height), labels, source.find(frame)) for frame, labels in pictures]
     entry: dict[str, Any] = {"source": source.name, **figures_of(looked)}
     entry["videos"] = {video.name: video_figures(source.watch(video, seconds)) for video in videos}
     return entry
+
+
+def look_at(source: BoxSource, pictures: Sequence[tuple[Frame, tuple[Label, ...]]]) -> list[Labelled]:
+    """What a source finds in pictures whose hands are known."""
+    return [Labelled((frame.width, frame.height), labels, source.find(frame)) for frame, labels in pictures]
 
 
 def labelled_pictures(
@@ -246,7 +354,7 @@ def _table(found: Sequence[dict[str, Any]]) -> Any:
         for name in ("hand_share", "fresh_share", "flicker", "age_p95"):
             cells = []
             for entry in found:
-                value = entry["videos"][video][name]
+                value = entry["videos"].get(video, {}).get(name)
                 cells += ["" if value is None else f"{value:.2f}", ""]
             table.add_row(f"{video[:24]}: {name}", *cells)
     return table

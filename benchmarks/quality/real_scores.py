@@ -17,7 +17,7 @@ import numpy as np
 from egolive.streaming.frames import Box
 from egolive.train.evaluate.measures import bootstrap, mean
 
-__all__ = ["Label", "Labelled", "Shown", "figures_of", "video_figures"]
+__all__ = ["Label", "Labelled", "Shown", "difference_of", "figures_of", "video_figures"]
 
 HIT = 0.3
 """IoU from which a box counts as found; labels by eye are ±10 pixels."""
@@ -110,6 +110,28 @@ def figures_of(pictures: Sequence[Labelled]) -> dict[str, Any]:
     control = _means(_values_of(crossed))
     kept = ("hand_iou30", "hand_iou50", "hand_miou", "hand_precision", "object_iou30", "object_iou50")
     found["shuffled"] = {name: control[name] for name in kept}
+    return found
+
+
+def difference_of(one: Sequence[Labelled], other: Sequence[Labelled]) -> dict[str, Any]:
+    """How many more hands one source finds than another in the same pictures, hand by hand.
+
+    Returns:
+        `hand_iou30` and `hand_iou50`, differences of the shares, each with `_ci`.
+    """
+    found: dict[str, Any] = {}
+    pairs = [
+        _values_of(enumerate(picture for picture in looked if picture.labels)) for looked in (one, other)
+    ]
+    for name, limit in (("hand_iou30", HIT), ("hand_iou50", GOOD)):
+        hits = [
+            (number, float(mine >= limit) - float(theirs >= limit))
+            for (number, mine), (_, theirs) in zip(pairs[0].hands, pairs[1].hands, strict=True)
+        ]
+        column = [value for _, value in hits]
+        edges = bootstrap(column, groups=[number for number, _ in hits])
+        found[name] = _rounded(mean(column))
+        found[f"{name}_ci"] = [_rounded(edge) for edge in edges]
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 
+from egolive.assistant.system.anonymous_memory import give_back_memory
 from egolive.quantize.onnx.block_int4 import check_widths, write_groups
 from egolive.quantize.onnx.decoder_graph import HEAD, LinearWriter, linear_layers
 from egolive.quantize.onnx.layers import in_dtype
@@ -68,6 +70,10 @@ class LayerSearch:
         """A text layer as modelopt has quantised it; those before it must have been asked for or written."""
         if number != self._number:
             self._found = None
+            # modelopt's modules refer to each other: they would stay until Python looks for such circles, some
+            # ten layers later.
+            gc.collect()
+            give_back_memory()
             states = self._shown(number)
             one, made = self._one(number), []
             with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,8 +132,13 @@ def test_awq_finds_layer_by_layer_what_it_finds_in_the_whole_model(
         mtq.quantize(whole, mtq.INT4_AWQ_CFG, show)
     search = awq.LayerSearch(model, shown, tmp_path)
     compared = 0
+    gc.disable()
+    before: weakref.ref[Any] | None = None
     for number in range(LAYERS):
         ours, theirs = search.layer(number), whole.layers[number]
+        # One layer alone is in memory.
+        assert before is None or before() is None
+        before = weakref.ref(ours)
         for name, module in theirs.named_modules():
             if not hasattr(module, "weight_quantizer"):
                 continue
@@ -140,6 +147,7 @@ def test_awq_finds_layer_by_layer_what_it_finds_in_the_whole_model(
             assert torch.equal(mine.weight_quantizer.amax, module.weight_quantizer.amax)
             assert torch.equal(mine.input_quantizer.pre_quant_scale, module.input_quantizer.pre_quant_scale)
             compared += 1
+        del ours, mine
     assert compared == 7 * LAYERS
     # Going on from what the disk holds, and from the beginning, finds the same.
     for again in (awq.LayerSearch(model, shown, tmp_path), awq.LayerSearch(model, shown, tmp_path / "none")):

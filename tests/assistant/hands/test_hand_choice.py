@@ -10,7 +10,7 @@ from egolive.assistant.hands import hand_choice as choosing
 from egolive.assistant.hands.hand_choice import choose_hands, draws_guesses
 from egolive.assistant.live.assistant import LIVE_QUESTIONS
 from egolive.assistant.schema.answers import Question
-from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO
+from egolive.assistant.schema.profiles import EGOTHINKER_V1, NANO, SIMULATED_NANO
 from egolive.streaming.errors import ConfigError
 
 LEFT, RIGHT = Question("ground", "left hand"), Question("ground", "right hand")
@@ -94,5 +94,6 @@ def test_without_the_runtime_auto_goes_on_and_says_so(
 
 
 def test_guesses_of_the_bundled_model_are_not_worth_a_box() -> None:
-    assert not draws_guesses(NANO)
+    assert not draws_guesses(SIMULATED_NANO)
+    assert draws_guesses(NANO)
     assert draws_guesses(EGOTHINKER_V1)

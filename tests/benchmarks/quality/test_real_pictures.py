@@ -13,8 +13,22 @@ from PIL import Image as PillowImage
 
 from egolive.assistant.cli import main as cli
 from egolive.assistant.cli import options
-from egolive.benchmarks.quality.real_pictures import ModelBoxes, labelled_pictures, measure_source
-from egolive.benchmarks.quality.real_scores import Label, Labelled, Shown, figures_of, video_figures
+from egolive.assistant.hands.model_file import find_model
+from egolive.benchmarks.quality.real_pictures import (
+    DetectorLook,
+    ModelBoxes,
+    labelled_pictures,
+    look_at,
+    measure_source,
+)
+from egolive.benchmarks.quality.real_scores import (
+    Label,
+    Labelled,
+    Shown,
+    difference_of,
+    figures_of,
+    video_figures,
+)
 from egolive.streaming.errors import DataError
 from egolive.streaming.frames import Box, Frame
 from egolive.streaming.video_writer import VideoWriter
@@ -171,7 +185,8 @@ def test_the_command_measures_a_folder_with_labels_a_video_and_hand_free_picture
     free.mkdir()
     PillowImage.fromarray(np.full((50, 100, 3), 30, np.uint8)).save(free / "street.png")
     out = tmp_path / "real.json"
-    assert cli.call(["bench", "real", str(folder), "--hand-free", str(free), "--json", str(out)]) == 0
+    command = ["bench", "real", str(folder), "--hand-free", str(free), "--json", str(out)]
+    assert cli.call([*command, "--hands", "model"]) == 0
     found = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
     # It always finds a right hand in the lower right quarter.
@@ -184,6 +199,50 @@ def test_the_command_measures_a_folder_with_labels_a_video_and_hand_free_picture
     assert (found["false_hand_boxes"], found["n"], found["object_iou30"]) == (1, 2, 0.0)
     assert found["sources"][0]["source"] == "nano"
     assert found["sources"][0]["videos"]["clip.mp4"]["pictures"] > 0
+
+
+def test_with_the_detector_what_it_does_not_see_is_no_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine(nano_script)
+    monkeypatch.setattr(options, "load_any_engine", lambda *_, **__: engine)
+    out = tmp_path / "real.json"
+    assert cli.call(["bench", "real", str(folder_of(tmp_path, [ENTRY])), "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert [entry["source"] for entry in found["sources"]] == [
+        "nano + detector",
+        "nano",
+        "detector, one look",
+    ]
+    # One grey picture: the model says that there is a hand, the detector sees none.
+    assert (found["hand_iou30"], found["hand_precision_n"]) == (0.0, 0)
+    assert found["sources"][1]["hand_iou30"] == 1.0
+    assert found["sources"][1]["ahead_of_one_look"] == {
+        "hand_iou30": 1.0,
+        "hand_iou30_ci": [1.0, 1.0],
+        "hand_iou50": 1.0,
+        "hand_iou50_ci": [1.0, 1.0],
+    }
+    assert "nano + det" in capsys.readouterr().err
+
+
+def test_sources_are_compared_hand_by_hand() -> None:
+    both = (hand(LEFT, "left"), hand(RIGHT, "right"))
+    one = [truth(*both, found=(named(LEFT, "left hand"),)), truth(*both)]
+    other = [truth(*both), truth(*both, found=(named(LEFT, "left hand"), named(RIGHT, "right hand")))]
+    found = difference_of(one, other)
+    assert found["hand_iou30"] == pytest.approx(-0.25)
+    assert found["hand_iou30_ci"] == [-1.0, 0.5]
+
+
+@needs_real
+def test_the_detector_finds_the_hands_of_the_shared_frames() -> None:
+    pictures = labelled_pictures(REAL / "images", REAL / "annotations" / "hand_object_boxes.json")
+    file = find_model()
+    assert file is not None
+    found = figures_of(look_at(DetectorLook(file), pictures))
+    assert found["hand_iou30"] >= 0.65
+    assert found["hand_precision"] >= 0.9
 
 
 def test_a_folder_without_labels_and_videos_is_told(
@@ -220,7 +279,7 @@ def test_the_shared_frames_are_read_and_measured() -> None:
         def watch(self, video: Path, seconds: float) -> list[Shown]:
             return []
 
-    found = measure_source(Truth(), pictures, [], 1.0)
+    found = measure_source(Truth(), look_at(Truth(), pictures), [], 1.0)
     assert (found["hand_iou50"], found["hand_precision"], found["side_acc"], found["object_iou50"]) == (
         1,
         1,
