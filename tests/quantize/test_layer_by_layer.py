@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,14 +130,14 @@ def test_awq_finds_layer_by_layer_what_it_finds_in_the_whole_model(
         warnings.simplefilter("ignore")
         mtq.quantize(whole, mtq.INT4_AWQ_CFG, show)
     search = awq.LayerSearch(model, shown, tmp_path)
-    compared = 0
+    compared, copies = 0, list[int]()
+    # So that nothing goes by chance.
     gc.disable()
-    before: weakref.ref[Any] | None = None
     for number in range(LAYERS):
         ours, theirs = search.layer(number), whole.layers[number]
-        # One layer alone is in memory.
-        assert before is None or before() is None
-        before = weakref.ref(ours)
+        matrices = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
+        copies.append(sum(one.shape == theirs.mlp.down_proj.weight.shape for one in matrices))
+        del matrices
         for name, module in theirs.named_modules():
             if not hasattr(module, "weight_quantizer"):
                 continue
@@ -148,7 +147,10 @@ def test_awq_finds_layer_by_layer_what_it_finds_in_the_whole_model(
             assert torch.equal(mine.input_quantizer.pre_quant_scale, module.input_quantizer.pre_quant_scale)
             compared += 1
         del ours, mine
+    gc.enable()
     assert compared == 7 * LAYERS
+    # One layer alone is in memory, not those before it.
+    assert len(set(copies[1:])) == 1, copies
     # Going on from what the disk holds, and from the beginning, finds the same.
     for again in (awq.LayerSearch(model, shown, tmp_path), awq.LayerSearch(model, shown, tmp_path / "none")):
         (tmp_path / "none").mkdir(exist_ok=True)
