@@ -408,7 +408,7 @@ def latency(
 
 def engines(
     *model: Annotated[str, Parameter(group=MODEL)],
-    slices: Annotated[tuple[int, ...], Parameter(negative="")] = (1, 2, 4, 8, 16),
+    slices: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (1, 2, 4, 8, 16),
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_file: JsonFile = None,
@@ -445,11 +445,11 @@ def engines(
 def governor(
     *,
     model: ModelOption = "nano",
-    slow: Annotated[tuple[float, ...], Parameter(negative="")] = (1.0, 2.0, 5.0, 10.0),
+    slow: Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")] = (1.0, 2.0, 5.0, 10.0),
     loops: int = 2,
     seconds: float = 60.0,
-    every: Annotated[tuple[int, ...], Parameter(negative="")] = (1, 2, 4, 8),
-    slices: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+    every: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (1, 2, 4, 8),
+    slices: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
     still_seconds: float = 90.0,
     episodes: int = 10,
     device: DeviceOption = "auto",
@@ -461,10 +461,10 @@ def governor(
 
     Args:
         model: What answers.
-        slow: By how many times the engine is slowed; may be given several times.
+        slow: By how many times the engine is slowed; one or more numbers.
         loops: Busy processes beside one run of the engine at its own speed.
         seconds: Length of each run, in real time.
-        every: Fixed settings of --every; may be given several times.
+        every: Fixed settings of --every; one or more.
         slices: Fixed settings of --slices; the model's own without it.
         still_seconds: Length of the runs on a picture that stands still.
         episodes: Simulated episodes in which changes of contact are looked for.

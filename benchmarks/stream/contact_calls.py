@@ -136,7 +136,7 @@ def _frames(plans: Iterable[Plan], changes: list[_Change]) -> Iterator[Frame]:
 
 
 def _cadence(plans: Sequence[Plan]) -> _Asked:
-    """Boxes of each sampled picture, and words of every second slice in calls of their own."""
+    """Boxes of each sampled picture; words of every second slice go along, as they do once they have waited."""
     asked = _Asked()
     grounded = sum(question.task == "ground" for question in LIVE_QUESTIONS)
     start = 0.0
@@ -145,7 +145,7 @@ def _cadence(plans: Sequence[Plan]) -> _Asked:
         words = len(np.arange(_EVERY, plan.duration, _EVERY))
         for times in asked.held.values():
             times += boxes
-        asked.calls += len(boxes) + words
+        asked.calls += len(boxes)
         asked.questions += grounded * len(boxes) + (len(LIVE_QUESTIONS) - grounded) * words
         start += round(plan.duration) + _GAP
     return asked

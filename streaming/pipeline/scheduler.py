@@ -334,8 +334,10 @@ class Scheduler(Generic[K]):
         return tuple(task for task in tasks if task in kept)
 
     def _urgency(self, task: K, now: float) -> int:
-        rule = self._rule(task)
-        if now - self._waiting[task] >= rule.max_wait:
+        rule, choice = self._rule(task), self._choice
+        # A contact is one reason to ask for all, in one piece of work where that is not too long.
+        together = choice is not None and choice.contact_since is not None and not choice.apart
+        if (together and task in self.rules) or now - self._waiting[task] >= rule.max_wait:
             return min(rule.priority, self._foremost)
         return rule.priority
 
