@@ -136,7 +136,7 @@ def _frames(plans: Iterable[Plan], changes: list[_Change]) -> Iterator[Frame]:
 
 
 def _cadence(plans: Sequence[Plan]) -> _Asked:
-    """Boxes of each sampled picture; words of every second slice go along, as they do once they have waited."""
+    """Boxes of each sampled picture; words of every second slice go along, as once they have waited."""
     asked = _Asked()
     grounded = sum(question.task == "ground" for question in LIVE_QUESTIONS)
     start = 0.0

@@ -14,7 +14,7 @@ from seen_hands import BrightHands, bright
 import egolive
 from egolive.assistant.hands import hand_choice
 from egolive.assistant.hands.hand_choice import HandChoice
-from egolive.assistant.schema.profiles import EGOTHINKER_V1
+from egolive.assistant.schema.profiles import EGOTHINKER_V1, SIMULATED_NANO
 from egolive.streaming.frames import Frame
 from egolive.streaming.sources.source import Source
 
@@ -113,9 +113,9 @@ def test_the_detector_alone_answers_for_hands(
 
 
 @pytest.mark.usefixtures("detectors")
-def test_boxes_that_nothing_supports_are_guesses(engine: FakeEngine) -> None:
+def test_boxes_that_nothing_supports_are_guesses() -> None:
     image = np.zeros((90, 160, 3), np.uint8)
-    nano = egolive.Model(engine).ask(image, "right hand", task="ground")
+    nano = egolive.Model(FakeEngine(profile=SIMULATED_NANO)).ask(image, "right hand", task="ground")
     assert (nano.boxes, nano.guesses, nano.found) == ((), (), "unknown")
     able = FakeEngine(lambda _: "[0.5, 0.5, 0.75, 1.0]", profile=EGOTHINKER_V1)
     other = egolive.Model(able).ask(image, "right hand", task="ground")
