@@ -34,7 +34,7 @@ _GONE = 3
 """Pictures without a hand after which it is lost."""
 _EDGE = 0.03
 """Shares of the picture from its edge: a hand that was last seen there has left, with what it holds."""
-_SETTLE = 0.3
+_SETTLE = 0.2
 """Seconds from the movement to the picture that is asked about: fingers close, objects lie still."""
 _APART = 0.7
 """Least seconds between two triggers; what comes meanwhile is one."""

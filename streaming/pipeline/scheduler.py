@@ -22,6 +22,8 @@ K = TypeVar("K", bound=Hashable)
 
 _KEPT, _MOST_KEPT = 0.6, 20.0
 """Share of its deadline, and seconds at most, for which an answer is kept where tasks wait for a contact."""
+_OUTLIVES = 0.3
+"""Share of its deadline for which an answer about the window is kept whatever hands do."""
 _MOST_ASKED = 8
 """Questions of the wearer that may wait at once; a further one takes the place of the oldest."""
 
@@ -304,8 +306,12 @@ class Scheduler(Generic[K]):
         answered = self._answered.get(task, float("-inf"))
         if choice.still_since is not None and answered >= choice.still_since:
             return now - answered < choice.heartbeat
-        if choice.contact_since is None or answered < choice.contact_since:
+        if choice.contact_since is None:
             return False
+        if answered < choice.contact_since:
+            # What is done outlives a single contact.
+            kept = min(_OUTLIVES * self.rules[task].deadline, _MOST_KEPT)
+            return self._in_window(task) and now - answered < kept
         # Those of a kind together: apart they would be asked one by one.
         kind = self.rules[task].sees
         oldest = min(
