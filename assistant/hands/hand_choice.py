@@ -136,7 +136,7 @@ def missing_hands(file: Path | None) -> str:
 def draws_guesses(profile: Profile) -> bool:
     """Whether boxes that the detector does not support are worth showing as guesses.
 
-    A model that was trained on drawn hands alone is right one time in four on real pictures, nano was.
+    nano, trained on drawn hands alone, is right one time in four on real pictures.
     """
     return profile.domain != SIMULATED_SCENES
 

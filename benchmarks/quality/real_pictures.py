@@ -94,11 +94,15 @@ class ModelBoxes:
 
     def find(self, frame: Frame) -> tuple[Box, ...]:
         """The boxes of one picture; a picture has nothing to do with the one before."""
+        return tuple(box for answer in self.answers(frame) for box in answer.boxes[:1])
+
+    def answers(self, frame: Frame) -> list[Answer]:
+        """What the model says about one picture."""
         with Assistant(self._engine) as assistant:
             answers = list(assistant.answer(_BOXES, picture=frame))
         self.looks += 1
         self.guesses += any(answer.guess for answer in answers)
-        return tuple(box for answer in answers for box in answer.boxes[:1])
+        return answers
 
     def watch(self, video: Path, seconds: float) -> list[Shown]:
         """Run the assistant on a video in real time, boxes carried between answers."""
@@ -135,16 +139,15 @@ class FusedBoxes(ModelBoxes):
 
     def find(self, frame: Frame) -> tuple[Box, ...]:
         """The boxes of one picture."""
-        with Assistant(self._engine) as assistant:
-            answers = list(assistant.answer(_BOXES, picture=frame))
-        self.looks += 1
-        self.guesses += any(answer.guess for answer in answers)
+        answers = self.answers(frame)
         look = Look(frame.time, frame.index, tuple(self._detector.detect(frame.image)))
         fusion = HandFusion(questions=self._choice.answered, guesses=False)
         fusion.see(look)
         fusion.hear(answers)
         shown = fusion.settle(fusion.merge(answers, frame.time))
-        return tuple(_named(box, answer) for answer in shown for box in answer.boxes[:1])
+        return tuple(
+            replace(box, label=answer.question.phrase) for answer in shown for box in answer.boxes[:1]
+        )
 
     def beside(self) -> HandsBeside | None:
         """The detector beside a run."""
@@ -176,10 +179,6 @@ class DetectorLook:
     def close(self) -> None:
         """Free the networks."""
         self._detector.close()
-
-
-def _named(box: Box, answer: Answer) -> Box:
-    return replace(box, label=answer.question.phrase)
 
 
 class _Collector:

@@ -70,7 +70,7 @@ class LayerSearch:
         """A text layer as modelopt has quantised it; those before it must have been asked for or written."""
         if number != self._number:
             self._found = None
-            # What modelopt makes refers to itself: it would stay until Python looks for such circles, some
+            # modelopt's layers are in reference cycles: they would stay until Python's collector runs, some
             # ten layers later.
             gc.collect()
             give_back_memory()

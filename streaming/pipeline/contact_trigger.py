@@ -116,9 +116,10 @@ class ContactTrigger:
         Returns:
             What a hand has done, in words, when it is time to ask; else None.
         """
-        if frame.gap or (frame.width, frame.height) != self._size or frame.time - self._time > _PAUSE:
+        passed = frame.time - self._time
+        if frame.gap or (frame.width, frame.height) != self._size or not 0 <= passed <= _PAUSE:
             self._forget(frame)
-        elif frame.time - self._time < _PERIOD:
+        elif passed < _PERIOD:
             return None
         grey = _small(frame)
         if self._grey is not None:
@@ -137,6 +138,7 @@ class ContactTrigger:
         self._grey = None
         self._hands, self._known, self._strayed = {}, {}, 0
         self._due = None
+        self._told = float("-inf")
 
     def _reasons(
         self, grey: NDArray[np.uint8], hands: Mapping[str, Box], frame: Frame, *, watched: bool

@@ -127,6 +127,9 @@ def test_a_gap_begins_anew_even_where_no_frame_says_so() -> None:
         trigger.push(frame, {"right hand": Box(100, 60, 140, 100)})
     late = Frame(_SCENE[:, :_WIDTH].copy(), 10.0, 100)
     assert trigger.push(late, {}) is None
+    # Times that run back begin anew, too, and do not end it.
+    told = [trigger.push(frame, {"right hand": Box(100, 60, 140, 100)}) for frame, _ in _frames(_REST)]
+    assert [reason for reason in told if reason] == ["the right hand has come to rest"]
 
 
 def test_pictures_between_two_looks_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
